@@ -1,0 +1,237 @@
+"""The typed configuration of a run: what may be set, what it means, and what is impossible.
+
+``conf/`` holds the YAML side. Every group of ``conf/train.yaml`` is one dataclass here, except
+``advantage``, ``objective``, ``credit`` and ``correction``: those are open to methods that this
+package does not know, so each method brings its own dataclass (see ``rlvr.algorithm``).
+
+``validate`` runs before any engine starts and reports every problem at once, each with its key
+and what to change.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+class ConfigError(Exception):
+    """The configuration asks for something unknown or impossible."""
+
+
+@dataclass
+class ModelConfig:
+    """The policy: any Hugging Face causal language model."""
+
+    path: str = MISSING  # folder or hub name
+    tokenizer: str | None = None  # default: the model's own
+    dtype: str = "bfloat16"  # bfloat16 | float32, of the forward pass and of the rollout
+    trust_remote_code: bool = False
+
+
+@dataclass
+class DataConfig:
+    """Where prompts come from and how a row becomes token ids."""
+
+    train: list[str] = MISSING  # .jsonl or .parquet files
+    eval: list[str] = field(default_factory=list)
+    problem_key: str | None = None  # default: found by name (problem, question, prompt, ...)
+    answer_key: str | None = None  # default: found by name (answer, solution, reward_model, ...)
+    template: str = "chat"  # chat: the tokenizer's template | plain: `plain_template` | none
+    plain_template: str = (
+        "User:\n{problem}\nPlease reason step by step, and put your final answer within "
+        "\\boxed{{}}.\n\nAssistant:\n"
+    )
+    system_prompt: str | None = None
+    max_prompt_tokens: int = 2048
+    on_bad_row: str = "error"  # error | drop (counted and reported)
+    shuffle: bool = True
+    limit: int | None = None  # rows of each file, for a quick look
+    verifier: str = "math"  # of rows that name none
+
+
+@dataclass
+class RolloutConfig:
+    """vLLM workers and how they sample."""
+
+    workers: int | None = None  # default: what the cluster has room for
+    tensor_parallel: int = 1
+    group_size: int = 8  # responses a prompt
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    max_response_tokens: int = 1024
+    max_running: int = 256  # sequences that one engine decodes at once
+    memory_utilization: float = 0.85  # share of a GPU that the engine may take
+    cpu_cache_gib: int = 1  # KV cache of an engine without a GPU
+    enforce_eager: bool = False
+    start_timeout_s: float = 900.0
+    stall_timeout_s: float = 600.0  # an engine with work that reports nothing for so long is stuck
+    engine: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
+
+
+@dataclass
+class VerifierConfig:
+    """The pool that turns response text into verdicts."""
+
+    actors: int = 1
+    processes: int = 1  # killable worker processes of each actor
+    timeout_s: float = 10.0
+    memory_mib: int = 2048
+    recycle_after: int = 2000  # verifications that a process serves before it is renewed
+
+
+@dataclass
+class LearnerConfig:
+    """DeepSpeed workers and the optimizer."""
+
+    ranks: int | None = None  # default: what the cluster has room for
+    zero_stage: int = 3
+    offload: bool = False  # optimizer state (and, under ZeRO-3, parameters) in host memory
+    gradient_checkpointing: bool = True
+    tokens_per_micro_batch: int = 16384  # of the update
+    tokens_per_scoring_batch: int = 32768  # of passes without a gradient
+    logits_mib: int = 256  # size of the one logits chunk that exists at a time
+    optimizer: str = "adamw"  # adamw | sgd
+    lr: float = 1e-6
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0  # 0: no clipping
+    entropy_bonus: float = 0.0
+    features: str = "auto"  # where credit features wait: device | host | recompute | auto
+    init_timeout_s: float = 900.0
+    step_timeout_s: float = 7200.0
+
+
+@dataclass
+class WeightsConfig:
+    """How a new policy version reaches the rollout workers."""
+
+    backend: str = "auto"  # auto | nccl | ipc | shm
+    timeout_s: float = 300.0
+
+
+@dataclass
+class ClusterConfig:
+    """The machines. ``gpus_per_node: 0`` is the CPU profile."""
+
+    address: str | None = None  # of a running Ray cluster; default: RAY_ADDRESS or start one here
+    nodes: int = 1
+    gpus_per_node: int = 8
+    placement: str = "disaggregated"  # disaggregated | colocated
+    torch_threads: int | None = None  # of each CPU worker; default: shared out evenly
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole cluster."""
+        return self.nodes * self.gpus_per_node
+
+
+@dataclass
+class TrainConfig:
+    """The size and length of the run."""
+
+    steps: int = MISSING
+    prompts_per_step: int = 128
+    prompts_per_mini_batch: int | None = None  # default: one optimizer step per rollout batch
+    epochs_per_step: int = 1  # passes over each rollout batch
+    dynamic_sampling: bool = False  # sample until the batch is full of groups with spread
+    max_staleness: int = 0  # 0: synchronous; else versions that rollout may lag behind
+    overlong_filter: bool = False  # truncated responses carry no gradient
+    overlong_buffer: int = 0  # DAPO's soft penalty starts so many tokens before the limit; 0: off
+    overlong_factor: float = 1.0
+    seed: int = 0
+    output_dir: str = "outputs/run"
+    checkpoint_every: int = 0  # steps; 0: only at the end
+    keep_checkpoints: int = 2
+    resume: str | None = None  # a run folder, or "auto": this run's own, if it has a checkpoint
+
+
+@dataclass
+class EvaluationConfig:
+    """Accuracy on ``data.eval``, before, during and after training."""
+
+    every: int = 0  # steps; 0: never
+    at_start: bool = False
+    at_end: bool = False
+    greedy: bool = True
+    samples: int = 0  # responses a prompt for avg@k; 0: off
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_response_tokens: int | None = None  # default: rollout.max_response_tokens
+    limit: int | None = None
+
+
+@dataclass
+class TelemetryConfig:
+    """What a run leaves behind and what it shows."""
+
+    wandb: str = "offline"  # online | offline | disabled
+    project: str = "rlvr"
+    name: str | None = None
+    log_responses: bool = True  # every response with its verdict, in Parquet
+    progress: bool = True
+
+
+@dataclass
+class RunConfig:
+    """One run, whole. The untyped nodes are resolved by the registries of ``rlvr.algorithm``."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    advantage: dict[str, Any] = field(default_factory=lambda: {"name": "grpo"})
+    objective: dict[str, Any] = field(default_factory=lambda: {"name": "grpo"})
+    credit: dict[str, Any] = field(default_factory=lambda: {"name": "uniform"})
+    correction: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """`` Did you mean 'x'?`` for the closest valid name, or the list of what is valid."""
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Valid: {', '.join(sorted(valid))}."
+
+
+def typed(config_class: type, node: DictConfig | dict[str, Any], where: str) -> Any:
+    """Merge ``node`` into the structured form of ``config_class`` and return an instance.
+
+    Raises ConfigError naming the key under ``where`` and the nearest valid one.
+    """
+    valid = [f.name for f in fields(config_class)]
+    for key in node:
+        if str(key) not in valid:
+            raise ConfigError(f"{where}.{key}: no such key. {nearest(str(key), valid)}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(config_class), node)
+        return OmegaConf.to_object(merged)
+    except Exception as error:
+        first_line = str(error).splitlines()[0]
+        raise ConfigError(f"{where}: {first_line}") from error
+
+
+def unknown_keys(node: DictConfig, schema: type = RunConfig, where: str = "") -> list[str]:
+    """Every key of ``node`` that ``schema`` lacks, each as a sentence with the nearest one."""
+    valid = {f.name: f for f in fields(schema)}
+    problems = []
+    for key in node:
+        path = f"{where}.{key}" if where else str(key)
+        if key not in valid:
+            problems.append(f"{path}: no such key. {nearest(str(key), list(valid))}")
+            continue
+        default = valid[str(key)].default_factory
+        if isinstance(default, type) and is_dataclass(default):
+            problems += unknown_keys(node[key], default, path)
+    return problems

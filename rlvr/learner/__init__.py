@@ -1,0 +1,1 @@
+"""The learner: packing, scoring, credit, the exact sharded update, and the Ray actors around it."""

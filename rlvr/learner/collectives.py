@@ -1,0 +1,48 @@
+"""Reductions among the learner's ranks, on tensors of any device."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+_OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+
+
+class DistributedRanks:
+    """The learner's ranks as credit assigners see them (the ``Ranks`` protocol)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+        self.device = device
+
+    def all_reduce(self, x: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
+        """The element-wise reduction of ``x`` over all ranks; ``x`` itself is not changed."""
+        y = x.detach().to(self.device, copy=True)
+        if self.size > 1:
+            dist.all_reduce(y, op=_OPS[op])
+        return y.to(x.device)
+
+    def all_gather(self, x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "total ..."]:
+        """The ranks' tensors one after the other along dimension 0; lengths may differ."""
+        if self.size == 1:
+            return x.detach().clone()
+        y = x.detach().to(self.device)
+        lengths = torch.zeros(self.size, dtype=torch.long, device=self.device)
+        lengths[self.rank] = len(y)
+        dist.all_reduce(lengths)
+        longest = int(lengths.max())
+        padded = y.new_zeros((longest, *y.shape[1:]))
+        padded[: len(y)] = y
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        kept = [p[: int(n)] for p, n in zip(parts, lengths.tolist(), strict=True)]
+        return torch.cat(kept).to(x.device)
+
+    def max_count(self, count: int) -> int:
+        """The largest ``count`` of any rank: how often all of them must run a collective."""
+        return int(self.all_reduce(torch.tensor(count), "max"))

@@ -1,0 +1,83 @@
+"""DeepSpeed: the configuration that this learner needs, and nothing it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import deepspeed
+import torch
+from torch import nn
+
+from rlvr.config import LearnerConfig, ModelConfig
+
+
+def deepspeed_config(learner: LearnerConfig, model: ModelConfig) -> dict[str, Any]:
+    """The DeepSpeed configuration of one learner rank.
+
+    Gradient accumulation is unmanaged: the update decides how many micro-batches an optimizer
+    step has, and its loss is already divided by the mini-batch's global totals. DeepSpeed
+    averages gradients over ranks; the update undoes that by the factor ``world size``.
+    """
+    zero: dict[str, Any] = {
+        "stage": learner.zero_stage,
+        "contiguous_gradients": True,
+        "overlap_comm": False,
+    }
+    if learner.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if learner.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        if learner.zero_stage == 3:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": learner.max_grad_norm,
+        "bf16": {"enabled": model.dtype == "bfloat16"},
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+def start_engine(policy: nn.Module, learner: LearnerConfig, model: ModelConfig) -> Any:
+    """Shard ``policy`` and its optimizer over the initialised process group."""
+    engine, *_ = deepspeed.initialize(
+        model=policy,
+        optimizer=_optimizer(policy.parameters(), learner),
+        config=deepspeed_config(learner, model),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
+    """The full values of ZeRO-3 shards, for reading; a collective. No-op for other stages."""
+    shards = [p for p in parameters if hasattr(p, "ds_id")]
+    return deepspeed.zero.GatheredParameters(shards) if shards else nullcontext()
+
+
+def _optimizer(
+    parameters: Iterable[nn.Parameter], learner: LearnerConfig
+) -> torch.optim.Optimizer:
+    weights = [p for p in parameters if p.requires_grad]
+    if learner.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=learner.lr, weight_decay=learner.weight_decay)
+    arguments: dict[str, Any] = {
+        "lr": learner.lr,
+        "betas": tuple(learner.betas),
+        "eps": learner.eps,
+        "weight_decay": learner.weight_decay,
+    }
+    if learner.offload:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(weights, adamw_mode=True, **arguments)
+    return torch.optim.AdamW(weights, fused=True, **arguments)

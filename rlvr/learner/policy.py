@@ -1,0 +1,118 @@
+"""The policy as the learner sees it: a Hugging Face causal LM on packed sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from rlvr.config import LearnerConfig, ModelConfig
+from rlvr.learner.attention import NAME as PACKED_ATTENTION
+from rlvr.learner.logprob import LogProbHead, TokenStatistics
+from rlvr.types import TokenBatch
+
+# Options by which some architectures change their logits after the head. Ignoring one would
+# train on log-probabilities that are not the policy's.
+_LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
+
+
+class Policy(nn.Module):
+    """Hidden states of packed sequences, and log-probabilities from them.
+
+    The wrapped model keeps its parameter names; only ``lm_head`` is replaced by a head that
+    works in chunks.
+    """
+
+    def __init__(self, model: PreTrainedModel, temperature: float, logits_mib: int) -> None:
+        super().__init__()
+        _refuse_unfaithful(model.config)
+        model.lm_head = LogProbHead(model.lm_head, temperature, logits_mib)
+        self.model = model
+
+    @property
+    def body(self) -> nn.Module:
+        """The transformer without its head."""
+        return self.model.base_model
+
+    @property
+    def head(self) -> LogProbHead:
+        """The chunked head; ``head.weight`` is the model's own parameter."""
+        return self.model.lm_head
+
+    def forward(self, batch: TokenBatch) -> tuple[TokenStatistics, Float[Tensor, "N d"]]:
+        """Statistics of every response token, and the hidden states that predict them."""
+        hidden = self.hidden(batch)[batch.predict_index]
+        target = batch.input_ids[batch.response_index]
+        return self.head(hidden, target), hidden
+
+    def hidden(
+        self, batch: TokenBatch, embeddings: Float[Tensor, "T d"] | None = None
+    ) -> Float[Tensor, "T d"]:
+        """States after the final norm, of the batch's tokens or of ``embeddings`` in their place."""
+        source: dict[str, Tensor]
+        if embeddings is None:
+            source = {"input_ids": batch.input_ids[None]}
+        else:
+            source = {"inputs_embeds": embeddings[None]}
+        out = self.body(
+            **source,
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+            cu_seq_lens_q=batch.cu_seqlens,
+            cu_seq_lens_k=batch.cu_seqlens,
+            max_length_q=int(batch.sequence_length.max()),
+            max_length_k=int(batch.sequence_length.max()),
+        )
+        return out.last_hidden_state[0]
+
+    def embed(self, input_ids: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
+        """Input embeddings."""
+        return self.model.get_input_embeddings()(input_ids)
+
+
+def load_policy(
+    model: ModelConfig, learner: LearnerConfig, temperature: float, device: torch.device
+) -> Policy:
+    """Load ``model.path`` for training: no dropout, packed attention, chunked head."""
+    config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    _no_dropout(config)
+    network = AutoModelForCausalLM.from_pretrained(
+        model.path,
+        config=config,
+        dtype=getattr(torch, model.dtype),
+        attn_implementation=PACKED_ATTENTION,
+        trust_remote_code=model.trust_remote_code,
+    )
+    if learner.gradient_checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    # Checkpointing is active in train mode alone; with every dropout at 0 the mode changes
+    # nothing else, so scoring and updating compute the same function.
+    network.train()
+    return Policy(network, temperature, learner.logits_mib).to(device)
+
+
+def save_policy(state: dict[str, Tensor], policy: Policy, folder: Path, tokenizer: str) -> None:
+    """Write an ordinary Hugging Face folder: weights, config and tokenizer."""
+    from transformers import AutoTokenizer
+
+    policy.model.save_pretrained(folder, state_dict=state)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+
+
+def _no_dropout(config: PretrainedConfig) -> None:
+    for key, value in vars(config).items():
+        if "dropout" in key and isinstance(value, float):
+            setattr(config, key, 0.0)
+
+
+def _refuse_unfaithful(config: PretrainedConfig) -> None:
+    for key, neutral in _LOGIT_TRANSFORMS.items():
+        if getattr(config, key, neutral) not in (neutral, None):
+            raise ValueError(
+                f"the model's config sets {key}={getattr(config, key)}, which changes its logits "
+                "after lm_head; this learner does not implement it, so its log-probabilities "
+                "would be wrong"
+            )

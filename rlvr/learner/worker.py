@@ -1,0 +1,127 @@
+"""The Ray actor around one learner rank."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlvr.config import RunConfig
+from rlvr.learner.metrics import Pair
+from rlvr.types import TokenBatch
+from rlvr.weights.sender import WeightSender, open_sender
+from rlvr.weights.source import ShardedWeightSource
+
+
+class LearnerWorker:
+    """Process-level concerns of a rank: its process group, its weight sender, its files."""
+
+    def __init__(self, config: RunConfig, rank: int, pad_token_id: int) -> None:
+        self._config = config
+        self._rank_number = rank
+        self._pad_token_id = pad_token_id
+        self._sender: WeightSender
+
+    def address(self) -> tuple[str, int]:
+        """This node's address and a free port, for the process groups to meet."""
+        import ray
+
+        with socket.socket() as s:
+            s.bind(("", 0))
+            return ray.util.get_node_ip_address(), int(s.getsockname()[1])
+
+    def start(self, address: str, port: int) -> None:
+        """Join the other ranks and load the model."""
+        import deepspeed
+
+        gpu = torch.cuda.is_available() and self._config.cluster.gpus > 0
+        os.environ.update(
+            MASTER_ADDR=address,
+            MASTER_PORT=str(port),
+            RANK=str(self._rank_number),
+            WORLD_SIZE=str(self._config.learner.ranks),
+            LOCAL_RANK="0",  # Ray shows each rank its own device only
+        )
+        device = torch.device("cuda", 0) if gpu else torch.device("cpu")
+        deepspeed.init_distributed("nccl" if gpu else "gloo", verbose=False)
+
+        from rlvr.learner.engine import gathered
+        from rlvr.learner.rank import LearnerRank
+
+        self._rank = LearnerRank(self._config, device, self._pad_token_id)
+        self._source = ShardedWeightSource(self._rank.policy.model, gathered)
+
+    # -- a training step ------------------------------------------------------------------------
+
+    def load(self, batch: TokenBatch) -> None:
+        """See ``LearnerRank.load``."""
+        self._rank.load(batch)
+
+    def score(self) -> dict[str, Pair]:
+        """See ``LearnerRank.score``."""
+        return self._rank.score()
+
+    def assign_credit(self) -> dict[str, Pair]:
+        """See ``LearnerRank.assign_credit``."""
+        return self._rank.assign_credit()
+
+    def update(self) -> dict[str, Pair]:
+        """See ``LearnerRank.update``."""
+        return self._rank.update()
+
+    # -- weights --------------------------------------------------------------------------------
+
+    def open_sender(self, backend: str, options: dict[str, Any]) -> None:
+        """Prepare to send weights; for nccl this meets the engines."""
+        self._sender = open_sender(backend, self._source, self._rank_number, options)
+
+    def announce_weights(self) -> dict[str, Any]:
+        """What the engines must know before a concurrent send."""
+        return self._sender.announce()
+
+    def send_weights(self, version: int) -> dict[str, Any]:
+        """Send; a collective. Rank 0 returns what the engines must know after it."""
+        return self._sender.send(version)
+
+    def release_weights(self) -> None:
+        """Free what the send left for the engines."""
+        self._sender.release()
+
+    # -- files ----------------------------------------------------------------------------------
+
+    def save_checkpoint(self, folder: str) -> None:
+        """Optimizer and weights as DeepSpeed shards; a collective."""
+        self._rank.engine.save_checkpoint(folder, tag="state", exclude_frozen_parameters=False)
+        if self._rank_number == 0:
+            state = {"optimizer_steps": self._rank.steps}
+            (Path(folder) / "learner.json").write_text(json.dumps(state))
+
+    def load_checkpoint(self, folder: str) -> None:
+        """Restore ``save_checkpoint``; a collective."""
+        path, _ = self._rank.engine.load_checkpoint(folder, tag="state")
+        if path is None:
+            raise FileNotFoundError(f"no learner checkpoint in {folder}")
+        state = json.loads((Path(folder) / "learner.json").read_text())
+        self._rank.steps = state["optimizer_steps"]
+
+    def save_model(self, folder: str) -> None:
+        """Write an ordinary Hugging Face folder; a collective."""
+        from rlvr.learner.policy import save_policy
+
+        keep = self._rank_number == 0
+        state = {}
+        for name, tensor in self._source:
+            if keep:
+                state[name] = tensor.to("cpu", copy=True)
+        if keep:
+            model = self._config.model
+            save_policy(state, self._rank.policy, Path(folder), model.tokenizer or model.path)
+
+    def close(self) -> None:
+        """Leave the process group in step with the other ranks."""
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

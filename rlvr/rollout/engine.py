@@ -1,0 +1,140 @@
+"""One vLLM engine: token ids in, token ids with log-probabilities out, new weights in between."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from rlvr.config import ModelConfig, RolloutConfig
+from rlvr.rollout.request import Request
+from rlvr.types import Response
+
+
+class Engine:
+    """vLLM's synchronous engine, stepped by its owner.
+
+    Control calls happen between two steps, so a weight update sees no step half done and every
+    token knows the version that sampled it. Nothing is detokenised here.
+    """
+
+    def __init__(self, model: ModelConfig, rollout: RolloutConfig, backend: str, gpu: bool) -> None:
+        # The engine core must live in this process: control calls go in between its steps.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        from vllm import EngineArgs, LLMEngine
+
+        self._engine = LLMEngine.from_engine_args(
+            EngineArgs(**engine_arguments(model, rollout, backend, gpu))
+        )
+        self._engine.set_weight_version("0")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is unfinished."""
+        return self._engine.has_unfinished_requests()
+
+    @property
+    def running(self) -> int:
+        """Unfinished requests."""
+        return self._engine.get_num_unfinished_requests()
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises ValueError for one that can never run (too long)."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        s = request.sampling
+        params = SamplingParams(
+            temperature=s.temperature,
+            top_p=s.top_p,
+            top_k=s.top_k,
+            max_tokens=s.max_tokens,
+            seed=request.seed if s.temperature > 0 else None,
+            stop_token_ids=list(s.stop_token_ids),
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = TokensPrompt(prompt_token_ids=list(request.token_ids))
+        self._engine.add_request(request.id, prompt, params)
+
+    def step(self) -> list[tuple[str, Response]]:
+        """Decode one token of every running request; return those that finished."""
+        return [
+            (output.request_id, _response(output))
+            for output in self._engine.step()
+            if output.finished
+        ]
+
+    def abort(self, ids: list[str]) -> None:
+        """Forget requests."""
+        self._engine.abort_request(ids)
+
+    def init_weight_transfer(self, info: dict[str, Any]) -> None:
+        """Meet the sender of the weights."""
+        self._engine.collective_rpc("init_weight_transfer_engine", args=(info,))
+
+    def update_weights(self, info: dict[str, Any], version: int) -> None:
+        """Take over ``version``; running requests go on with it from their next token.
+
+        Their cached keys and values, and every cached prefix, belong to the old version: they
+        are dropped and recomputed.
+        """
+        self._engine.collective_rpc("start_weight_update")
+        self._engine.collective_rpc("update_weights", args=(info,))
+        self._engine.collective_rpc("finish_weight_update")
+        self._engine.reset_prefix_cache(reset_running_requests=True)
+        self._engine.set_weight_version(str(version))
+
+    def sleep(self) -> None:
+        """Give the GPU's memory to the learner: weights go to the host, the KV cache is dropped."""
+        self._engine.sleep(level=1)
+
+    def wake_up(self) -> None:
+        """Take the memory back."""
+        self._engine.wake_up()
+
+
+def engine_arguments(
+    model: ModelConfig, rollout: RolloutConfig, backend: str, gpu: bool
+) -> dict[str, Any]:
+    """The vLLM engine arguments of a rollout worker; ``rollout.engine`` overrides any of them."""
+    from vllm.config import WeightTransferConfig
+
+    arguments: dict[str, Any] = {
+        "model": model.path,
+        "tokenizer": model.tokenizer or model.path,
+        "skip_tokenizer_init": True,
+        "trust_remote_code": model.trust_remote_code,
+        "dtype": model.dtype,
+        "tensor_parallel_size": rollout.tensor_parallel,
+        "max_num_seqs": rollout.max_running,
+        "logprobs_mode": "processed_logprobs",  # after temperature, as the learner computes them
+        "enable_prefix_caching": True,
+        "enforce_eager": rollout.enforce_eager or not gpu,
+        "disable_log_stats": True,
+        "weight_transfer_config": WeightTransferConfig(backend=backend),
+    }
+    if gpu:
+        arguments["gpu_memory_utilization"] = rollout.memory_utilization
+        arguments["enable_sleep_mode"] = backend == "ipc"
+    return {**arguments, **rollout.engine}
+
+
+def _response(output: Any) -> Response:
+    completion = output.outputs[0]
+    ids = np.asarray(completion.token_ids, dtype=np.int32)
+    logp = np.fromiter(
+        (
+            position[token].logprob
+            for position, token in zip(completion.logprobs, completion.token_ids, strict=True)
+        ),
+        dtype=np.float32,
+        count=len(ids),
+    )
+    version = np.zeros(len(ids), dtype=np.int32)
+    for span in completion.weight_versions or []:
+        version[span.start : span.end] = int(span.version)
+    return Response(ids, logp, version, str(completion.finish_reason))

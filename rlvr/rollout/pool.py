@@ -1,0 +1,190 @@
+"""The rollout workers as one: routes requests, gathers responses, reports failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from rlvr.config import ModelConfig, RolloutConfig
+from rlvr.rollout.request import Request
+from rlvr.rollout.worker import RolloutWorker
+from rlvr.types import Response
+
+Sampled = list[tuple[Request, Response]]
+
+_POLL_S = 5.0  # how long a worker may hold an unanswered ``collect``
+
+
+class RolloutError(Exception):
+    """A rollout worker failed, died or stopped; the text carries the worker's own words."""
+
+
+@dataclass
+class _Worker:
+    name: str
+    actor: ActorHandle
+    outstanding: dict[str, Request] = field(default_factory=dict)
+    collecting: asyncio.Task[None] | None = None
+
+    @property
+    def load(self) -> int:
+        return sum(r.cost for r in self.outstanding.values())
+
+
+class RolloutPool:
+    """Drives the rollout workers from one asyncio loop.
+
+    Args:
+        model, rollout: the configuration.
+        backend: weight transfer backend of the engines.
+        gpu: whether the engines run on GPUs.
+        options: Ray options (resources, placement, environment) of each worker.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        rollout: RolloutConfig,
+        *,
+        backend: str,
+        gpu: bool,
+        options: Sequence[dict[str, Any]],
+    ) -> None:
+        self._rollout = rollout
+        self._arguments = (model, rollout, backend, gpu)
+        self._options = options
+        self._workers: list[_Worker] = []
+        self._sinks: dict[str, asyncio.Queue[Sampled | RolloutError]] = {}
+
+    @property
+    def actors(self) -> list[ActorHandle]:
+        """The workers' handles, for control calls."""
+        return [w.actor for w in self._workers]
+
+    async def start(self) -> None:
+        """Create the workers and wait for their engines."""
+        actor_class = ray.remote(RolloutWorker)
+        self._workers = [
+            _Worker(f"rollout worker {i}", actor_class.options(**o).remote(*self._arguments))
+            for i, o in enumerate(self._options)
+        ]
+        for worker in self._workers:
+            await _answer(
+                worker.actor.start.remote(),
+                self._rollout.start_timeout_s,
+                f"{worker.name} did not start its engine (rollout.start_timeout_s)",
+            )
+        for worker in self._workers:
+            worker.collecting = asyncio.create_task(self._collect(worker))
+
+    async def sample(self, requests: Sequence[Request]) -> AsyncIterator[Sampled]:
+        """Yield responses as they finish, several at a time, until each request has its own."""
+        sink: asyncio.Queue[Sampled | RolloutError] = asyncio.Queue()
+        await self._route(requests, sink)
+        missing = len(requests)
+        try:
+            while missing:
+                sampled = await sink.get()
+                if isinstance(sampled, RolloutError):
+                    raise sampled
+                missing -= len(sampled)
+                yield sampled
+        finally:
+            if missing:
+                await self._abandon(requests)
+
+    async def close(self) -> None:
+        """Stop the workers."""
+        for worker in self._workers:
+            if worker.collecting is not None:
+                worker.collecting.cancel()
+            ray.kill(worker.actor)
+        self._workers = []
+
+    async def _route(
+        self, requests: Sequence[Request], sink: asyncio.Queue[Sampled | RolloutError]
+    ) -> None:
+        """Give every request to the worker with the fewest outstanding tokens."""
+        load = [w.load for w in self._workers]
+        batches: list[list[Request]] = [[] for _ in self._workers]
+        for request in requests:
+            i = load.index(min(load))
+            load[i] += request.cost
+            batches[i].append(request)
+            self._sinks[request.id] = sink
+            self._workers[i].outstanding[request.id] = request
+        await asyncio.gather(
+            *(
+                _answer(
+                    worker.actor.submit.remote(batch),
+                    self._rollout.stall_timeout_s,
+                    f"{worker.name} does not take requests (rollout.stall_timeout_s)",
+                )
+                for worker, batch in zip(self._workers, batches, strict=True)
+                if batch
+            )
+        )
+
+    async def _abandon(self, requests: Iterable[Request]) -> None:
+        ids = {r.id for r in requests}
+        for worker in self._workers:
+            if mine := [i for i in worker.outstanding if i in ids]:
+                worker.actor.abort.remote(mine)
+                for i in mine:
+                    worker.outstanding.pop(i)
+                    self._sinks.pop(i, None)
+
+    async def _collect(self, worker: _Worker) -> None:
+        """Bring a worker's responses to whoever asked for them, and its death to everybody."""
+        limit = self._rollout.stall_timeout_s
+        try:
+            while True:
+                finished = await _answer(
+                    worker.actor.collect.remote(_POLL_S),
+                    limit,
+                    f"{worker.name} does not answer (rollout.stall_timeout_s)",
+                )
+                if not finished and worker.outstanding:
+                    await self._check_progress(worker)
+                self._deliver(worker, finished)
+        except RolloutError as error:
+            for sink in set(self._sinks.values()):
+                sink.put_nowait(error)
+
+    async def _check_progress(self, worker: _Worker) -> None:
+        limit = self._rollout.stall_timeout_s
+        state = await _answer(worker.actor.state.remote(), limit, f"{worker.name} does not answer")
+        if state["idle_s"] > limit:
+            raise RolloutError(
+                f"{worker.name} has {len(worker.outstanding)} requests but its engine has not "
+                f"stepped for {state['idle_s']:.0f} s (rollout.stall_timeout_s={limit:.0f})"
+            )
+
+    def _deliver(self, worker: _Worker, finished: list[tuple[str, Response]]) -> None:
+        parcels: dict[asyncio.Queue[Sampled | RolloutError], Sampled] = {}
+        for request_id, response in finished:
+            request = worker.outstanding.pop(request_id, None)
+            sink = self._sinks.pop(request_id, None)
+            if request is not None and sink is not None:  # else it was abandoned meanwhile
+                parcels.setdefault(sink, []).append((request, response))
+        for sink, parcel in parcels.items():
+            sink.put_nowait(parcel)
+
+
+async def _answer(reference: Any, timeout_s: float, complaint: str) -> Any:
+    """Await a Ray call; its time-out and its error both become a RolloutError."""
+    try:
+        return await asyncio.wait_for(_await(reference), timeout_s)
+    except TimeoutError:
+        raise RolloutError(f"{complaint}: no answer within {timeout_s:.0f} s") from None
+    except ray.exceptions.RayError as error:
+        raise RolloutError(f"{complaint}:\n{error}") from error
+
+
+async def _await(reference: Any) -> Any:
+    return await reference

@@ -1,0 +1,39 @@
+"""What is asked of a rollout worker: one response to one prompt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. ``temperature`` 0 is greedy; ``top_k`` 0 is off."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+    stop_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One response to sample; ``id`` is unique among the requests in flight."""
+
+    id: str
+    token_ids: Sequence[int]
+    seed: int
+    sampling: Sampling
+
+    @property
+    def cost(self) -> int:
+        """Tokens that the request may come to hold, the pool's measure of load."""
+        return len(self.token_ids) + self.sampling.max_tokens
+
+
+def sample_seed(run_seed: int, prompt_id: str, step: int, sample: int) -> int:
+    """The seed of a response, the same whichever worker samples it and when; 63 bits."""
+    key = f"{run_seed}\x1f{prompt_id}\x1f{step}\x1f{sample}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1

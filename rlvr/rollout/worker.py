@@ -1,0 +1,154 @@
+"""The Ray actor that owns a vLLM engine."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from rlvr.config import ModelConfig, RolloutConfig
+from rlvr.rollout.engine import Engine
+from rlvr.rollout.request import Request
+from rlvr.types import Response
+
+Finished = list[tuple[str, Response]]
+
+
+class RolloutWorker:
+    """Steps the engine on one thread and answers calls on another.
+
+    Requests and control calls reach the engine between two steps. An error of the engine is
+    kept and raised from every later call, with the engine's own traceback.
+    """
+
+    def __init__(self, model: ModelConfig, rollout: RolloutConfig, backend: str, gpu: bool) -> None:
+        self._arguments = (model, rollout, backend, gpu)
+        self._inbox: queue.Queue[Callable[[Engine], None]] = queue.Queue()
+        self._finished: Finished = []
+        self._failure: str | None = None
+        self._steps = 0
+        self._last_step = time.monotonic()
+        self._loop: asyncio.AbstractEventLoop
+        self._news: asyncio.Event
+
+    # -- calls ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the engine; raises its own error."""
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        ready: Future[None] = Future()
+        threading.Thread(target=self._serve, args=(ready,), daemon=True).start()
+        await asyncio.wrap_future(ready)
+
+    async def submit(self, requests: list[Request]) -> None:
+        """Queue requests; their responses come out of ``collect``."""
+        self._raise_failure()
+
+        def add(engine: Engine) -> None:
+            for request in requests:
+                engine.add(request)
+
+        await self._between_steps(add)
+
+    async def collect(self, wait_s: float) -> Finished:
+        """What has finished since the last call; waits up to ``wait_s`` for the first."""
+        if not self._finished and self._failure is None:
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), wait_s)
+            except TimeoutError:
+                pass
+        self._raise_failure()
+        finished, self._finished = self._finished, []
+        return finished
+
+    async def abort(self, ids: list[str]) -> None:
+        """Forget requests."""
+        await self._between_steps(lambda engine: engine.abort(ids))
+
+    async def init_weight_transfer(self, info: dict[str, Any]) -> None:
+        """Meet the sender of the weights."""
+        await self._between_steps(lambda engine: engine.init_weight_transfer(info))
+
+    async def update_weights(self, info: dict[str, Any], version: int) -> None:
+        """Take over a new policy version; raises the engine's own error."""
+        await self._between_steps(lambda engine: engine.update_weights(info, version))
+
+    async def sleep(self) -> None:
+        """Lend the GPU's memory to the learner."""
+        await self._between_steps(lambda engine: engine.sleep())
+
+    async def wake_up(self) -> None:
+        """Take the GPU's memory back."""
+        await self._between_steps(lambda engine: engine.wake_up())
+
+    async def state(self) -> dict[str, float]:
+        """For the stall detector and for error messages: steps taken, seconds since the last."""
+        return {"steps": self._steps, "idle_s": time.monotonic() - self._last_step}
+
+    # -- the engine's thread --------------------------------------------------------------------
+
+    def _serve(self, ready: Future[None]) -> None:
+        try:
+            engine = Engine(*self._arguments)
+        except BaseException as error:
+            ready.set_exception(error)
+            return
+        ready.set_result(None)
+        try:
+            while True:
+                self._run_calls(engine)
+                finished = engine.step()
+                self._steps += 1
+                self._last_step = time.monotonic()
+                if finished:
+                    self._loop.call_soon_threadsafe(self._deliver, finished)
+        except BaseException:
+            self._failure = traceback.format_exc()
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    def _run_calls(self, engine: Engine) -> None:
+        """Run what waits in the inbox; sleep in it while the engine has nothing to do."""
+        while True:
+            try:
+                call = self._inbox.get(block=not engine.busy)
+            except queue.Empty:
+                return
+            call(engine)
+
+    def _deliver(self, finished: Finished) -> None:
+        self._finished += finished
+        self._news.set()
+
+    async def _between_steps(self, call: Callable[[Engine], None]) -> None:
+        """Run ``call`` on the engine's thread; its error is the caller's, not the engine's."""
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def settle(error: BaseException | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        def run(engine: Engine) -> None:
+            try:
+                call(engine)
+            except Exception as error:
+                self._loop.call_soon_threadsafe(settle, error)
+            else:
+                self._loop.call_soon_threadsafe(settle, None)
+
+        self._inbox.put(run)
+        await done
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError(f"the vLLM engine failed:\n{self._failure}")

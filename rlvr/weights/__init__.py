@@ -1,0 +1,1 @@
+"""How a policy version travels from DeepSpeed's shards into the running vLLM engines."""

@@ -1,0 +1,122 @@
+"""vLLM side of the ``shm`` backend: load a version from shared memory, all of it or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from vllm.config import VllmConfig
+from vllm.config.weight_transfer import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader import get_model_loader
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+from rlvr.weights.shm import Segment
+
+
+@dataclass
+class SharedMemoryInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on beforehand."""
+
+
+@dataclass
+class SharedMemoryUpdateInfo(WeightTransferUpdateInfo, Segment):
+    """The segment to load."""
+
+
+class SharedMemoryWeightTransferEngine(
+    WeightTransferEngine[SharedMemoryInitInfo, SharedMemoryUpdateInfo]
+):
+    """Loads a segment through vLLM's layerwise reload, and undoes a load that fails.
+
+    The version in use stays mapped until the next one has loaded, so it can be restored from
+    memory; before the first publish it is restored from the model's own files.
+    """
+
+    init_info_cls = SharedMemoryInitInfo
+    update_info_cls = SharedMemoryUpdateInfo
+
+    def __init__(
+        self,
+        config: WeightTransferConfig,
+        vllm_config: VllmConfig,
+        device: torch.device,
+        model: torch.nn.Module,
+    ) -> None:
+        super().__init__(config, vllm_config, device, model)
+        self._current: list[tuple[str, Tensor]] | None = None
+
+    def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
+        """No rendezvous is needed."""
+
+    def start_weight_update(self) -> None:
+        """The whole update happens in ``receive_weights``, where it can be undone."""
+
+    def finish_weight_update(self) -> None:
+        """See ``start_weight_update``."""
+
+    def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
+        """Load the segment; on any error restore the version in use and raise."""
+        weights = list(update_info.map())
+        try:
+            self._load(iter(weights))
+        except BaseException:
+            self._abandon()
+            self._load(self._in_use())
+            raise
+        self._current = weights
+
+    def shutdown(self) -> None:
+        """Let go of the mapped version."""
+        self._current = None
+
+    def _load(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+        at = "the first parameter"
+
+        def named() -> Iterator[tuple[str, Tensor]]:
+            nonlocal at
+            for at, tensor in weights:
+                yield at, tensor
+
+        initialize_layerwise_reload(self.model)
+        try:
+            self.model.load_weights(named())
+            finalize_layerwise_reload(self.model, self.model_config)
+            self._repack_tied_head()
+        except Exception as error:
+            raise RuntimeError(f"vLLM could not load {at}: {error}") from error
+
+    def _repack_tied_head(self) -> None:
+        """On the CPU vLLM multiplies by a packed copy of lm_head, made when weights are loaded.
+
+        A tied head has no weights of its own in the stream, so its copy would stay the old one.
+        """
+        for layer in self.model.modules():
+            if isinstance(layer, ParallelLMHead):
+                layer.quant_method.process_weights_after_loading(layer)
+
+    def _abandon(self) -> None:
+        """Put the tensors of half-loaded layers back, dropping what was buffered for them."""
+        for layer in self.model.modules():
+            info = get_layerwise_info(layer)
+            if info.can_load():
+                info.loaded_weights.clear()
+                info.load_numel = 0
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def _in_use(self) -> Iterator[tuple[str, Tensor]]:
+        if self._current is not None:
+            return iter(self._current)
+        loader = get_model_loader(self.vllm_config.load_config)
+        return iter(loader.get_all_weights(self.model_config, self.model))
