@@ -175,6 +175,7 @@ class TelemetryConfig:
     name: str | None = None
     log_responses: bool = True  # every response with its verdict, in Parquet
     progress: bool = True
+    worker_logs: bool = False  # show what the actors print
 
 
 @dataclass

@@ -126,6 +126,7 @@ class TokenBatch:
     response_id: Int[Tensor, "S"]  # position of the response in the rollout batch
 
     answer_span: Int[Tensor, "S 2"] | None = None  # [start, end) among the response's tokens
+    reference_answer: Int[Tensor, "S L"] | None = None  # gold answer's ids, padded with -1
     logp_old: Float[Tensor, "N"] | None = None
     logp_reference: Float[Tensor, "N"] | None = None
     importance: Float[Tensor, "N"] | None = None  # off-policy correction w_t
@@ -221,6 +222,7 @@ _PER_SEQUENCE = (
     "mini_batch",
     "response_id",
     "answer_span",
+    "reference_answer",
     "response_weight",
 )
 

@@ -22,11 +22,14 @@ class MetricSums:
         self._pairs[name].append((detached, count))
 
     def floats(self) -> dict[str, Pair]:
-        """The sums so far."""
-        return {
-            name: (sum(float(t) for t, _ in pairs), sum(float(c) for _, c in pairs))
-            for name, pairs in self._pairs.items()
-        }
+        """The sums so far; of a name that ends in ``_max``, the largest value and count 1."""
+        result = {}
+        for name, pairs in self._pairs.items():
+            if name.endswith("_max"):
+                result[name] = (max(float(t) / float(c) for t, c in pairs), 1.0)
+            else:
+                result[name] = (sum(float(t) for t, _ in pairs), sum(float(c) for _, c in pairs))
+        return result
 
 
 def means(ranks: Iterable[Mapping[str, Pair]]) -> dict[str, float]:

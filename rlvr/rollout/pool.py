@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,7 @@ class RolloutPool:
         self._rollout = rollout
         self._arguments = (model, rollout, backend, gpu)
         self._options = options
+        self._colocated = backend == "ipc"
         self._workers: list[_Worker] = []
         self._sinks: dict[str, asyncio.Queue[Sampled | RolloutError]] = {}
 
@@ -97,6 +99,27 @@ class RolloutPool:
         finally:
             if missing:
                 await self._abandon(requests)
+
+    @asynccontextmanager
+    async def memory_lent(self) -> AsyncIterator[None]:
+        """Colocated with the learner, the engines sleep inside of this; elsewhere nothing happens."""
+        if not self._colocated:
+            yield
+            return
+        await self._tell("sleep")
+        try:
+            yield
+        finally:
+            await self._tell("wake_up")
+
+    async def _tell(self, method: str) -> None:
+        limit = self._rollout.stall_timeout_s
+        await asyncio.gather(
+            *(
+                _answer(getattr(w.actor, method).remote(), limit, f"{w.name} does not {method}")
+                for w in self._workers
+            )
+        )
 
     async def close(self) -> None:
         """Stop the workers."""

@@ -1,0 +1,1 @@
+"""Pure tensor mathematics: advantages, objectives, credit assignment, off-policy correction."""

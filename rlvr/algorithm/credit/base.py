@@ -1,0 +1,134 @@
+"""What a credit assigner is given and what it returns.
+
+Credit is assigned once per rollout batch, under the old policy, with no gradient through it.
+A rank holds some of the sequences; a group may be split over ranks, so every sum over a side,
+a group or the batch is reduced over ``Ranks``.
+
+Calls marked *collective* must be made equally often, in the same order, by every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import Flag, auto
+from typing import Literal, Protocol
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlvr.algorithm.registry import Registry
+from rlvr.types import TokenBatch
+
+
+class Needs(Flag):
+    """What the scoring pass must keep, or the policy must lend, for a method."""
+
+    NONE = 0
+    STATISTICS = auto()
+    """logp, entropy and log_normaliser of every token that can receive a gradient."""
+    HIDDEN = auto()
+    """STATISTICS, and h_t of these tokens."""
+    EMBEDDINGS = auto()
+    """Further forward passes from input embeddings, differentiable in them."""
+
+
+@dataclass
+class Credit:
+    """Token coefficients of this rank and what to report, equal on every rank."""
+
+    coefficients: Float[Tensor, "N"]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Ranks(Protocol):
+    """The data-parallel ranks; every method is collective."""
+
+    rank: int
+    size: int
+
+    def all_reduce(self, x: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
+        """The reduction of ``x`` over ranks, as a new tensor."""
+        ...
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """``x`` of all ranks, in rank order, along the first dimension; lengths may differ."""
+        ...
+
+
+class SoloRanks:
+    """One rank: for notebooks, tests, and methods that stay within a rank on purpose."""
+
+    rank = 0
+    size = 1
+
+    def all_reduce(self, x: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
+        """``x``."""
+        return x
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """``x``."""
+        return x
+
+
+class FrozenPolicy(Protocol):
+    """The old policy, lent for credit. Parameter gradients stay untouched."""
+
+    pad_token_id: int
+
+    def head(self) -> AbstractContextManager[Float[Tensor, "V d"]]:
+        """The rows of lm_head, whole while the context is open. Collective."""
+        ...
+
+    def embed(self, input_ids: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
+        """Input embeddings, detached. Collective."""
+        ...
+
+    def hidden(self, embeddings: Float[Tensor, "T d"], batch: TokenBatch) -> Float[Tensor, "T d"]:
+        """Body and final norm, differentiable in ``embeddings``. Collective.
+
+        Of ``batch`` only ``input_ids``, ``position_ids`` and ``cu_seqlens`` are read.
+        """
+        ...
+
+
+class Features(Protocol):
+    """What the scoring pass kept of this rank's response tokens.
+
+    Responses that can receive no gradient may be left out: ``scored`` is False there, the
+    statistics are 0, and ``hidden`` does not yield them.
+    """
+
+    temperature: float
+    """Sampling temperature: logits are divided by it everywhere."""
+    logp: Float[Tensor, "N"]
+    entropy: Float[Tensor, "N"]
+    log_normaliser: Float[Tensor, "N"]
+    """logsumexp of logits / temperature at the position that predicts the token."""
+    scored: Bool[Tensor, "N"]
+    policy: FrozenPolicy
+
+    def hidden(self) -> Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n d"]]]:
+        """h_t of every scored token once, chunk by chunk, each with its place on the N axis.
+
+        Can be iterated again. Collective (it may recompute), and to be iterated to its end.
+        """
+        ...
+
+
+class CreditAssigner(Protocol):
+    """Gives every response token its coefficient c_t ≥ 0.
+
+    ``advantage_only`` (optional, default False) marks a method that is a reweighting of the
+    advantage and has no meaning under an objective without one.
+    """
+
+    needs: Needs
+
+    def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
+        """c_t on the N axis, without a gradient. Collective."""
+        ...
+
+
+CREDITS: Registry[CreditAssigner] = Registry("credit", "rlvr.algorithm.credit")

@@ -1,0 +1,52 @@
+"""Forking tokens (2506.01939): only the tokens at which the policy hesitates are trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from rlvr.algorithm.aggregation import at_least_float32
+from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
+from rlvr.algorithm.credit.diagnostics import coefficient_metrics
+from rlvr.algorithm.registry import require
+from rlvr.types import TokenBatch
+
+
+@dataclass
+class EntropyTopConfig:
+    """Options of ``credit=entropy_top``."""
+
+    name: str = "entropy_top"
+    share: float = 0.2  # of the batch's tokens that keep a gradient
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(0 < self.share <= 1, f"share must be in (0, 1], not {self.share}")
+
+
+@CREDITS.register("entropy_top", EntropyTopConfig)
+class EntropyTop:
+    """c_t = 1 for the tokens of highest entropy in the rollout batch, 0 for the others.
+
+    The batch is all tokens that were scored: those that can receive a gradient. Tokens that tie
+    with the last one kept are kept too.
+    """
+
+    needs = Needs.STATISTICS
+
+    def __init__(self, config: EntropyTopConfig) -> None:
+        self.share = config.share
+
+    def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
+        """0 or 1."""
+        everywhere = ranks.all_gather(features.entropy[features.scored])
+        coefficients = torch.zeros_like(at_least_float32(features.logp))
+        if len(everywhere) == 0:
+            return Credit(coefficients)
+        kept = math.ceil(self.share * len(everywhere))
+        threshold = torch.kthvalue(everywhere, len(everywhere) - kept + 1).values
+        coefficients[(features.entropy >= threshold) & features.scored] = 1.0
+        metrics = coefficient_metrics(coefficients, batch.token_advantage, ranks)
+        return Credit(coefficients, metrics | {"entropy_threshold": float(threshold)})

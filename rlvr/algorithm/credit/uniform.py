@@ -1,0 +1,32 @@
+"""No credit assignment: every token counts the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from rlvr.algorithm.aggregation import at_least_float32
+from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
+from rlvr.types import TokenBatch
+
+
+@dataclass
+class UniformConfig:
+    """``credit=uniform`` has no options."""
+
+    name: str = "uniform"
+
+
+@CREDITS.register("uniform", UniformConfig)
+class Uniform:
+    """c_t = 1."""
+
+    needs = Needs.NONE
+
+    def __init__(self, config: UniformConfig) -> None:
+        del config
+
+    def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
+        """Ones."""
+        return Credit(torch.ones_like(at_least_float32(features.logp)))

@@ -1,0 +1,91 @@
+"""GRPO (2402.03300): clipped ratio, mean over a response's tokens, then over responses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rlvr.algorithm.aggregation import sequence_mean
+from rlvr.algorithm.objectives.base import (
+    MAX_LOG_RATIO,
+    OBJECTIVES,
+    LossTerms,
+    Metric,
+    PolicyGradient,
+    clipped_surrogate,
+    token_metric,
+)
+from rlvr.algorithm.registry import require
+from rlvr.types import TokenBatch, Totals
+
+
+@dataclass
+class GrpoConfig:
+    """Options of ``objective=grpo``."""
+
+    name: str = "grpo"
+    clip_low: float = 0.2  # ε below 1
+    clip_high: float = 0.2  # ε above 1
+    beta: float = 0.0  # weight of the KL to the reference policy; 0: no reference policy
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(0 < self.clip_low < 1, f"clip_low must be in (0, 1), not {self.clip_low}")
+        require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
+        require(self.beta >= 0, f"beta must not be negative, not {self.beta}")
+
+
+@OBJECTIVES.register("grpo", GrpoConfig)
+class Grpo(PolicyGradient):
+    """−min(r A, clip(r, 1−ε, 1+ε) A) + β · KL(π ‖ π_ref)."""
+
+    def __init__(self, config: GrpoConfig) -> None:
+        self.clip_low, self.clip_high, self.beta = config.clip_low, config.clip_high, config.beta
+        self.needs_reference = config.beta > 0
+
+    def token_loss(
+        self,
+        logp: Float[Tensor, "n"],
+        log_ratio: Float[Tensor, "n"],
+        advantage: Float[Tensor, "n"],
+        batch: TokenBatch,
+    ) -> tuple[Float[Tensor, "n"], dict[str, Metric]]:
+        """The clipped term; the KL is added in ``loss``, outside the importance weights."""
+        return clipped_surrogate(log_ratio.exp(), advantage, self.clip_low, self.clip_high)
+
+    def aggregate(
+        self, x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals
+    ) -> Float[Tensor, ""]:
+        """Mean over tokens of a response, then over responses."""
+        return sequence_mean(x, batch, totals)
+
+    def loss(
+        self,
+        logp: Float[Tensor, "n"],
+        batch: TokenBatch,
+        coefficients: Float[Tensor, "n"],
+        totals: Totals,
+    ) -> LossTerms:
+        """The clipped surrogate and, with β > 0, the KL to the reference policy."""
+        terms = super().loss(logp, batch, coefficients, totals)
+        if self.beta > 0:
+            assert batch.logp_reference is not None, "beta > 0 needs logp_reference"
+            kl = k3(logp.to(terms.loss.dtype), batch.logp_reference.to(terms.loss.dtype))
+            terms.loss = terms.loss + self.beta * self.aggregate(kl, batch, totals)
+            terms.metrics["policy/kl_reference"] = token_metric(kl)
+        return terms
+
+    def active(self, batch: TokenBatch, coefficients: Float[Tensor, "n"]) -> Bool[Tensor, "s"]:
+        """With a KL term every sequence has a gradient."""
+        if self.beta > 0:
+            return torch.ones_like(batch.advantage, dtype=torch.bool)
+        return super().active(batch, coefficients)
+
+
+def k3(logp: Float[Tensor, "n"], logp_reference: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Schulman's k3 estimator of KL(π ‖ π_ref), per token: e^x − x − 1, x = log(π_ref / π)."""
+    x = (logp_reference - logp).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return x.exp() - x - 1

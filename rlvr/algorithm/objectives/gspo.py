@@ -1,0 +1,66 @@
+"""GSPO (2507.18071): one ratio a response, clipped tightly, in its token form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from rlvr.algorithm.aggregation import segment_mean, sequence_mean
+from rlvr.algorithm.objectives.base import (
+    MAX_LOG_RATIO,
+    OBJECTIVES,
+    Metric,
+    PolicyGradient,
+    clipped_surrogate,
+)
+from rlvr.algorithm.registry import require
+from rlvr.types import TokenBatch, Totals
+
+
+@dataclass
+class GspoConfig:
+    """Options of ``objective=gspo``; the clip range is that of a whole response's ratio."""
+
+    name: str = "gspo"
+    clip_low: float = 3e-4
+    clip_high: float = 4e-4
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(0 < self.clip_low < 1, f"clip_low must be in (0, 1), not {self.clip_low}")
+        require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
+
+
+@OBJECTIVES.register("gspo", GspoConfig)
+class Gspo(PolicyGradient):
+    """−min(s A, clip(s, 1−ε_low, 1+ε_high) A) with s_i = exp(mean_t (logp − logp_old)).
+
+    Every token carries s_i as its value and routes the gradient through its own logp, so that
+    token coefficients apply; with c = 1 value and gradient are those of the sequence form.
+    """
+
+    def __init__(self, config: GspoConfig) -> None:
+        self.clip_low, self.clip_high = config.clip_low, config.clip_high
+
+    def token_loss(
+        self,
+        logp: Float[Tensor, "n"],
+        log_ratio: Float[Tensor, "n"],
+        advantage: Float[Tensor, "n"],
+        batch: TokenBatch,
+    ) -> tuple[Float[Tensor, "n"], dict[str, Metric]]:
+        """The clipped term with logp − sg(logp) + sg(log s_i) as log ratio."""
+        assert batch.logp_old is not None
+        difference = logp.detach() - batch.logp_old.to(logp.dtype)
+        log_s = segment_mean(difference, batch.sequence_id, batch.num_sequences)
+        log_s = log_s.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)[batch.sequence_id]
+        ratio = (logp - logp.detach() + log_s).exp()
+        return clipped_surrogate(ratio, advantage, self.clip_low, self.clip_high)
+
+    def aggregate(
+        self, x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals
+    ) -> Float[Tensor, ""]:
+        """Mean over responses."""
+        return sequence_mean(x, batch, totals)

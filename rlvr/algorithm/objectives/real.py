@@ -1,0 +1,218 @@
+"""REAL (2602.05630): rewards as labels, the responses of a group classified against each other.
+
+The loss couples all responses of a group. It stays exact under any packing because its
+gradient with respect to a response's score is one number, computed from all scores first
+(see CoupledObjective).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlvr.algorithm.aggregation import (
+    at_least_float32,
+    segment_max,
+    segment_mean,
+    segment_sum,
+)
+from rlvr.algorithm.objectives.base import OBJECTIVES, LossTerms, token_metric
+from rlvr.algorithm.registry import require
+from rlvr.types import TokenBatch, Totals
+
+
+def real_loss(
+    score: Float[Tensor, "S"],
+    label: Bool[Tensor, "S"],
+    group_id: Int[Tensor, "S"],
+    *,
+    tau: float = 0.5,
+    variant: str = "softmax",
+) -> Float[Tensor, ""]:
+    """The loss over whole groups, differentiable in ``score``.
+
+    Args:
+        score: s̄_i, the mean of logp − logp_old over a response's tokens.
+        label: whether a response is a positive (correct) one.
+        group_id: any integers.
+        tau: temperature.
+        variant: ``softmax`` (anchored at logit 0 on either side), ``bce`` or ``product``.
+
+    Returns:
+        ``softmax`` and ``product``: the sum over the groups with both labels ÷ all groups;
+        ``bce``: the mean over the responses of the groups with both labels. 0 without any.
+    """
+    total, responses = _summed_loss(score, label, group_id, tau, variant)
+    groups = len(torch.unique(group_id))
+    return total / max(responses if variant == "bce" else groups, 1)
+
+
+def _summed_loss(
+    score: Float[Tensor, "S"],
+    label: Bool[Tensor, "S"],
+    group_id: Int[Tensor, "S"],
+    tau: float,
+    variant: str,
+) -> tuple[Float[Tensor, ""], int]:
+    """The loss before its denominator, and the number of responses in groups that count."""
+    label = label.bool()
+    group, count = _renumber(group_id)
+    positives = torch.bincount(group[label], minlength=count)
+    valid = ((positives > 0) & (positives < torch.bincount(group, minlength=count)))[group]
+    logit, label = at_least_float32(score)[valid] / tau, label[valid]
+    group, count = _renumber(group[valid])
+
+    # Over the negatives e^{s̄/τ}, over the positives e^{−s̄/τ}.
+    if variant == "softmax":
+        negative = _log_sum_exp(logit[~label], group[~label], count, anchor=True)
+        positive = _log_sum_exp(-logit[label], group[label], count, anchor=True)
+        total = negative.sum() + positive.sum()
+    elif variant == "product":
+        negative = _log_sum_exp(logit[~label], group[~label], count, anchor=False)
+        positive = _log_sum_exp(-logit[label], group[label], count, anchor=False)
+        total = F.softplus(negative + positive).sum()
+    elif variant == "bce":
+        total = F.binary_cross_entropy_with_logits(logit, label.to(logit.dtype), reduction="sum")
+    else:
+        raise ValueError(f"variant must be softmax, bce or product, not '{variant}'")
+    return total, len(logit)
+
+
+def _renumber(group_id: Int[Tensor, "S"]) -> tuple[Int[Tensor, "S"], int]:
+    ids, group = torch.unique(group_id, return_inverse=True)
+    return group, len(ids)
+
+
+def _log_sum_exp(
+    x: Float[Tensor, "n"], segment: Int[Tensor, "n"], count: int, *, anchor: bool
+) -> Float[Tensor, "count"]:
+    """log Σ e^x over each segment, with a further term e^0 if ``anchor``."""
+    top = segment_max(x.detach(), segment, count, empty=0.0 if anchor else -torch.inf)
+    total = segment_sum((x - top[segment]).exp(), segment, count)
+    return top + (total + (-top).exp() if anchor else total).log()
+
+
+@dataclass
+class RealConfig:
+    """Options of ``objective=real``."""
+
+    name: str = "real"
+    tau: float = 0.5
+    positive_threshold: float | None = 1.0  # reward of a positive; null: the group's maximum
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.tau > 0, f"tau must be positive, not {self.tau}")
+
+
+@dataclass
+class RealProductConfig(RealConfig):
+    """Options of ``objective=real_product``."""
+
+    name: str = "real_product"
+
+
+@dataclass
+class RealBceConfig(RealConfig):
+    """Options of ``objective=real_bce``."""
+
+    name: str = "real_bce"
+    positive_threshold: float | None = None
+
+
+@OBJECTIVES.register("real", RealConfig)
+class Real:
+    """log(1 + Σ_neg e^{s̄/τ}) + log(1 + Σ_pos e^{−s̄/τ}) per group.
+
+    Token coefficients and off-policy weights act on the tokens inside s̄_i.
+    """
+
+    needs_reference = False
+    uses_advantage = False
+    coupled = True
+    variant = "softmax"
+
+    def __init__(self, config: RealConfig) -> None:
+        self.tau = config.tau
+        self.positive_threshold = config.positive_threshold
+
+    def score(
+        self, logp: Float[Tensor, "n"], batch: TokenBatch, coefficients: Float[Tensor, "n"]
+    ) -> Float[Tensor, "s"]:
+        """s̄_i = mean_t c_t w_t (logp − logp_old)."""
+        assert batch.logp_old is not None, "the scoring pass fills logp_old before an update"
+        logp = at_least_float32(logp)
+        term = (logp - batch.logp_old.to(logp.dtype)) * coefficients.to(logp.dtype)
+        if batch.importance is not None:
+            term = term * batch.importance.to(logp.dtype)
+        return segment_mean(term, batch.sequence_id, batch.num_sequences)
+
+    def label(self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]) -> Bool[Tensor, "S"]:
+        """Which responses are positive."""
+        if self.positive_threshold is not None:
+            return reward >= self.positive_threshold
+        group, count = _renumber(group_id)
+        return reward >= segment_max(reward, group, count)[group]
+
+    def value(
+        self,
+        score: Float[Tensor, "S"],
+        reward: Float[Tensor, "S"],
+        group_id: Int[Tensor, "S"],
+        totals: Totals,
+    ) -> Float[Tensor, ""]:
+        """The loss over all responses of the mini-batch."""
+        label = self.label(reward, group_id)
+        total, responses = _summed_loss(score, label, group_id, self.tau, self.variant)
+        return total / max(responses if self.variant == "bce" else totals.groups, 1)
+
+    def response_weights(
+        self,
+        score: Float[Tensor, "S"],
+        reward: Float[Tensor, "S"],
+        group_id: Int[Tensor, "S"],
+        totals: Totals,
+    ) -> Float[Tensor, "S"]:
+        """∂L/∂s̄_i, 0 in groups with one label only."""
+        with torch.enable_grad():
+            free = score.detach().double().requires_grad_()
+            (weight,) = torch.autograd.grad(self.value(free, reward, group_id, totals), free)
+        return weight.to(at_least_float32(score).dtype)
+
+    def loss(
+        self,
+        logp: Float[Tensor, "n"],
+        batch: TokenBatch,
+        coefficients: Float[Tensor, "n"],
+        totals: Totals,
+    ) -> LossTerms:
+        """The surrogate Σ_i w_i s̄_i, whose gradient is that of the loss."""
+        assert batch.response_weight is not None, "response_weights come before the loss"
+        score = self.score(logp, batch, coefficients)
+        loss = (batch.response_weight.to(score.dtype) * score).sum()
+        return LossTerms(loss, {"policy/score": token_metric(score)})
+
+    def active(self, batch: TokenBatch, coefficients: Float[Tensor, "n"]) -> Bool[Tensor, "s"]:
+        """Sequences of non-zero weight; all of them while the weights are not known."""
+        size = segment_max(coefficients.abs(), batch.sequence_id, batch.num_sequences, empty=0.0)
+        if batch.response_weight is None:
+            return size > 0
+        return (size > 0) & (batch.response_weight != 0)
+
+
+@OBJECTIVES.register("real_bce", RealBceConfig)
+class RealBce(Real):
+    """Binary cross-entropy with logits s̄/τ over the responses of groups with both labels."""
+
+    variant = "bce"
+
+
+@OBJECTIVES.register("real_product", RealProductConfig)
+class RealProduct(Real):
+    """softplus(lse_neg(s̄/τ) + lse_pos(−s̄/τ)) per group."""
+
+    variant = "product"

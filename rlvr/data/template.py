@@ -1,0 +1,113 @@
+"""Prompt templates: from the messages of a row to the text, and the tokens, the policy reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlvr.config import ConfigError, DataConfig, nearest
+from rlvr.data.rows import Message, Reason, RowError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATES = ("chat", "plain", "none")
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """``render`` writes a prompt out (or raises RowError); ``encode`` gives its token ids."""
+
+    tokenizer: PreTrainedTokenizerBase
+    render: Callable[[Sequence[Message]], str]
+    bos: list[int]  # the token that the tokenizer wants before a text, if it wants one
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered prompts. One beginning-of-sequence token at most."""
+        # The tokenizer's own special tokens stay off: some add an end-of-sequence token too,
+        # after which no policy has anything to say.
+        encoded = self.tokenizer(
+            list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+        return [
+            ids if ids[: len(self.bos)] == self.bos else self.bos + ids
+            for ids in encoded["input_ids"]
+        ]
+
+
+def prompt_template(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
+    """The template that ``config.template`` names.
+
+    * ``chat``: the tokenizer's chat template, with the generation prompt.
+      ``config.system_prompt`` takes the place of a row's own system message.
+    * ``plain``: ``config.plain_template`` with the last user message for ``{problem}``.
+    * ``none``: the last user message as it is.
+
+    Raises:
+        ConfigError: the template is unknown or does not go with the tokenizer.
+    """
+    if config.template == "chat":
+        return PromptTemplate(tokenizer, _chat(tokenizer, config.system_prompt), bos=[])
+    if config.template not in TEMPLATES:
+        raise ConfigError(
+            f"data.template={config.template}: no such template. "
+            f"{nearest(config.template, list(TEMPLATES))}"
+        )
+    if config.system_prompt is not None:
+        raise ConfigError(
+            f"data.system_prompt: template '{config.template}' has no place for a system prompt; "
+            "use data.template=chat, or write it into data.plain_template."
+        )
+    render = _plain(config.plain_template) if config.template == "plain" else _last_message
+    return PromptTemplate(tokenizer, render, bos=_leading_bos(tokenizer))
+
+
+def _chat(
+    tokenizer: PreTrainedTokenizerBase, system_prompt: str | None
+) -> Callable[[Sequence[Message]], str]:
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"data.template=chat: the tokenizer {tokenizer.name_or_path!r} has no chat template. "
+            "Use data.template=plain, or a tokenizer that has one (model.tokenizer)."
+        )
+
+    def render(messages: Sequence[Message]) -> str:
+        if system_prompt is not None:
+            rest = [m for m in messages if m["role"] != "system"]
+            messages = [{"role": "system", "content": system_prompt}, *rest]
+        try:
+            text = tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # templates raise what they like about roles they do not know
+            roles = ", ".join(m["role"] for m in messages)
+            raise RowError(
+                Reason.TEMPLATE, f"the chat template refuses its messages ({roles}): {error}"
+            ) from error
+        return str(text)
+
+    return render
+
+
+def _plain(template: str) -> Callable[[Sequence[Message]], str]:
+    mark = "\0problem\0"
+    try:
+        sample = template.format(problem=mark)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(
+            f"data.plain_template: {error!r}; only {{problem}} is filled in, "
+            "so write every other brace twice ({{ and }})."
+        ) from error
+    if mark not in sample:
+        raise ConfigError("data.plain_template: it lacks {problem}, the place of the problem.")
+    return lambda messages: template.format(problem=_last_message(messages))
+
+
+def _last_message(messages: Sequence[Message]) -> str:
+    return messages[-1]["content"]  # the user's: no other row gets here
+
+
+def _leading_bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("1")["input_ids"][:1] == [bos] else []

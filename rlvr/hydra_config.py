@@ -1,0 +1,112 @@
+"""Hydra's side of the configuration: the schema, the open-ended choices, readable errors."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlvr.algorithm.advantages import ADVANTAGES
+from rlvr.algorithm.correction import CORRECTIONS
+from rlvr.algorithm.credit import CREDITS
+from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.config import ClusterConfig, ConfigError, RunConfig, nearest
+
+CONFIG_PATH = str(Path(__file__).parent.parent / "conf")
+
+_METHODS = {
+    "advantage": ADVANTAGES,
+    "objective": OBJECTIVES,
+    "credit": CREDITS,
+    "correction": CORRECTIONS,
+}
+_NODES_BY_GPUS = re.compile(r"(\d+)x(\d+)")
+
+
+def register() -> None:
+    """Make the typed schema known to Hydra under the name ``run``."""
+    ConfigStore.instance().store(name="run", node=RunConfig)
+
+
+def check_overrides(config_name: str, arguments: list[str]) -> None:
+    """Compose once before Hydra does, to turn its errors into ones that name the nearest key.
+
+    Also makes room for choices that no file can list: ``cluster=4x8`` for any numbers, and
+    ``credit=my_package.my_method`` for a method outside of this package. Arguments of Hydra's
+    own (``--help``, ``--multirun``) are left to Hydra.
+    """
+    words = [a for a in arguments if not a.startswith("-")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+    except HydraException as error:
+        raise ConfigError(f"command line: {str(error).splitlines()[0]}") from error
+    for override in overrides:
+        _store_open_choice(override)
+    if len(words) < len(arguments):
+        return
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        try:
+            compose(config_name, overrides=words)
+        except (ConfigCompositionException, OmegaConfBaseException) as error:
+            reason = _explain(config_name, error, overrides)
+            raise ConfigError(reason) from None
+
+
+def run_config(node: DictConfig) -> RunConfig:
+    """The composed node as a typed object. Raises ConfigError for missing or ill-typed values."""
+    missing = sorted(str(k) for k in OmegaConf.missing_keys(node))
+    if missing:
+        lines = [f"- {key}: must be set, e.g. {key}=..." for key in missing]
+        raise ConfigError("\n".join(lines))
+    config = OmegaConf.to_object(node)
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _store_open_choice(override: Override) -> None:
+    group, value = override.key_or_group, override.value()
+    if not isinstance(value, str):
+        return
+    store = ConfigStore.instance()
+    size = _NODES_BY_GPUS.fullmatch(value)
+    if group == "cluster" and size:
+        nodes, gpus = int(size[1]), int(size[2])
+        node: Any = OmegaConf.structured(ClusterConfig(nodes=nodes, gpus_per_node=gpus))
+        store.store(group="cluster", name=value, node=node)
+    elif group in _METHODS and "." in value:
+        entry = _METHODS[group].find(value, group)
+        node = {f.name: getattr(entry.config_class(), f.name) for f in fields(entry.config_class)}
+        store.store(group=group, name=value, node={**node, "name": value})
+
+
+def _explain(config_name: str, error: Exception, overrides: list[Override]) -> str:
+    """What is wrong in words: the unknown choice or key with the nearest one, or Hydra's reason."""
+    chosen = []
+    for override in overrides:
+        group, value = override.key_or_group, override.value()
+        choices = sorted(p.stem for p in Path(CONFIG_PATH, group).glob("*.yaml"))
+        if not choices or "." in group:
+            continue
+        stored = ConfigStore.instance().repo.get(group, {})
+        if isinstance(value, str) and value not in choices and f"{value}.yaml" not in stored:
+            return f"{override.input_line}: no such choice. {nearest(value, choices)}"
+        chosen.append(override.input_line)
+    base = compose(config_name, overrides=[c for c in chosen if c is not None])
+    for override in overrides:
+        if override.input_line not in chosen and not override.is_add():
+            node: Any = base
+            for part in override.key_or_group.split("."):
+                valid = [str(k) for k in node] if isinstance(node, DictConfig) else []
+                if valid and part not in valid:
+                    return f"{override.key_or_group}: no such key. {nearest(part, valid)}"
+                node = None if not valid or OmegaConf.is_missing(node, part) else node[part]
+    return " ".join(line for line in [str(error).splitlines()[0], str(error.__cause__ or "")] if line)

@@ -1,0 +1,62 @@
+"""The processes of a run: started together, stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from rlvr.config import RunConfig
+from rlvr.learner.group import LearnerGroup
+from rlvr.loop.cluster import connect, reserve
+from rlvr.rollout.pool import RolloutPool
+from rlvr.telemetry.run_log import Telemetry
+from rlvr.verify.pool import VerifierPool
+from rlvr.weights.publish import WeightPublisher
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Everything that runs in other processes."""
+
+    rollout: RolloutPool
+    verifiers: VerifierPool
+    learners: LearnerGroup
+    weights: WeightPublisher
+
+
+@asynccontextmanager
+async def start_actors(
+    config: RunConfig, pad_token_id: int, telemetry: Telemetry
+) -> AsyncIterator[Actors]:
+    """Start the actors, all kinds at once, and leave none behind."""
+    with telemetry.phase("Ray"):
+        connect(config)
+    placement = await reserve(config)
+    gpu = config.cluster.gpus > 0
+    backend = config.weights.backend
+    rollout = RolloutPool(
+        config.model, config.rollout, backend=backend, gpu=gpu, options=placement.engines
+    )
+    verifiers = VerifierPool(config.verifier, placement.verifiers)
+    learners = LearnerGroup(config, pad_token_id, placement.learners)
+    try:
+        with telemetry.phase(
+            f"{config.rollout.workers} vLLM, {config.learner.ranks} DeepSpeed and "
+            f"{config.verifier.actors} verifier workers"
+        ):
+            async with asyncio.TaskGroup() as starting:
+                starting.create_task(rollout.start())
+                starting.create_task(learners.start())
+                starting.create_task(verifiers.start())
+        weights = WeightPublisher(
+            config.weights, backend, learners.ranks, rollout.actors, config.rollout.tensor_parallel
+        )
+        await weights.start()
+        yield Actors(rollout, verifiers, learners, weights)
+    finally:
+        await asyncio.gather(
+            rollout.close(), verifiers.close(), learners.close(), return_exceptions=True
+        )
+        placement.release()

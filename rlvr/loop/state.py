@@ -1,0 +1,83 @@
+"""Where a run stands: the step, the place in the data, and checkpoints of both."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rlvr.config import ConfigError, RunConfig
+from rlvr.data.stream import PromptStream
+from rlvr.learner.group import LearnerGroup
+from rlvr.loop.groups import RolloutBatch
+
+_LATEST = "latest"
+
+
+class RunState:
+    """The step counter and the checkpoints of a run.
+
+    A checkpoint is a folder that appears under its final name only when it is whole; ``latest``
+    names the newest. Sampling seeds derive from the step, so a resumed run sees the batches that
+    the interrupted one would have seen.
+    """
+
+    def __init__(self, config: RunConfig, stream: PromptStream, learners: LearnerGroup) -> None:
+        self._config = config
+        self._stream = stream
+        self._learners = learners
+        self._folder = Path(config.train.output_dir).resolve() / "checkpoints"
+        self._stream_state: dict[str, Any] = stream.state()
+        self.step = 0
+
+    def advance(self, batch: RolloutBatch) -> None:
+        """The batch has been trained on."""
+        self.step = batch.step + 1
+        self._stream_state = batch.stream_state
+
+    async def resume(self) -> bool:
+        """Go on from ``train.resume`` if it is set; returns whether a checkpoint was loaded."""
+        asked = self._config.train.resume
+        if asked is None:
+            return False
+        root = self._folder if asked == "auto" else Path(asked).resolve() / "checkpoints"
+        if not (root / _LATEST).exists():
+            if asked == "auto":
+                return False
+            raise ConfigError(f"train.resume: no checkpoint in {root}")
+        folder = root / (root / _LATEST).read_text().strip()
+        state = json.loads((folder / "run.json").read_text())
+        self._stream.restore(state["stream"])
+        self._stream_state = state["stream"]
+        self.step = state["step"]
+        await self._learners.restore(str(folder / "learner"))
+        return True
+
+    async def checkpoint_if_due(self) -> None:
+        """Every ``train.checkpoint_every`` steps."""
+        every = self._config.train.checkpoint_every
+        if every and self.step % every == 0:
+            await self._checkpoint()
+
+    async def finish(self) -> None:
+        """Write the trained policy as an ordinary Hugging Face folder, ``model/``."""
+        target = Path(self._config.train.output_dir).resolve() / "model"
+        await self._learners.save(model=str(target))
+
+    async def _checkpoint(self) -> None:
+        name = f"step_{self.step:06d}"
+        partial, whole = self._folder / f"{name}.partial", self._folder / name
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "learner").mkdir(parents=True)
+        await self._learners.save(checkpoint=str(partial / "learner"))
+        state = {"step": self.step, "stream": self._stream_state}
+        (partial / "run.json").write_text(json.dumps(state))
+        shutil.rmtree(whole, ignore_errors=True)
+        partial.rename(whole)
+        pointer = self._folder / f"{_LATEST}.partial"
+        pointer.write_text(name)
+        pointer.rename(self._folder / _LATEST)
+        kept = sorted(p for p in self._folder.glob("step_*") if p.suffix != ".partial")
+        for old in kept[: -self._config.train.keep_checkpoints]:
+            shutil.rmtree(old)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlvr.algorithm import registry
+from rlvr.algorithm.advantages import ADVANTAGES
+from rlvr.algorithm.correction import CORRECTIONS
+from rlvr.algorithm.credit import CREDITS
+from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.config import ConfigError
+
+REGISTRIES = {
+    "advantage": ADVANTAGES,
+    "objective": OBJECTIVES,
+    "credit": CREDITS,
+    "correction": CORRECTIONS,
+}
+CONF = Path(__file__).parents[3] / "conf"
+
+
+def test_the_methods():
+    assert ADVANTAGES.names() == ["dr_grpo", "grpo", "reinforce_pp", "rloo"]
+    assert OBJECTIVES.names() == [
+        "cispo", "dapo", "dr_grpo", "grpo", "gspo", "real", "real_bce", "real_product"
+    ]  # fmt: skip
+    assert CREDITS.names() == [
+        "delta", "entropy_top", "nthr", "oar_g", "oar_p", "random", "thr", "uniform"
+    ]  # fmt: skip
+    assert CORRECTIONS.names() == ["mask", "none", "tis"]
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_every_method_has_a_yaml_with_every_option(kind):
+    names = REGISTRIES[kind].names()
+    assert sorted(p.stem for p in (CONF / kind).glob("*.yaml")) == names
+    for name in names:
+        text = (CONF / kind / f"{name}.yaml").read_text()
+        node = OmegaConf.create(text)
+        entry = REGISTRIES[kind].find(name, kind)
+        default = entry.config_class()
+        options = [f.name for f in fields(entry.config_class)]
+        assert list(node) == options
+        for option in options:
+            assert node[option] == getattr(default, option), f"{kind}/{name}.{option}"
+        assert default.name == name
+        assert isinstance(REGISTRIES[kind].build(node, kind), entry.method)
+        assert isinstance(REGISTRIES[kind].build({"name": name}, kind), entry.method)
+
+
+@pytest.mark.parametrize(
+    ("kind", "node", "message"),
+    [
+        ("credit", {"name": "dleta"}, r"credit\.name: no credit method .*Did you mean 'delta'"),
+        ("credit", {"name": "delta", "refinement": 2}, r"credit\.refinement.*'refinements'"),
+        ("credit", {"name": "delta", "refinements": "many"}, r"credit: .*many"),
+        ("credit", {"name": "delta", "lambda_range": [1.2, 0.8]}, r"credit: lambda_range"),
+        ("credit", {"name": "delta", "proxy": "full"}, r"credit: proxy must be one of"),
+        ("credit", {"name": "thr", "p": 2.0}, r"credit: p must be"),
+        ("credit", {"name": "oar_p", "max_positions": 1}, r"credit: max_positions"),
+        ("credit", {"name": "oar_g", "mode": "first"}, r"credit: mode must be one of last"),
+        ("credit", {}, r"credit\.name: missing"),
+        ("objective", {"name": "dapo", "dual_clip": 0.5}, r"objective: dual_clip must be"),
+        ("objective", {"name": "real", "tau": 0}, r"objective: tau must be positive"),
+        ("advantage", {"name": "grpo", "eps": 0}, r"advantage: eps must be positive"),
+        ("correction", {"name": "tis", "level": "word"}, r"correction: level must be one of"),
+        ("credit", {"name": "no.such.module"}, r"credit\.name: cannot import 'no\.such\.module'"),
+    ],
+)
+def test_mistakes_are_explained(kind, node, message):
+    for form in (node, OmegaConf.create(node)):
+        with pytest.raises(ConfigError, match=message):
+            REGISTRIES[kind].build(form, kind)
+
+
+ONE = """
+from dataclasses import dataclass
+import torch
+from rlvr.algorithm.credit import CREDITS, Credit, Needs
+
+@dataclass
+class MineConfig:
+    name: str = "{name}"
+    strength: float = 2.0
+
+@CREDITS.register("{name}", MineConfig)
+class Mine:
+    needs = Needs.NONE
+
+    def __init__(self, config):
+        self.strength = config.strength
+
+    def assign(self, batch, features, ranks):
+        return Credit(torch.full_like(features.logp, self.strength))
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module that can be imported during the test, and forgets its methods after."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before, written = dict(CREDITS._entries), []
+
+    def write(name: str, text: str) -> str:
+        package = tmp_path / f"{name}_package"
+        package.mkdir()
+        (package / "__init__.py").write_text("")
+        (package / "method.py").write_text(text)
+        written.append(f"{name}_package")
+        importlib.invalidate_caches()
+        return f"{name}_package.method"
+
+    yield write
+    CREDITS._entries = before
+    for name in written:
+        sys.modules.pop(f"{name}.method", None)
+        sys.modules.pop(name, None)
+
+
+def test_a_module_path_is_a_method(module):
+    path = module("alone", ONE.format(name="alone"))
+    for _ in range(2):  # the second time it is already imported
+        mine = CREDITS.build({"name": path, "strength": 3.0}, "credit")
+        assert mine.strength == 3.0
+    with pytest.raises(ConfigError, match=r"credit\.strenght.*'strength'"):
+        CREDITS.build({"name": path, "strenght": 3.0}, "credit")
+    assert CREDITS.build({"name": "alone"}, "credit").strength == 2.0
+
+
+def test_a_module_with_two_methods_must_choose(module):
+    two = ONE.format(name="first") + ONE.format(name="second").replace("Mine", "Other")
+    with pytest.raises(ConfigError, match="registers 2 credit methods instead of one.*METHOD"):
+        CREDITS.build({"name": module("undecided", two)}, "credit")
+    two = two.replace("first", "third").replace("second", "fourth")
+    chosen = CREDITS.build({"name": module("decided", two + "METHOD = Other\n")}, "credit")
+    assert type(chosen).__name__ == "Other"
+    with pytest.raises(ConfigError, match="registers 0 credit methods"):
+        CREDITS.build({"name": module("empty", "")}, "credit")
+
+
+def test_two_methods_cannot_share_a_name(module):
+    with pytest.raises(ConfigError, match="'delta' is registered twice"):
+        CREDITS.build({"name": module("clash", ONE.format(name="delta"))}, "credit")
+
+
+def test_entry_points(module, monkeypatch):
+    path = module("packaged", ONE.format(name="packaged"))
+
+    def installed(group):
+        return [SimpleNamespace(name="packaged", module=path)] if group == "rlvr.credit" else []
+
+    monkeypatch.setattr(registry, "entry_points", installed)
+    assert "packaged" in CREDITS.names() and "packaged" not in OBJECTIVES.names()
+    assert CREDITS.build({"name": "packaged"}, "credit").strength == 2.0
+
+
+def test_registering_by_hand():
+    @dataclass
+    class Options:
+        name: str = "by_hand"
+
+    class Method:
+        def __init__(self, config):
+            self.config = config
+
+    own = registry.Registry("objective", "rlvr.algorithm.objectives")
+    own.register("by_hand", Options)(Method)
+    own.register("by_hand", Options)(Method)  # a notebook cell that is run again
+    assert isinstance(own.build({"name": "by_hand"}, "objective"), Method)

@@ -1,0 +1,106 @@
+"""Packing, sharing out and portioning: nothing lost, nothing moved by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rlvr.learner.batching import micro_batches, rank_batches
+from rlvr.types import Group, Outcome, Prompt, Response, Verdict
+
+
+def random_groups(generator, count, size):
+    groups = []
+    for g in range(count):
+        prompt = Prompt(str(g), generator.integers(1, 99, generator.integers(1, 6)).tolist(), "", "", "exact")
+        responses, verdicts = [], []
+        for _ in range(size):
+            n = int(generator.integers(1, 30))
+            responses.append(
+                Response(
+                    generator.integers(1, 99, n).astype(np.int32),
+                    -generator.random(n).astype(np.float32),
+                    np.full(n, g, np.int32),
+                    "length" if generator.random() < 0.2 else "stop",
+                )
+            )
+            good = generator.random() < 0.5
+            outcome = Outcome.CORRECT if good else Outcome.INCORRECT
+            verdicts.append(Verdict(float(generator.random()), outcome))
+        groups.append(Group(prompt, responses, verdicts))
+    return groups
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks):
+    generator = np.random.default_rng()
+    groups = random_groups(generator, count=5, size=4)
+    advantages = generator.standard_normal(20)
+    batches = rank_batches(groups, advantages, ranks=ranks, groups_per_mini_batch=2)
+    flat = [(g, i) for g in range(5) for i in range(4)]
+    seen = []
+    for batch in batches:
+        for s in range(batch.num_sequences):
+            k = int(batch.response_id[s])
+            g, i = flat[k]
+            seen.append(k)
+            response, prompt = groups[g].responses[i], list(groups[g].prompt.token_ids)
+            a, b = batch.cu_seqlens[s], batch.cu_seqlens[s + 1]
+            assert batch.input_ids[a:b].tolist() == prompt + response.token_ids.tolist()
+            assert batch.position_ids[a:b].tolist() == list(range(b - a))
+            n = batch.sequence_id == s
+            # the token at response_index is y_t, the one before it is what predicts it
+            ids = batch.input_ids[batch.response_index[n]]
+            assert ids.tolist() == response.token_ids.tolist()
+            before = (prompt + response.token_ids.tolist())[len(prompt) - 1 : -1]
+            assert batch.input_ids[batch.predict_index[n]].tolist() == before
+            np.testing.assert_array_equal(batch.logp_rollout[n], response.logp_rollout)
+            assert batch.policy_version[n].tolist() == response.policy_version.tolist()
+            assert batch.reward[s] == np.float32(groups[g].verdicts[i].reward)
+            assert batch.advantage[s] == np.float32(advantages[k])
+            assert bool(batch.truncated[s]) == response.truncated
+            assert bool(batch.correct[s]) == (groups[g].verdicts[i].outcome is Outcome.CORRECT)
+            assert int(batch.group_id[s]) == g and int(batch.mini_batch[s]) == g // 2
+    assert sorted(seen) == list(range(20))
+
+
+def test_ranks_share_tokens_evenly_and_split_few_groups():
+    generator = np.random.default_rng()
+    groups = random_groups(generator, count=32, size=8)
+    batches = rank_batches(groups, np.zeros(256), ranks=4, groups_per_mini_batch=32)
+    tokens = [b.num_tokens for b in batches]
+    longest = max(int(b.sequence_length.max()) for b in batches)
+    assert max(tokens) - min(tokens) <= 2 * longest
+    owners = [set(b.group_id.tolist()) for b in batches]
+    split = sum(len(a & b) for a, b in zip(owners, owners[1:], strict=False))
+    assert split <= 3
+
+
+def test_portions_keep_the_budget_and_lose_nothing():
+    lengths = torch.randint(1, 50, (40,))
+    lengths[7] = 200  # longer than the budget
+    portions = micro_batches(lengths, 100)
+    assert sorted(torch.cat(portions).tolist()) == list(range(40))
+    for portion in portions:
+        assert lengths[portion].sum() <= 100 or len(portion) == 1
+    assert len(portions) <= 2 * int(lengths.sum()) / 100 + 2
+
+
+def test_selection_carries_every_field_along():
+    generator = np.random.default_rng()
+    [batch] = rank_batches(
+        random_groups(generator, 4, 3), generator.standard_normal(12), ranks=1, groups_per_mini_batch=4
+    )
+    picked = torch.randperm(12)[:5]
+    part, n = batch.select(picked)
+    assert part.response_id.tolist() == batch.response_id[picked].tolist()
+    torch.testing.assert_close(part.logp_rollout, batch.logp_rollout[n])
+    torch.testing.assert_close(
+        part.input_ids[part.response_index], batch.input_ids[batch.response_index[n]]
+    )
+    torch.testing.assert_close(
+        part.input_ids[part.predict_index], batch.input_ids[batch.predict_index[n]]
+    )
+    assert part.token_advantage.tolist() == batch.token_advantage[n].tolist()
+    assert part.num_tokens == int(batch.sequence_length[picked].sum())
