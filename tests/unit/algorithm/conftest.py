@@ -59,9 +59,7 @@ class TinyPolicy:
         bounds = batch.cu_seqlens.tolist()
         parts = []
         for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
-            parts.append(
-                self.sequence(embeddings[begin:end], batch.position_ids[begin:end])
-            )
+            parts.append(self.sequence(embeddings[begin:end], batch.position_ids[begin:end]))
         return torch.cat(parts)
 
     def sequence(self, x: Tensor, position: Tensor) -> Tensor:
@@ -124,9 +122,7 @@ def make_batch(
 ) -> TokenBatch:
     """A random batch with groups of the given sizes, and reward 0 or 1 with both in each."""
     total = sum(groups)
-    group_id = torch.cat(
-        [torch.full((size,), 100 - 7 * g) for g, size in enumerate(groups)]
-    ).long()
+    group_id = torch.cat([torch.full((size,), 100 - 7 * g) for g, size in enumerate(groups)]).long()
     if rewards is None:
         rewards = []
         for size in groups:

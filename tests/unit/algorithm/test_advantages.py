@@ -69,7 +69,9 @@ def test_equal_rewards_get_exactly_zero(seed, function):
 def test_order_does_not_matter_and_dtype_is_kept(seed, function):
     reward, group = draw()
     order = torch.randperm(len(reward))
-    torch.testing.assert_close(function(reward[order], group[order]), function(reward, group)[order])
+    torch.testing.assert_close(
+        function(reward[order], group[order]), function(reward, group)[order]
+    )
     for dtype in (torch.bfloat16, torch.float32):
         result = function(reward.to(dtype), group)
         assert result.dtype == dtype and result.isfinite().all()

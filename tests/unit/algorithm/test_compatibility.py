@@ -9,9 +9,7 @@ from rlvr.config import ConfigError
 
 
 def test_all_pairs():
-    refused = {
-        (c, o) for c in CREDITS.names() for o in OBJECTIVES.names() if compatible(c, o)
-    }
+    refused = {(c, o) for c in CREDITS.names() for o in OBJECTIVES.names() if compatible(c, o)}
     assert refused == {
         (c, o) for c in ("thr", "nthr") for o in ("real", "real_bce", "real_product")
     }

@@ -42,7 +42,8 @@ def test_weights_equal_the_definition(tiny, name, level):
             out = w > cap or w < 1 / cap
             outside += out
             expected.append(0.0 if out else w)
-    torch.testing.assert_close(weights, torch.tensor(expected).double(), rtol=1e-9, atol=1e-9)
+    expected = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(weights, expected, rtol=1e-9, atol=1e-9)
     total, count = metrics["mismatch/truncated"]
     assert (int(total), int(count)) == (outside, batch.num_response_tokens)
 

@@ -1,0 +1,61 @@
+"""What the integration tests share: one Ray, and tiny models on disk."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import ray
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def ray_here():
+    """One local Ray for all tests that start actors."""
+    if not ray.is_initialized():
+        ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """``tiny_model(tied)``: folder of a 2-layer Qwen3 of random weights, with a tokenizer."""
+    made = {}
+
+    def make(tied: bool) -> str:
+        if tied not in made:
+            from tokenizers import Tokenizer, models
+            from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+            folder = tmp_path_factory.mktemp("model") / ("tied" if tied else "untied")
+            config = Qwen3Config(
+                vocab_size=128,
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=32,
+                max_position_embeddings=512,
+                tie_word_embeddings=tied,
+                bos_token_id=None,
+                eos_token_id=1,
+                pad_token_id=0,
+                initializer_range=0.1,
+            )
+            torch.manual_seed(int(tied))
+            Qwen3ForCausalLM(config).float().save_pretrained(folder)
+            words = {f"w{i}": i for i in range(128)}
+            PreTrainedTokenizerFast(
+                tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w2")),
+                eos_token="w1",
+                pad_token="w0",
+            ).save_pretrained(folder)
+            made[tied] = str(folder)
+        return made[tied]
+
+    return make

@@ -1,0 +1,243 @@
+"""After a publish vLLM computes what the learner computes; a failed one changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import ray
+
+from rlvr.config import RunConfig, WeightsConfig
+from rlvr.learner.group import LearnerGroup
+from rlvr.loop.cluster import engine_options, learner_options
+from rlvr.loop.shape import resolve
+from rlvr.rollout.pool import RolloutPool
+from rlvr.rollout.request import Request, Sampling, sample_seed
+from rlvr.types import Group, Outcome, Prompt, Verdict
+from rlvr.weights.publish import PublishError, WeightPublisher
+
+TEMPERATURE = 0.7
+
+
+def configuration(model: str, stage: int = 2) -> RunConfig:
+    config = RunConfig()
+    config.model.path = model
+    config.model.dtype = "float32"
+    config.cluster.gpus_per_node = 0
+    config.learner.ranks = 2
+    config.learner.zero_stage = stage
+    config.learner.lr = 1e-2
+    config.rollout.temperature = TEMPERATURE
+    config.rollout.max_running = 16
+    config.rollout.engine = {"max_model_len": 128}
+    config.objective = {"name": "dapo"}
+    return resolve(config)
+
+
+class Bench:
+    """One engine and, one after the other, the learners that feed it."""
+
+    def __init__(self, model: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.model = model
+        self.config = configuration(model)
+        self.pool = RolloutPool(
+            self.config.model,
+            self.config.rollout,
+            backend="shm",
+            gpu=False,
+            options=engine_options(self.config, None),
+        )
+        self.do(self.pool.start())
+        self.calls = 0
+
+    def do(self, coroutine):
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 120))
+
+    def sample(self, temperature: float = TEMPERATURE) -> list[Group]:
+        """Four prompts, four responses each, with rewards of both kinds."""
+        self.calls += 1
+        sampling = Sampling(temperature, 1.0, 0, 24, (1,))
+        prompts = [Prompt(str(p), [5 + p, 9, 11 + p], "", "", "exact") for p in range(4)]
+        requests = [
+            Request(f"{self.calls}:{p}:{i}", prompt.token_ids, sample_seed(0, str(p), 0, i), sampling)
+            for p, prompt in enumerate(prompts)
+            for i in range(4)
+        ]
+
+        async def gather():
+            return [pair async for parcel in self.pool.sample(requests) for pair in parcel]
+
+        got = {request.id: response for request, response in self.do(gather())}
+        assert len(got) == 16
+        verdicts = [
+            Verdict(float(i % 2), Outcome.CORRECT if i % 2 else Outcome.INCORRECT) for i in range(4)
+        ]
+        return [
+            Group(prompt, [got[f"{self.calls}:{p}:{i}"] for i in range(4)], verdicts)
+            for p, prompt in enumerate(prompts)
+        ]
+
+    def publisher(self, learners, timeout_s: float = 60.0, engines=None) -> WeightPublisher:
+        engines = self.pool.actors if engines is None else engines
+        publisher = WeightPublisher(WeightsConfig("shm", timeout_s), "shm", learners, engines)
+        self.do(publisher.start())
+        return publisher
+
+
+@pytest.fixture(scope="module")
+def bench(ray_here, tiny_model):
+    made: dict[bool, Bench] = {}
+
+    def get(tied: bool) -> Bench:
+        if tied not in made:
+            made[tied] = Bench(tiny_model(tied))
+        return made[tied]
+
+    yield get
+    for b in made.values():
+        b.do(b.pool.close())
+
+
+def train_a_step(bench: Bench, learners: LearnerGroup, groups: list[Group]) -> dict[str, float]:
+    advantages = np.tile([-1.0, 1.0], 8)
+
+    async def step():
+        await learners.load(groups, advantages)
+        await learners.score()
+        await learners.assign_credit()
+        return await learners.update()
+
+    return bench.do(step())
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("tied", [True, False])
+def test_engine_and_learner_agree_after_each_publish(bench, stage, tied):
+    b = bench(tied)
+    config = configuration(b.model, stage)
+    learners = LearnerGroup(config, 0, learner_options(config, None))
+    b.do(learners.start())
+    publisher = b.publisher(learners.ranks)
+    b.do(publisher.publish(100))
+    before = b.sample()
+    for version in (101, 102):
+        groups = b.sample()
+        assert {int(v) for g in groups for r in g.responses for v in r.policy_version} == {
+            version - 1
+        }
+        metrics = train_a_step(b, learners, groups)  # measured before its optimizer step
+        assert metrics["mismatch/logp_max"] < 1e-5
+        b.do(publisher.publish(version))
+    after = b.sample()
+    changed = [
+        not np.array_equal(x.logp_rollout, y.logp_rollout)
+        for g, h in zip(before, after, strict=True)
+        for x, y in zip(g.responses, h.responses, strict=True)
+    ]
+    assert all(changed), "the engine still serves the old weights"
+    b.do(learners.close())
+
+
+def test_sampling_is_reproducible_and_seeds_differ(bench):
+    b = bench(True)
+    first, second = b.sample(), b.sample()
+    for g, h in zip(first, second, strict=True):
+        for x, y in zip(g.responses, h.responses, strict=True):
+            np.testing.assert_array_equal(x.token_ids, y.token_ids)
+    texts = {tuple(r.token_ids.tolist()) for g in first for r in g.responses}
+    assert len(texts) > 8
+
+
+@pytest.fixture(scope="module")
+def learners(bench):
+    b = bench(True)
+    config = configuration(b.model)
+    group = LearnerGroup(config, 0, learner_options(config, None))
+    b.do(group.start())
+    yield group
+    b.do(group.close())
+
+
+def fingerprint(b: Bench) -> list[float]:
+    return [float(r.logp_rollout.sum()) for g in b.sample() for r in g.responses]
+
+
+class Tampered:
+    """Stands before a learner rank and changes what it tells the engines."""
+
+    def __init__(self, rank, change):
+        self._rank, self._change = rank, change
+
+    def __getattr__(self, name):
+        method = getattr(self._rank, name)
+        if name != "send_weights":
+            return method
+        change = self._change
+
+        class Call:
+            @staticmethod
+            def remote(version):
+                async def altered():
+                    return change(await method.remote(version))
+
+                return altered()
+
+        return Call()
+
+
+def wrong_shape(info):
+    if info:
+        shapes = [list(s) for s in info["shapes"]]
+        at = next(i for i, n in enumerate(info["names"]) if "layers.1.mlp.up_proj" in n)
+        shapes[at][0] -= 1
+        info = {**info, "shapes": shapes}
+    return info
+
+
+def test_a_shape_that_does_not_fit_is_named_and_undone(bench, learners):
+    b = bench(True)
+    good = b.publisher(learners.ranks)
+    b.do(good.publish(200))
+    before = fingerprint(b)
+    train_a_step(b, learners, b.sample())
+    bad = b.publisher([Tampered(r, wrong_shape) for r in learners.ranks])
+    with pytest.raises(PublishError, match=r"rollout worker 0[\s\S]*layers\.1\.mlp\.up_proj"):
+        b.do(bad.publish(201))
+    assert fingerprint(b) == before
+    assert {int(v) for g in b.sample() for r in g.responses for v in r.policy_version} == {200}
+    b.do(good.publish(202))
+    assert fingerprint(b) != before
+
+
+def test_an_engine_that_raises_is_heard_at_once(bench, learners):
+    b = bench(True)
+    publisher = b.publisher([Tampered(r, lambda info: {**info, "nbytes": "x"}) for r in learners.ranks])
+    before = fingerprint(b)
+    started = time.monotonic()
+    with pytest.raises(PublishError, match="rollout worker 0 failed"):
+        b.do(publisher.publish(300))
+    assert time.monotonic() - started < 20
+    assert fingerprint(b) == before
+
+
+def test_an_engine_that_stops_answering_ends_the_publish_in_time(bench, learners):
+    b = bench(True)
+    publisher = b.publisher(learners.ranks, timeout_s=2.0)
+    before = fingerprint(b)
+    pid = ray.get(b.pool.actors[0].__ray_call__.remote(lambda self: os.getpid()))
+    started = time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(PublishError, match=r"rollout worker 0 did not answer within 2 s"):
+            b.do(publisher.publish(400))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert time.monotonic() - started < 12
+    assert fingerprint(b) == before, "a withdrawn version must not be loaded late"
+    b.do(b.publisher(learners.ranks).publish(401))
+
