@@ -57,7 +57,7 @@ class TinyPolicy:
     def hidden(self, embeddings: Tensor, batch: TokenBatch) -> Tensor:
         self.forwards += 1
         bounds = batch.cu_seqlens.tolist()
-        parts = []
+        parts = [embeddings[:0]]
         for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
             parts.append(self.sequence(embeddings[begin:end], batch.position_ids[begin:end]))
         return torch.cat(parts)

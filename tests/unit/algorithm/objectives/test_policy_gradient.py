@@ -48,7 +48,7 @@ def literal(name, logp, batch, c, options):
             r = torch.exp(logp[t] - batch.logp_old[t])
             if name in ("grpo", "dr_grpo", "dapo"):
                 clip = torch.clamp(r, 1 - options["clip_low"], 1 + options["clip_high"])
-                clipped_tokens += float(r) > 1 + options["clip_high"] and a > 0
+                clipped_tokens += float(r.detach()) > 1 + options["clip_high"] and a > 0
                 term = -torch.min(r * a, clip * a)
                 if name == "dapo" and a < 0:
                     term = torch.min(term, torch.tensor(-options["dual_clip"] * a).double())

@@ -1,0 +1,59 @@
+"""One rank of a learner without Ray, as a script: runs every case and saves what came out.
+
+usage: rank_process.py RANK WORLD PORT CASES OUT
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+
+
+def main(rank: int, world: int, port: str, cases_path: str, out_path: str) -> None:
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=port,
+        RANK=str(rank),
+        WORLD_SIZE=str(world),
+        LOCAL_RANK="0",
+        DS_ACCELERATOR="cpu",
+    )
+    import deepspeed
+    import torch
+
+    torch.set_num_threads(1)
+    deepspeed.init_distributed("gloo", verbose=False)
+
+    from rlvr.learner.batching import rank_batches
+    from rlvr.learner.engine import gathered
+    from rlvr.learner.rank import LearnerRank
+    from rlvr.weights.source import ShardedWeightSource
+
+    with open(cases_path, "rb") as f:
+        cases = pickle.load(f)
+    results = {}
+    for name, (config, groups, advantages, per_mini_batch) in cases.items():
+        learner = LearnerRank(config, torch.device("cpu"), pad_token_id=0)
+        batches = rank_batches(
+            groups, advantages, ranks=world, groups_per_mini_batch=per_mini_batch
+        )
+        learner.load(batches[rank])
+        metrics = {**learner.score(), **learner.assign_credit()}
+        coefficients = learner.coefficients.clone()
+        metrics |= learner.update()
+        source = ShardedWeightSource(learner.policy.model, gathered)
+        results[name] = {
+            "weights": {k: v.clone() for k, v in source},
+            "metrics": metrics,
+            "response_id": learner.batch.response_id,
+            "sequence_id": learner.batch.sequence_id,
+            "coefficients": coefficients,
+        }
+    torch.save(results, f"{out_path}.{rank}")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6])

@@ -1,0 +1,179 @@
+"""The sharded, packed, portioned update against autograd of the literal formula."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rlvr.config import RunConfig
+from rlvr.types import Group, Outcome, Prompt, Response, Verdict
+
+TEMPERATURE = 0.8
+LR = 0.05
+GROUPS, SIZE, PER_MINI_BATCH = 6, 4, 3
+
+
+def random_groups(generator: np.random.Generator) -> list[Group]:
+    """Prompts and responses of many lengths; the last group has no spread."""
+    groups = []
+    for g in range(GROUPS):
+        prompt = generator.integers(3, 128, generator.integers(2, 9)).tolist()
+        responses, verdicts = [], []
+        for i in range(SIZE):
+            n = int(generator.integers(1, 20))
+            ids = generator.integers(3, 128, n).astype(np.int32)
+            logp = -generator.random(n).astype(np.float32) * 5
+            responses.append(Response(ids, logp, np.zeros(n, np.int32), "stop"))
+            good = g < GROUPS - 1 and (i == 0 or (i > 1 and generator.random() < 0.5))
+            verdicts.append(Verdict(float(good), Outcome.CORRECT if good else Outcome.INCORRECT))
+        groups.append(Group(Prompt(str(g), prompt, "", "", "exact"), responses, verdicts))
+    return groups
+
+
+def group_advantages(groups: list[Group]) -> np.ndarray:
+    parts = []
+    for g in groups:
+        r = g.rewards
+        parts.append((r - r.mean()) / (r.std(ddof=1) + 1e-6) if np.ptp(r) else 0 * r)
+    return np.concatenate(parts)
+
+
+def logp_of(model, group: Group, response: Response) -> torch.Tensor:
+    ids = torch.tensor([*group.prompt.token_ids, *response.token_ids.tolist()])
+    logits = model(ids[None]).logits[0] / TEMPERATURE
+    p = len(group.prompt.token_ids)
+    logp = torch.log_softmax(logits, -1)
+    return torch.stack([logp[p - 1 + t, ids[p + t]] for t in range(len(response.token_ids))])
+
+
+def dapo(ratio, advantage):
+    surrogate = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage)
+    return surrogate.clamp(max=-10 * advantage) if advantage < 0 else surrogate
+
+
+def grpo(ratio, advantage):
+    return -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+
+
+def literal(folder: str, objective: str, groups: list[Group], advantages: np.ndarray, epochs: int):
+    """float64, one response at a time, no packing: plain SGD on the formula of METHODS."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    start = {k: v.detach().clone() for k, v in model.named_parameters()}
+    old = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    for _ in range(epochs):
+        for first in range(0, GROUPS, PER_MINI_BATCH):
+            chosen = [
+                (g, i) for g in range(first, first + PER_MINI_BATCH) for i in range(SIZE)
+            ]
+            total = 0.0
+            tokens = sum(len(groups[g].responses[i].token_ids) for g, i in chosen)
+            for g, i in chosen:
+                response, advantage = groups[g].responses[i], advantages[g * SIZE + i]
+                with torch.no_grad():
+                    logp_old = logp_of(old, groups[g], response)
+                ratio = torch.exp(logp_of(model, groups[g], response) - logp_old)
+                if objective == "dapo":
+                    total = total + dapo(ratio, advantage).sum() / tokens
+                else:
+                    total = total + grpo(ratio, advantage).mean() / len(chosen)
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+    return start, {k: v.detach() for k, v in model.named_parameters()}
+
+
+def configuration(folder: str, ranks: int, stage: int, budget: int, objective: str, epochs: int):
+    config = RunConfig()
+    config.model.path, config.model.dtype = folder, "float32"
+    config.cluster.gpus_per_node = 0
+    learner = config.learner
+    learner.ranks, learner.zero_stage = ranks, stage
+    learner.optimizer, learner.lr, learner.max_grad_norm = "sgd", LR, 0.0
+    learner.tokens_per_micro_batch, learner.tokens_per_scoring_batch = budget, 2 * budget
+    learner.logits_mib = 1
+    config.rollout.temperature = TEMPERATURE
+    config.objective = {"name": objective}
+    config.train.epochs_per_step = epochs
+    return config
+
+
+def run_ranks(world: int, cases: dict, folder: Path) -> list[dict]:
+    """Start ``world`` rank processes, run all cases in them, return what each rank saved."""
+    with socket.socket() as s:
+        s.bind(("", 0))
+        port = str(s.getsockname()[1])
+    (folder / f"cases{world}").write_bytes(pickle.dumps(cases))
+    script = Path(__file__).with_name("rank_process.py")
+    arguments = [str(world), port, str(folder / f"cases{world}"), str(folder / f"out{world}")]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    outputs = [p.communicate(timeout=280)[0] for p in processes]
+    for p, output in zip(processes, outputs, strict=True):
+        assert p.returncode == 0, output[-4000:]
+    return [torch.load(f"{folder}/out{world}.{rank}") for rank in range(world)]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def runs(request, tiny_model, tmp_path_factory):
+    """Every case on 1 and on 2 ranks, and what the literal formula gives."""
+    folder = tiny_model(request.param)
+    groups = random_groups(np.random.default_rng())
+    advantages = group_advantages(groups)
+    literals = {
+        (objective, epochs): literal(folder, objective, groups, advantages, epochs)
+        for objective, epochs in (("dapo", 1), ("grpo", 2))
+    }
+    cases: dict[int, dict] = {1: {}, 2: {}}
+    for world, stage in ((1, 0), (2, 0), (2, 1), (2, 2), (2, 3)):
+        for budget in (10_000, 60):
+            for objective, epochs in literals:
+                cases[world][world, stage, budget, objective, epochs] = (
+                    configuration(folder, world, stage, budget, objective, epochs),
+                    groups,
+                    advantages,
+                    PER_MINI_BATCH,
+                )
+    out = tmp_path_factory.mktemp("ranks")
+    results = {**run_ranks(1, cases[1], out)[0], **run_ranks(2, cases[2], out)[0]}
+    return literals, results
+
+
+@pytest.mark.parametrize("budget", [10_000, 60])
+@pytest.mark.parametrize(("world", "stage"), [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize(("objective", "epochs"), [("dapo", 1), ("grpo", 2)])
+def test_update_equals_the_literal_formula(runs, world, stage, budget, objective, epochs):
+    literals, results = runs
+    start, expected = literals[objective, epochs]
+    actual = results[world, stage, budget, objective, epochs]["weights"]
+    assert set(actual) == set(expected)
+    moved = sum(float((expected[k] - start[k]).square().sum()) for k in start) ** 0.5
+    off = sum(float((actual[k].double() - expected[k]).square().sum()) for k in start) ** 0.5
+    assert moved > 1e-3
+    assert off / moved < 1e-5
+
+
+def test_no_forward_that_a_kept_value_replaces(runs):
+    """Without features the first mini-batch is not scored, the second one is."""
+    _, results = runs
+    scored = results[1, 0, 10_000, "dapo", 1]["metrics"]["score/tokens"][0]
+    sequence_id = results[1, 0, 10_000, "dapo", 1]["sequence_id"]
+    second = int((sequence_id >= PER_MINI_BATCH * SIZE).sum())
+    without_spread = int((sequence_id >= (GROUPS - 1) * SIZE).sum())
+    assert scored == second - without_spread
