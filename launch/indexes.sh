@@ -1,31 +1,34 @@
 # Sourced by setup.sh and lock.sh: lets uv see the package indexes that pip is configured with.
 
-# pip_setting NAME: pip's effective value of NAME, from its environment or its files, as words.
-pip_setting() {
-    local section value
+# adopt NAME VARIABLE: exports pip's setting NAME as uv's VARIABLE, unless that is set already.
+adopt() {
+    local section value=""
+    [[ -z ${!2:-} ]] || return 0
     for section in :env: install global; do
-        value=$(sed -n "s/^$section\.$1=['\"]\(.*\)['\"]$/\1/p" <<<"$PIP_SETTINGS")
-        [[ -n $value ]] && break
+        value=$(sed -n "s/^$section\.$1=['\"]\(.*\)['\"]\$/\1/p" <<<"$pip_settings")
+        [[ -z $value ]] || break
     done
-    printf '%b' "$value" | xargs
+    value=$(printf '%b' "$value" | xargs) # several values may stand on lines of their own
+    [[ $2 != UV_FIND_LINKS ]] || value=${value// /,}
+    [[ -z $value ]] || export "$2=$value"
 }
 
-# use_pip_indexes PIP...: exports uv's settings from those of the given pip command. A setting of
-# uv's own, already in the environment, wins.
+# use_pip_indexes PIP: PIP is the pip command whose configuration uv is to follow.
 use_pip_indexes() {
-    local value
-    PIP_SETTINGS=$("$@" config list)
-    value=$(pip_setting index-url) && [[ -n $value ]] && export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$value}"
-    value=$(pip_setting extra-index-url) && [[ -n $value ]] && export UV_INDEX="${UV_INDEX:-$value}"
-    value=$(pip_setting find-links) && [[ -n $value ]] && export UV_FIND_LINKS="${UV_FIND_LINKS:-${value// /,}}"
-    value=$(pip_setting trusted-host) && [[ -n $value ]] && export UV_INSECURE_HOST="${UV_INSECURE_HOST:-$value}"
-    value=$(pip_setting cert) && [[ -n $value ]] && export SSL_CERT_FILE="${SSL_CERT_FILE:-$value}"
-    export UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}"  # as pip: the best of all indexes
+    local pip_settings
+    pip_settings=$("$1" config list)
+    adopt index-url UV_DEFAULT_INDEX
+    adopt extra-index-url UV_INDEX
+    adopt find-links UV_FIND_LINKS
+    adopt trusted-host UV_INSECURE_HOST
+    adopt cert SSL_CERT_FILE
+    # As pip does: the best version of all indexes, not the first index that knows the name.
+    export UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}"
 }
 
-# torch_backend UV PYTHON REQUIREMENT: prints uv's option that adds PyTorch's own CPU index, and
-# nothing if the configured indexes have REQUIREMENT (a pinned CPU build of torch).
+# torch_backend UV PYTHON REQUIREMENT: prints the option that makes uv look into PyTorch's own CPU
+# index, if the configured indexes lack REQUIREMENT, a pinned CPU build of torch.
 torch_backend() {
-    "$1" pip install --quiet --dry-run --no-deps --python "$2" "$3" 2>/dev/null ||
+    "$1" pip install --quiet --dry-run --no-deps --reinstall --python "$2" "$3" 2>/dev/null ||
         echo "--torch-backend=cpu"
 }

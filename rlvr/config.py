@@ -145,7 +145,7 @@ class TrainConfig:
     overlong_buffer: int = 0  # DAPO's soft penalty starts so many tokens before the limit; 0: off
     overlong_factor: float = 1.0
     seed: int = 0
-    output_dir: str = "outputs/run"
+    output_dir: str = "outputs/${now:%Y-%m-%d_%H-%M-%S}"
     checkpoint_every: int = 0  # steps; 0: only at the end
     keep_checkpoints: int = 2
     resume: str | None = None  # a run folder, or "auto": this run's own, if it has a checkpoint

@@ -12,9 +12,8 @@ Two axes recur in the tensor shapes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,18 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One task: what the policy reads (``token_ids``) and what the verifier needs."""
-
-    id: str
-    token_ids: Sequence[int]
-    text: str
-    answer: str
-    verifier: str
-    source: str = ""
-    meta: Mapping[str, Any] = field(default_factory=dict)
+from rlvr.task import Outcome as Outcome
+from rlvr.task import Prompt as Prompt
+from rlvr.task import Verdict as Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +39,6 @@ class Response:
     def truncated(self) -> bool:
         """Whether the length limit, not the policy, ended the response."""
         return self.finish_reason == "length"
-
-
-class Outcome(StrEnum):
-    """What became of a verification. Only the first two are judgements of the answer."""
-
-    CORRECT = "correct"
-    INCORRECT = "incorrect"
-    UNPARSEABLE = "unparseable"
-    TIMEOUT = "timeout"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A verifier's judgement of one response; ``seconds`` is the verifier's own time."""
-
-    reward: float
-    outcome: Outcome
-    detail: str = ""
-    seconds: float = 0.0
-    components: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,9 @@ class LearnerRank:
             loss = loss - bonus * token_mean(entropy, totals)
         sums.add("update/loss", loss, 0.0)
         sums.add("update/entropy", entropy.sum(), float(len(n)))
+        gap = (logp_old - micro.logp_rollout).abs()
+        sums.add("mismatch/logp", gap.sum(), float(len(n)))
+        sums.add("mismatch/logp_max", gap.max(), 1.0)
         for name, (total, count) in {**mismatch, **terms.metrics}.items():
             sums.add(name, total, count)
         return loss

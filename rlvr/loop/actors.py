@@ -11,7 +11,7 @@ from rlvr.config import RunConfig
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import connect, reserve
 from rlvr.rollout.pool import RolloutPool
-from rlvr.telemetry.run_log import Telemetry
+from rlvr.telemetry.progress import Phase
 from rlvr.verify.pool import VerifierPool
 from rlvr.weights.publish import WeightPublisher
 
@@ -28,10 +28,10 @@ class Actors:
 
 @asynccontextmanager
 async def start_actors(
-    config: RunConfig, pad_token_id: int, telemetry: Telemetry
+    config: RunConfig, pad_token_id: int
 ) -> AsyncIterator[Actors]:
     """Start the actors, all kinds at once, and leave none behind."""
-    with telemetry.phase("Ray"):
+    with Phase("starting Ray"):
         connect(config)
     placement = await reserve(config)
     gpu = config.cluster.gpus > 0
@@ -42,8 +42,8 @@ async def start_actors(
     verifiers = VerifierPool(config.verifier, placement.verifiers)
     learners = LearnerGroup(config, pad_token_id, placement.learners)
     try:
-        with telemetry.phase(
-            f"{config.rollout.workers} vLLM, {config.learner.ranks} DeepSpeed and "
+        with Phase(
+            f"starting {config.rollout.workers} vLLM, {config.learner.ranks} DeepSpeed and "
             f"{config.verifier.actors} verifier workers"
         ):
             async with asyncio.TaskGroup() as starting:

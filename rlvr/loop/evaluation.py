@@ -31,6 +31,7 @@ class Evaluation:
         self._prompts = prompts[: config.evaluation.limit]
         self._groups = groups
         self._telemetry = telemetry
+        self._history: list[dict[str, float]] = []
         self._sampling = Sampling(
             temperature=config.evaluation.temperature,
             top_p=config.evaluation.top_p,
@@ -59,20 +60,31 @@ class Evaluation:
     async def run(self, step: int) -> dict[str, float]:
         """Evaluate now; ``greedy`` and ``avg_at_<k>``, overall and by source."""
         results: dict[str, float] = {}
-        if not self._prompts:
-            return results
-        if self._config.greedy:
+        if self._prompts and self._config.greedy:
             greedy = replace(self._sampling, temperature=0.0, top_p=1.0)
             results |= await self._measure("greedy", 1, greedy, step)
-        if k := self._config.samples:
+        if self._prompts and self._config.samples:
+            k = self._config.samples
             results |= await self._measure(f"avg_at_{k}", k, self._sampling, step)
-        await self._telemetry.evaluation(step, results)
+        self._history.append(results)
         return results
+
+    def before_and_after(self) -> dict[str, float]:
+        """The first and the last evaluation: ``eval_before``, ``avg_at_8_after``, ..."""
+        if not self._history:
+            return {}
+        pairs = {"before": self._history[0], "after": self._history[-1]}
+        return {
+            f"{'eval' if name == 'greedy' else name}_{when}": value
+            for when, results in pairs.items()
+            for name, value in results.items()
+            if "/" not in name
+        }
 
     async def _measure(
         self, name: str, samples: int, sampling: Sampling, step: int
     ) -> dict[str, float]:
-        groups, _ = await self._groups.sample(
+        groups, texts = await self._groups.sample(
             self._prompts, samples, sampling, tag=f"eval{step}.{name}", seed_step=_SEED_STEP
         )
         results = {name: _accuracy(groups)}
@@ -82,6 +94,8 @@ class Evaluation:
                 results[f"{name}/{source}"] = _accuracy(
                     [g for g in groups if g.prompt.source == source]
                 )
+        flat = [text for group in texts for text in group]
+        await self._telemetry.evaluation(step, name, {"accuracy": results[name]}, groups, flat)
         return results
 
 

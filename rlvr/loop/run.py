@@ -15,6 +15,7 @@ from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
 from rlvr.loop.state import RunState
 from rlvr.loop.trainer import Trainer
+from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
 
 
@@ -26,20 +27,28 @@ async def train(config: RunConfig) -> None:
     tokenizer = load_tokenizer(config)
     train_set = load_dataset(config.data.train, config.data, tokenizer)
     held_out = load_dataset(config.data.eval, config.data, tokenizer) if config.data.eval else None
-    with Telemetry(config) as telemetry:
-        telemetry.data(train_set, held_out)
-        async with start_actors(config, int(tokenizer.pad_token_id or 0), telemetry) as actors:
+    print(train_set.summary(), flush=True)
+    resuming = config.train.resume == "auto"
+    folder = (RunFolder.open if resuming else RunFolder.create)(config.train.output_dir)
+    telemetry = Telemetry(config.telemetry, folder)
+    try:
+        async with start_actors(config, int(tokenizer.pad_token_id or 0)) as actors:
             stops = stop_token_ids(config, tokenizer)
             stream = PromptStream(train_set.prompts, config.train.seed, config.data.shuffle)
             groups = GroupSource(
                 config, stream, actors.rollout, actors.verifiers, tokenizer, stops
             )
-            evaluation = Evaluation(config, held_out.prompts if held_out else [], groups, telemetry, stops)
+            eval_prompts = held_out.prompts if held_out else []
+            evaluation = Evaluation(config, eval_prompts, groups, telemetry, stops)
             state = RunState(config, stream, actors.learners)
             if await state.resume():
                 await actors.weights.publish(state.step)
+            telemetry.start(config, state.step)
             trainer = Trainer(config, groups, actors, evaluation, state, telemetry)
             await trainer.run()
+        telemetry.summary(trainer.summary())
+    finally:
+        telemetry.close()
 
 
 def load_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:

@@ -69,7 +69,11 @@ def resolve(config: RunConfig) -> RunConfig:
     return dataclasses.replace(
         config,
         learner=dataclasses.replace(config.learner, ranks=ranks),
-        rollout=dataclasses.replace(config.rollout, workers=workers),
+        rollout=dataclasses.replace(
+            config.rollout,
+            workers=workers,
+            engine={"max_model_len": longest_sequence(config), **config.rollout.engine},
+        ),
         weights=dataclasses.replace(config.weights, backend=backend),
     )
 
@@ -83,6 +87,14 @@ def check(config: RunConfig) -> RunConfig:
     if problems:
         raise ConfigError("\n".join(f"- {p}" for p in problems))
     return config
+
+
+def longest_sequence(config: RunConfig) -> int:
+    """Tokens of the longest prompt and response that the run allows."""
+    response = max(
+        config.rollout.max_response_tokens, config.evaluation.max_response_tokens or 0
+    )
+    return config.data.max_prompt_tokens + response
 
 
 def learner_threads(config: RunConfig) -> int:

@@ -60,7 +60,7 @@ class RunState:
         if every and self.step % every == 0:
             await self._checkpoint()
 
-    async def finish(self) -> None:
+    async def save_model(self) -> None:
         """Write the trained policy as an ordinary Hugging Face folder, ``model/``."""
         target = Path(self._config.train.output_dir).resolve() / "model"
         await self._learners.save(model=str(target))

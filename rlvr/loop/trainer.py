@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import numpy as np
 import torch
 
@@ -12,6 +14,7 @@ from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource, RolloutBatch
 from rlvr.loop.state import RunState
 from rlvr.telemetry.run_log import Telemetry
+from rlvr.telemetry.timing import Stopwatch
 
 
 class Trainer:
@@ -34,30 +37,65 @@ class Trainer:
         self.evaluation = evaluation
         self.state = state
         self.telemetry = telemetry
+        self.watch = Stopwatch()
+        self.seconds = 0.0
+        self.tokens = 0
 
     async def run(self) -> None:
         """Train from the state's step to the last one."""
-        stage = self.telemetry.watch.stage
         await self.evaluation.at_start(self.state.step)
-        async for batch in self.telemetry.timed("rollout", self.groups.batches(self.state.step)):
+        self.watch.lap()
+        async for batch in self.batches():
             advantages = self.advantages(batch)
-            metrics: dict[str, float] = {}
             async with self.rollout.memory_lent():
-                with stage("score"):
+                with self.watch.stage("score"):
                     await self.learners.load(batch.groups, advantages)
-                    metrics |= await self.learners.score()
-                with stage("credit"):
+                    metrics = await self.learners.score()
+                with self.watch.stage("credit"):
                     metrics |= await self.learners.assign_credit()
-                with stage("update"):
+                with self.watch.stage("update"):
                     metrics |= await self.learners.update()
-            with stage("publish"):
+            with self.watch.stage("publish"):
                 await self.weights.publish(batch.step + 1)
             self.state.advance(batch)
-            await self.telemetry.step(batch, advantages, metrics)
+            await self.log(batch, advantages, metrics)
             await self.state.checkpoint_if_due()
             await self.evaluation.if_due(self.state.step)
+            self.watch.lap()  # checkpoints and evaluations are no part of a step's time
+        await self.state.save_model()
         await self.evaluation.at_end(self.state.step)
-        await self.state.finish()
+
+    async def batches(self) -> AsyncIterator[RolloutBatch]:
+        """The source's batches; the time spent waiting for them is the rollout's."""
+        source = self.groups.batches(self.state.step)
+        while True:
+            with self.watch.stage("rollout"):
+                batch = await anext(source, None)
+            if batch is None:
+                return
+            yield batch
+
+    async def log(
+        self, batch: RolloutBatch, advantages: np.ndarray, metrics: dict[str, float]
+    ) -> None:
+        """Hand the step to the telemetry."""
+        timings = self.watch.lap()
+        self.seconds += timings["time/step_s"]
+        self.tokens += sum(len(r.token_ids) for g in batch.groups for r in g.responses)
+        metrics["groups/discarded"] = batch.discarded
+        texts = [text for group in batch.texts for text in group]
+        await self.telemetry.step(
+            batch.step + 1, batch.groups, advantages, texts, metrics, timings
+        )
+
+    def summary(self) -> dict[str, float | int]:
+        """What the run came to."""
+        return {
+            **self.evaluation.before_and_after(),
+            "train_seconds": self.seconds,
+            "steps": self.state.step,
+            "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
+        }
 
     def advantages(self, batch: RolloutBatch) -> np.ndarray:
         """A_i of every response, float64 [S], in the order of the groups."""

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from rlvr.types import TokenBatch
 Proxies = Callable[[], Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n d"]]]]
 
 _MIN_VARIANCE = 1e-8
-_LOGITS = 1 << 26  # elements of a chunk of logits
+_CHUNK = 1 << 26  # elements of logits, or of gathered rows of lm_head
 
 
 @dataclass
@@ -153,19 +152,20 @@ def topk_proxies(
 
     The logits exist for one chunk at a time; ids and p̃ are kept, K numbers a token.
     """
-    rows = max(_LOGITS // len(head), 1)
+    k = min(k, len(head))
+    rows = max(_CHUNK // max(len(head), k * head.shape[1]), 1)
     kept = []
     for n, hidden in features.hidden():
         for part, h in zip(n.split(rows), hidden.split(rows), strict=True):
             logits = at_least_float32(h @ head.T) / features.temperature
-            top = logits.topk(min(k, len(head)), dim=-1)
+            top = logits.topk(k, dim=-1)
             kept.append((part, top.values.softmax(-1), top.indices))
     target = batch.input_ids[batch.response_index]
 
     def stream() -> Iterator[tuple[Tensor, Tensor]]:
         for n, p, ids in kept:
-            expected = F.embedding_bag(ids, head, per_sample_weights=p.to(head.dtype), mode="sum")
-            yield n, at_least_float32(head[target[n]]) - at_least_float32(expected)
+            expected = torch.bmm(p[:, None], at_least_float32(head[ids]))[:, 0]
+            yield n, at_least_float32(head[target[n]]) - expected
 
     return stream
 

@@ -25,7 +25,7 @@ from rlvr.algorithm.registry import require, require_one_of
 from rlvr.types import TokenBatch
 
 MODES = ("last", "answer_mean", "answer_joint")
-_LOGITS = 1 << 26  # elements of a chunk of logits
+_CHUNK = 1 << 26  # elements of logits, or of a block of lm_head
 
 
 def bilevel_weights(
@@ -253,7 +253,22 @@ def outcomes(
         at = torch.stack(
             [at_least_float32(hidden[end - n - 1 : end - 1]).mean(0) for end, n in spans]
         )
-    return (at @ at_least_float32(head).T / temperature).log_softmax(-1)
+    return _logits(at, head, temperature).log_softmax(-1)
+
+
+def _logits(
+    hidden: Float[Tensor, "k d"], head: Float[Tensor, "V d"], temperature: float
+) -> Float[Tensor, "k V"]:
+    """In float32, from blocks of lm_head: never a float32 copy of the whole of it.
+
+    Differences between two outcomes are small; logits in half precision would drown them.
+    """
+
+    def block(h: Tensor, rows: Tensor) -> Tensor:
+        return h @ at_least_float32(rows).T / temperature
+
+    blocks = head.split(max(_CHUNK // head.shape[1], 1))
+    return torch.cat([checkpoint(block, hidden, b, use_reentrant=False) for b in blocks], dim=1)
 
 
 def _log_likelihood(
@@ -265,10 +280,10 @@ def _log_likelihood(
     """Σ log p(target), a portion of the logits at a time, in the backward pass too."""
 
     def portion(h: Tensor, y: Tensor) -> Tensor:
-        logits = at_least_float32(h) @ at_least_float32(head).T / temperature
+        logits = _logits(at_least_float32(h), head, temperature)
         return -F.cross_entropy(logits, y, reduction="sum")
 
-    rows = max(_LOGITS // len(head), 1)
+    rows = max(_CHUNK // len(head), 1)
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.stack([checkpoint(portion, h, y, use_reentrant=False) for h, y in parts]).sum()
 

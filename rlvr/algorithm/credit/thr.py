@@ -12,21 +12,19 @@ so that M is [V*, d] and nothing of size [tokens, vocabulary] exists.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlvr.algorithm.aggregation import at_least_float32, segment_mean, segment_min
-from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks, SoloRanks
+from rlvr.algorithm.aggregation import at_least_float32
+from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
-from rlvr.algorithm.credit.groups import group_index
+from rlvr.algorithm.credit.groups import GroupedResponses, group_index, grouped_responses
+from rlvr.algorithm.credit.thr_stream import StreamedScores
 from rlvr.algorithm.registry import require, require_one_of
 from rlvr.types import TokenBatch
-
-_ERRORS = 1 << 26  # elements of a chunk of g
 
 
 def thr_scores(
@@ -76,7 +74,7 @@ def thr_coefficients(
         beta: scale of the threshold.
         mask_small: 0 for the tokens below the threshold; else 1.
     """
-    groups = _grouped(sequence_id, correct, group_id)
+    groups = grouped_responses(sequence_id, correct, group_id)
     return _thr_weights(thr, groups, p=p, beta=beta, mask_small=mask_small)[0]
 
 
@@ -93,56 +91,11 @@ def nthr_coefficients(
     q is the share of correct responses in the group, τ = β · min over correct i of mean_t s.
     Arguments as in thr_coefficients.
     """
-    return _nthr_weights(thr, _grouped(sequence_id, correct, group_id), beta=beta)[0]
-
-
-@dataclass(frozen=True)
-class _Grouped:
-    """Responses and their groups, numbered from 0; reductions run over ``ranks``."""
-
-    response: Int[Tensor, "T"]  # of every token
-    correct: Bool[Tensor, "R"]
-    group: Int[Tensor, "R"]
-    member: Bool[Tensor, "R"]  # takes part: features were kept
-    count: int
-    ranks: Ranks
-
-    def correct_and_incorrect(self) -> tuple[Int[Tensor, "G"], Int[Tensor, "G"]]:
-        """Number of either kind in every group. Collective."""
-        kinds = (self.correct & self.member, ~self.correct & self.member)
-        counts = [torch.bincount(self.group[kind], minlength=self.count) for kind in kinds]
-        correct, incorrect = self.ranks.all_reduce(torch.stack(counts))
-        return correct, incorrect
-
-    def both_kinds(self) -> Bool[Tensor, "T"]:
-        """Tokens of the responses that take part in groups with both kinds. Collective."""
-        correct, incorrect = self.correct_and_incorrect()
-        both = (correct > 0) & (incorrect > 0)
-        return (both[self.group] & self.member)[self.response]
-
-    def threshold(self, x: Float[Tensor, "T"]) -> Float[Tensor, "T"]:
-        """min over the group's correct responses of mean_t x. Collective."""
-        mean = segment_mean(x, self.response, len(self.group))
-        mean = torch.where(self.correct & self.member, mean, torch.inf)
-        lowest = self.ranks.all_reduce(segment_min(mean, self.group, self.count), "min")
-        return lowest[self.group][self.response]
-
-
-def _grouped(
-    sequence_id: Int[Tensor, "T"], correct: Bool[Tensor, "T"], group_id: Int[Tensor, "T"]
-) -> _Grouped:
-    """From per-token tensors, as the pure functions take them."""
-    ids, response = torch.unique(sequence_id, return_inverse=True)
-    groups, token_group = torch.unique(group_id, return_inverse=True)
-    kind = torch.zeros(len(ids), dtype=torch.bool, device=correct.device)
-    kind[response] = correct
-    group = torch.zeros(len(ids), dtype=torch.long, device=correct.device)
-    group[response] = token_group
-    return _Grouped(response, kind, group, torch.ones_like(kind), len(groups), SoloRanks())
+    return _nthr_weights(thr, grouped_responses(sequence_id, correct, group_id), beta=beta)[0]
 
 
 def _thr_weights(
-    thr: Float[Tensor, "T"], groups: _Grouped, *, p: float, beta: float, mask_small: bool
+    thr: Float[Tensor, "T"], groups: GroupedResponses, *, p: float, beta: float, mask_small: bool
 ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
     """Coefficients, and which tokens are dominant. Collective."""
     dominant = thr.abs() > beta * groups.threshold(thr.abs())
@@ -152,7 +105,7 @@ def _thr_weights(
 
 
 def _nthr_weights(
-    thr: Float[Tensor, "T"], groups: _Grouped, *, beta: float
+    thr: Float[Tensor, "T"], groups: GroupedResponses, *, beta: float
 ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
     """Coefficients, and which tokens are damped. Collective."""
     correct = groups.correct[groups.response]
@@ -210,10 +163,10 @@ class _TokenRewards(ABC):
         index = group_index(batch.group_id, ranks)
         scored = torch.zeros_like(batch.correct)
         scored[batch.sequence_id[features.scored]] = True
-        groups = _Grouped(
+        groups = GroupedResponses(
             batch.sequence_id, batch.correct, index.of_sequence, scored, index.count, ranks
         )
-        streamed = _StreamedScores(batch, features, groups, index.split, self.memory_mib)
+        streamed = StreamedScores(batch, features, groups, index.split, self.memory_mib)
         coefficients, dominant = self.weigh(streamed.thr(), groups, batch)
         counts = torch.stack([dominant.sum(), streamed.taken.sum()])
         share, tokens = ranks.all_reduce(counts).tolist()
@@ -224,7 +177,7 @@ class _TokenRewards(ABC):
 
     @abstractmethod
     def weigh(
-        self, thr: Float[Tensor, "N"], groups: _Grouped, batch: TokenBatch
+        self, thr: Float[Tensor, "N"], groups: GroupedResponses, batch: TokenBatch
     ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
         """Coefficients, and which tokens the threshold picks."""
 
@@ -238,7 +191,7 @@ class Thr(_TokenRewards):
         self.memory_mib = config.memory_mib
 
     def weigh(
-        self, thr: Float[Tensor, "N"], groups: _Grouped, batch: TokenBatch
+        self, thr: Float[Tensor, "N"], groups: GroupedResponses, batch: TokenBatch
     ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
         """Coefficients, and the dominant tokens."""
         options = self.config
@@ -258,117 +211,7 @@ class Nthr(_TokenRewards):
         self.memory_mib = config.memory_mib
 
     def weigh(
-        self, thr: Float[Tensor, "N"], groups: _Grouped, batch: TokenBatch
+        self, thr: Float[Tensor, "N"], groups: GroupedResponses, batch: TokenBatch
     ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
         """Coefficients, and the damped tokens."""
         return _nthr_weights(thr, groups, beta=self.beta)
-
-
-class _StreamedScores:
-    """thr_scores without [T, V] and without holding the hidden states.
-
-    Groups are worked on in waves, as many at a time as their matrices M fit in memory; each
-    wave streams the hidden states twice, for M and for s. The M of a group that is split over
-    ranks is all-reduced; such groups come first, so that every rank meets them in one wave.
-    """
-
-    def __init__(
-        self,
-        batch: TokenBatch,
-        features: Features,
-        groups: _Grouped,
-        split: Bool[Tensor, "G"],
-        memory_mib: int,
-    ) -> None:
-        self.features = features
-        self.groups = groups
-        self.split = split
-        self.memory = memory_mib << 20
-        self.target = batch.input_ids[batch.response_index]
-        self.taken: Bool[Tensor, "N"] = groups.both_kinds()
-        self.token_group = torch.where(self.taken, groups.group[groups.response], -1)
-        self.positive = groups.correct[groups.response]
-
-    def thr(self) -> Float[Tensor, "N"]:
-        """THR of every token; 0 where ``taken`` is False. Collective."""
-        ranks = self.groups.ranks
-        score = torch.zeros_like(at_least_float32(self.features.logp))
-        with self.features.policy.head() as head:
-            vocabulary = self._vocabulary(len(head))
-            waves = self._waves(vocabulary, head.shape[1])
-            for k in range(int(ranks.all_reduce(torch.tensor(len(waves)), "max"))):
-                wave = waves[k] if k < len(waves) else []
-                m = {
-                    g: torch.zeros(
-                        (len(vocabulary[g]), head.shape[1]),
-                        dtype=at_least_float32(head[:0]).dtype,
-                        device=head.device,
-                    )
-                    for g in wave
-                }
-                for g, _, error, hidden in self._stream(head, vocabulary, m, positives_only=True):
-                    m[g].addmm_(error.T, hidden)
-                for g in wave:
-                    if self.split[g]:
-                        m[g] = ranks.all_reduce(m[g])
-                for g, n, error, hidden in self._stream(head, vocabulary, m):
-                    score[n] = ((error @ m[g]) * hidden).sum(1).to(score.dtype)
-        return torch.where(self.positive, score, -score)
-
-    def _vocabulary(self, size: int) -> dict[int, Int[Tensor, "v"]]:
-        """V* of this rank's groups and of all split groups: sorted ids. Collective."""
-        pairs = torch.unique((self.token_group * size + self.target)[self.taken])
-        shared = self.groups.ranks.all_gather(pairs[self.split[pairs // size]])
-        pairs = torch.unique(torch.cat([pairs, shared]))
-        numbers, counts = torch.unique_consecutive(pairs // size, return_counts=True)
-        parts = (pairs % size).split(counts.tolist())
-        return dict(zip(numbers.tolist(), parts, strict=True))
-
-    def _waves(self, vocabulary: dict[int, Int[Tensor, "v"]], width: int) -> list[list[int]]:
-        """Groups whose matrices fit in memory together."""
-        split_first = sorted(vocabulary, key=lambda g: (not self.split[g], g))
-        waves: list[list[int]] = []
-        room = 0
-        for g in split_first:
-            need = len(vocabulary[g]) * width * 4
-            if need > room or not waves:
-                waves.append([])
-                room = self.memory
-            waves[-1].append(g)
-            room -= need
-        return waves
-
-    def _stream(
-        self,
-        head: Float[Tensor, "V d"],
-        vocabulary: dict[int, Int[Tensor, "v"]],
-        wave: Collection[int],
-        *,
-        positives_only: bool = False,
-    ) -> Iterator[tuple[int, Int[Tensor, "n"], Float[Tensor, "n v"], Float[Tensor, "n d"]]]:
-        """(group, place on the N axis, g on V*, h) of the wave's tokens, a portion at a time."""
-        for n, hidden in self.features.hidden():
-            group = self.token_group[n]
-            if positives_only:
-                group = torch.where(self.positive[n], group, -1)
-            for g in torch.unique(group).tolist():
-                if g not in wave:
-                    continue
-                own = head[vocabulary[g]]
-                for rows in torch.nonzero(group == g)[:, 0].split(max(_ERRORS // len(own), 1)):
-                    h = at_least_float32(hidden[rows])
-                    yield g, n[rows], self._error(h, own, vocabulary[g], n[rows]), h
-
-    def _error(
-        self,
-        hidden: Float[Tensor, "n d"],
-        head: Float[Tensor, "v d"],
-        vocabulary: Int[Tensor, "v"],
-        n: Int[Tensor, "n"],
-    ) -> Float[Tensor, "n v"]:
-        """onehot(y) − p on V*, without renormalising."""
-        logits = hidden @ at_least_float32(head).T / self.features.temperature
-        error = -(logits - self.features.log_normaliser[n].to(logits.dtype)[:, None]).exp()
-        place = torch.searchsorted(vocabulary, self.target[n])
-        error[torch.arange(len(n), device=n.device), place] += 1
-        return error

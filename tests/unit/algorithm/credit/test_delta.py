@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from rlvr.algorithm.credit import CREDITS
+from rlvr.algorithm.credit import CREDITS, SoloRanks
 from rlvr.algorithm.credit.delta import delta_coefficients
 
 ABLATIONS = [
@@ -255,7 +255,5 @@ def test_no_spread_costs_nothing(tiny):
     policy, batch = tiny.Policy(), tiny.batch((3, 3))
     batch = tiny.replace(batch, advantage=torch.zeros(6).double())
     features = tiny.Features(batch, policy, scored=torch.zeros(batch.num_response_tokens).bool())
-    from rlvr.algorithm.credit import SoloRanks
-
     credit = build().assign(batch, features, SoloRanks())
     assert (credit.coefficients == 1).all() and features.streams == 0

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from rlvr.algorithm.credit import CREDITS
+from rlvr.algorithm.credit import CREDITS, SoloRanks
 from rlvr.algorithm.credit.thr import nthr_coefficients, thr_coefficients, thr_scores
 
 
@@ -192,8 +192,6 @@ def test_groups_may_be_spread_over_ranks(tiny, name, size, memory_mib):
 def test_groups_without_both_kinds_cost_nothing(tiny, name):
     policy, batch = tiny.Policy(), tiny.batch((3, 3), rewards=[1, 1, 1, 0, 0, 0])
     features = tiny.Features(batch, policy)
-    from rlvr.algorithm.credit import SoloRanks
-
     credit = build(name).assign(batch, features, SoloRanks())
     assert (credit.coefficients == 1).all() and features.streams == 0
 

@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# Creates .venv with every version pinned; a second call finds nothing to do.
+#   bash launch/setup.sh
+# RLVR_PROFILE=cpu|gpu overrides the detection of a GPU.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/indexes.sh
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() {
+    printf 'setup: error: %s\n' "$*" >&2
+    exit 1
+}
+
+profile=${RLVR_PROFILE:-}
+if [[ -z $profile ]]; then
+    [[ $(nvidia-smi -L 2>/dev/null || true) == GPU* ]] && profile=gpu || profile=cpu
+fi
+case $profile in
+    cpu) disk_gib=12 ;;
+    gpu) disk_gib=30 ;;
+    *) fail "RLVR_PROFILE=$profile is unknown. Set it to cpu or gpu." ;;
+esac
+
+lock=launch/lock/$profile.txt
+stamp=.venv/rlvr-setup
+log=.venv/setup.log
+fingerprint="$profile $PWD $(cat "$lock" pyproject.toml launch/setup.sh | sha256sum)"
+if [[ -x .venv/bin/python && -f $stamp && $(<"$stamp") == "$fingerprint" ]]; then
+    exit 0
+fi
+begin=$SECONDS
+[[ $(uname -sm) == "Linux x86_64" ]] ||
+    fail "the lock files are for Linux on x86_64, and this is $(uname -sm)."
+
+# step TITLE COMMAND...: runs COMMAND, its output in the log, and shows that time passes.
+step() {
+    local title=$1 from=$SECONDS shown=$SECONDS child
+    shift
+    "$@" >>"$log" 2>&1 &
+    child=$!
+    trap 'kill $child 2>/dev/null; exit 130' INT TERM
+    while kill -0 "$child" 2>/dev/null; do
+        sleep 0.5
+        if [[ -t 1 ]]; then
+            printf '\r\033[Ksetup: %s, %d s' "$title" $((SECONDS - from))
+        elif ((SECONDS - shown >= 10)); then
+            shown=$SECONDS
+            say "$title, $((SECONDS - from)) s"
+        fi
+    done
+    trap - INT TERM
+    [[ ! -t 1 ]] || printf '\r\033[K'
+    if ! wait "$child"; then
+        tail -n 20 "$log" >&2
+        fail "$title failed. The whole output is in $log."
+    fi
+    say "$title: done in $((SECONDS - from)) s"
+}
+
+is_python_311() {
+    [[ $("$1" -c 'import sys; print(sys.version_info[:2] == (3, 11))' 2>/dev/null) == True ]]
+}
+
+find_python() {
+    local candidate
+    for candidate in python3.11 python3; do
+        is_python_311 "$candidate" && command -v "$candidate" && return
+    done
+    fail "Python 3.11 is needed, and python3 is $(python3 --version 2>&1 || true)." \
+        "Install it (Debian, Ubuntu: python3.11, python3.11-venv and python3.11-dev)."
+}
+
+# Prints the Debian packages that this machine lacks.
+missing_packages() {
+    command -v c++ >/dev/null && command -v gcc >/dev/null || echo g++ gcc
+    "$python" -c 'import ensurepip' 2>/dev/null || echo python3.11-venv
+    "$python" -c 'import os, sysconfig as s
+exit(not os.path.exists(s.get_path("include") + "/Python.h"))' || echo python3.11-dev
+    command -v git >/dev/null || echo git
+    command -v bwrap >/dev/null || echo bubblewrap
+}
+
+install_system_packages() {
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -y --no-install-recommends "$@" ||
+        { apt-get update && apt-get install -y --no-install-recommends "$@"; }
+}
+
+install_packages() {
+    local backend=""
+    use_pip_indexes .venv/bin/pip
+    .venv/bin/pip install --no-deps "$(grep '^uv==' "$lock")"
+    [[ $profile == gpu ]] ||
+        backend=$(torch_backend .venv/bin/uv .venv/bin/python "$(grep '^torch==' "$lock")")
+    .venv/bin/uv pip install --python .venv/bin/python --no-deps $backend --requirement "$lock"
+    .venv/bin/pip install --no-deps --no-build-isolation --editable .
+}
+
+# DeepSpeed builds this op on first use, behind a lock file that a killed build leaves behind and
+# that every later run would wait for.
+build_communication_op() {
+    local extensions=${TORCH_EXTENSIONS_DIR:-$HOME/.cache/torch_extensions}
+    [[ ! -d $extensions ]] || find "$extensions" -name lock -mmin +10 -delete
+    DS_ACCELERATOR=cpu PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -c \
+        'from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load()'
+}
+
+# Compiles what the first run would wait for, once in each of its processes.
+first_start() {
+    unset PYTHONDONTWRITEBYTECODE
+    build_communication_op &
+    .venv/bin/python -c 'import deepspeed, hydra, math_verify, ray, transformers, wandb
+import vllm.v1.engine.async_llm, vllm.v1.worker.cpu_worker, vllm.model_executor.models.qwen3'
+    wait $!
+}
+
+python=$(find_python)
+say "$profile profile, $("$python" --version), into .venv"
+if [[ ! -d .venv ]]; then
+    free_gib=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024 / 1024) }')
+    ((free_gib >= disk_gib)) ||
+        fail "the $profile profile needs $disk_gib GiB of disk, and $PWD has $free_gib GiB free."
+elif [[ -f $stamp && $(<"$stamp") != "$profile "* ]] || ! is_python_311 .venv/bin/python; then
+    say "the old .venv is of another profile or Python and is replaced"
+    rm -rf .venv
+fi
+mkdir -p .venv
+: >"$log"
+
+missing=$(missing_packages | xargs)
+if [[ -n $missing && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+    (step "system packages ($missing)" install_system_packages $missing) || true
+fi
+for package in $(missing_packages); do
+    case $package in
+        git) say "warning: there is no git; the run's record will lack the commit." ;;
+        bubblewrap) say "warning: there is no bubblewrap; verifying code will be refused." ;;
+        *) fail "$package is missing: DeepSpeed compiles an op, and .venv needs pip. As root:" \
+            "apt-get install $(missing_packages | xargs) (or your system's packages of them)." ;;
+    esac
+done
+
+[[ -x .venv/bin/pip ]] || step "virtual environment" "$python" -m venv .venv
+step "$(grep -c '==' "$lock") packages" install_packages
+[[ $profile == gpu ]] || step "first start of the engines" first_start
+echo "$fingerprint" >"$stamp"
+say "ready in $((SECONDS - begin)) s. Try: bash launch/quickstart.sh"

@@ -1,0 +1,127 @@
+"""THR's scores from streamed hidden states: exact, without [tokens, vocabulary] or a second copy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlvr.algorithm.aggregation import at_least_float32
+from rlvr.algorithm.credit.base import Features
+from rlvr.algorithm.credit.groups import GroupedResponses
+from rlvr.types import TokenBatch
+
+_ERRORS = 1 << 26  # elements of a chunk of g
+
+
+class StreamedScores:
+    """thr_scores without [T, V] and without holding the hidden states.
+
+    Groups are worked on in waves, as many at a time as their matrices M fit in memory; each
+    wave streams the hidden states twice, for M and for s. The M of a group that is split over
+    ranks is all-reduced; such groups come first, so that every rank meets them in one wave.
+    """
+
+    def __init__(
+        self,
+        batch: TokenBatch,
+        features: Features,
+        groups: GroupedResponses,
+        split: Bool[Tensor, "G"],
+        memory_mib: int,
+    ) -> None:
+        self.features = features
+        self.groups = groups
+        self.split = split
+        self.memory = memory_mib << 20
+        self.target = batch.input_ids[batch.response_index]
+        self.taken: Bool[Tensor, "N"] = groups.both_kinds()
+        self.token_group = torch.where(self.taken, groups.group[groups.response], -1)
+        self.positive = groups.correct[groups.response]
+
+    def thr(self) -> Float[Tensor, "N"]:
+        """THR of every token; 0 where ``taken`` is False. Collective."""
+        ranks = self.groups.ranks
+        score = torch.zeros_like(at_least_float32(self.features.logp))
+        with self.features.policy.head() as head:
+            vocabulary = self._vocabulary(len(head))
+            waves = self._waves(vocabulary, head.shape[1])
+            for k in range(int(ranks.all_reduce(torch.tensor(len(waves)), "max"))):
+                wave = waves[k] if k < len(waves) else []
+                m = {
+                    g: torch.zeros(
+                        (len(vocabulary[g]), head.shape[1]),
+                        dtype=at_least_float32(head[:0]).dtype,
+                        device=head.device,
+                    )
+                    for g in wave
+                }
+                for g, _, error, hidden in self._stream(head, vocabulary, m, positives_only=True):
+                    m[g].addmm_(error.T, hidden)
+                for g in wave:
+                    if self.split[g]:
+                        m[g] = ranks.all_reduce(m[g])
+                for g, n, error, hidden in self._stream(head, vocabulary, m):
+                    score[n] = ((error @ m[g]) * hidden).sum(1).to(score.dtype)
+        return torch.where(self.positive, score, -score)
+
+    def _vocabulary(self, size: int) -> dict[int, Int[Tensor, "v"]]:
+        """V* of this rank's groups and of all split groups: sorted ids. Collective."""
+        pairs = torch.unique((self.token_group * size + self.target)[self.taken])
+        shared = self.groups.ranks.all_gather(pairs[self.split[pairs // size]])
+        pairs = torch.unique(torch.cat([pairs, shared]))
+        numbers, counts = torch.unique_consecutive(pairs // size, return_counts=True)
+        parts = (pairs % size).split(counts.tolist())
+        return dict(zip(numbers.tolist(), parts, strict=True))
+
+    def _waves(self, vocabulary: dict[int, Int[Tensor, "v"]], width: int) -> list[list[int]]:
+        """Groups whose matrices fit in memory together."""
+        split = self.split.tolist()
+        split_first = sorted(vocabulary, key=lambda g: (not split[g], g))
+        waves: list[list[int]] = []
+        room = 0
+        for g in split_first:
+            need = len(vocabulary[g]) * width * 4
+            if need > room or not waves:
+                waves.append([])
+                room = self.memory
+            waves[-1].append(g)
+            room -= need
+        return waves
+
+    def _stream(
+        self,
+        head: Float[Tensor, "V d"],
+        vocabulary: dict[int, Int[Tensor, "v"]],
+        wave: Collection[int],
+        *,
+        positives_only: bool = False,
+    ) -> Iterator[tuple[int, Int[Tensor, "n"], Float[Tensor, "n v"], Float[Tensor, "n d"]]]:
+        """(group, place on the N axis, g on V*, h) of the wave's tokens, a portion at a time."""
+        for n, hidden in self.features.hidden():
+            group = self.token_group[n]
+            if positives_only:
+                group = torch.where(self.positive[n], group, -1)
+            for g in torch.unique(group).tolist():
+                if g not in wave:
+                    continue
+                own = head[vocabulary[g]]
+                for rows in torch.nonzero(group == g)[:, 0].split(max(_ERRORS // len(own), 1)):
+                    h = at_least_float32(hidden[rows])
+                    yield g, n[rows], self._error(h, own, vocabulary[g], n[rows]), h
+
+    def _error(
+        self,
+        hidden: Float[Tensor, "n d"],
+        head: Float[Tensor, "v d"],
+        vocabulary: Int[Tensor, "v"],
+        n: Int[Tensor, "n"],
+    ) -> Float[Tensor, "n v"]:
+        """onehot(y) − p on V*, without renormalising."""
+        logits = hidden @ at_least_float32(head).T / self.features.temperature
+        error = -(logits - self.features.log_normaliser[n].to(logits.dtype)[:, None]).exp()
+        place = torch.searchsorted(vocabulary, self.target[n])
+        error[torch.arange(len(n), device=n.device), place] += 1
+        return error

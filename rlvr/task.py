@@ -1,0 +1,46 @@
+"""A task and its judgement: the values that a verifier's process needs.
+
+They live apart from ``rlvr.types``, which re-exports them, so that a verifier's process starts
+without torch: in tenths of a second and in tens of megabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One task: what the policy reads (``token_ids``) and what the verifier needs."""
+
+    id: str
+    token_ids: Sequence[int]
+    text: str
+    answer: str
+    verifier: str
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Outcome(StrEnum):
+    """What became of a verification. Only the first two are judgements of the answer."""
+
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
+    UNPARSEABLE = "unparseable"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's judgement of one response; ``seconds`` is the verifier's own time."""
+
+    reward: float
+    outcome: Outcome
+    detail: str = ""
+    seconds: float = 0.0
+    components: Mapping[str, float] = field(default_factory=dict)

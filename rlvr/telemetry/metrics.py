@@ -1,0 +1,76 @@
+"""The numbers of a training step, as pure functions of its groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlvr.types import Group, Outcome
+
+
+def rollout_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
+    """Rewards, verdicts, lengths, spread and staleness of a rollout batch.
+
+    Args:
+        groups: the batch, at least one response.
+        version: the policy version that the batch updates.
+    """
+    responses = [r for g in groups for r in g.responses]
+    verdicts = [v for g in groups for v in g.verdicts]
+    reward = np.array([v.reward for v in verdicts])
+    length = np.array([len(r.token_ids) for r in responses])
+    lag = version - np.concatenate([r.policy_version for r in responses])
+    correct = [[v.outcome is Outcome.CORRECT for v in g.verdicts] for g in groups]
+    return {
+        "rollout/reward_mean": float(reward.mean()),
+        "rollout/reward_std": float(reward.std()),
+        "rollout/accuracy": _share(c for group in correct for c in group),
+        "rollout/responses": len(responses),
+        **{f"verifier/{o}": _share(v.outcome is o for v in verdicts) for o in Outcome},
+        "verifier/seconds_mean": float(np.mean([v.seconds for v in verdicts])),
+        "verifier/seconds_max": max(v.seconds for v in verdicts),
+        "length/mean": float(length.mean()),
+        "length/max": int(length.max()),
+        "length/min": int(length.min()),
+        "length/truncated": _share(r.truncated for r in responses),
+        "groups/with_spread": _share(g.has_spread for g in groups),
+        "groups/all_correct": _share(all(c) for c in correct),
+        "groups/all_wrong": _share(not any(c) for c in correct),
+        "staleness/mean": float(lag.mean()),
+        "staleness/max": int(lag.max()),
+    }
+
+
+def throughput(groups: Sequence[Group], timings: Mapping[str, float]) -> dict[str, float]:
+    """Response tokens per second of the whole step; none without ``time/step_s``."""
+    seconds = timings.get("time/step_s", 0.0)
+    tokens = sum(len(r.token_ids) for g in groups for r in g.responses)
+    return {"throughput/tokens_per_second": tokens / seconds} if seconds > 0 else {}
+
+
+def json_clean(row: Mapping[str, Any]) -> dict[str, Any]:
+    """``row`` as JSON can say it: NaN and infinity become None, ``nonfinite`` counts them."""
+    lost = 0
+
+    def clean(value: Any) -> Any:
+        nonlocal lost
+        if hasattr(value, "tolist"):  # numpy and torch
+            value = value.tolist()
+        if isinstance(value, Mapping):
+            return {str(k): clean(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [clean(v) for v in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            lost += 1
+            return None
+        return value
+
+    cleaned = clean(row)
+    return {**cleaned, "nonfinite": lost} if lost else cleaned
+
+
+def _share(flags: Iterable[bool]) -> float:
+    return float(np.mean(list(flags)))

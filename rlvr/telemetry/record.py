@@ -1,0 +1,117 @@
+"""A run read back from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlvr.telemetry.run_folder import RunFolder, RunFolderError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run, finished or not, has written so far."""
+
+    name: str
+    steps: Sequence[Row]  # a row per training step
+    evaluations: Sequence[Row]  # a row per evaluation
+    summary: dict[str, Any] | None  # None: the run has not come to its end
+    planned: int | None  # steps it was to make
+
+    @classmethod
+    def read(cls, path: str | Path) -> RunRecord:
+        """Read the folder ``path``.
+
+        Raises:
+            RunFolderError: it is no run's folder, or a file in it is damaged.
+        """
+        folder = RunFolder(path)
+        if not folder.config.exists() and not folder.metrics.exists():
+            raise RunFolderError(f"{path}: not a run's folder (no config.yaml, no metrics.jsonl).")
+        rows = folder.read_metrics()
+        try:
+            summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else None
+            config = yaml.safe_load(folder.config.read_text()) if folder.config.exists() else {}
+        except (ValueError, yaml.YAMLError) as error:
+            raise RunFolderError(
+                f"{path}: summary.json or config.yaml is damaged: {error}"
+            ) from error
+        return cls(
+            name=str(path).rstrip("/"),
+            steps=[row for row in rows if "rollout/reward_mean" in row],
+            evaluations=[row for row in rows if any(k.startswith("evaluation/") for k in row)],
+            summary=summary,
+            planned=config.get("train", {}).get("steps"),
+        )
+
+    def series(self, metric: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a metric, where it has one."""
+        rows = self.evaluations if metric.startswith("evaluation/") else self.steps
+        # A resumed run may repeat an evaluation; the last word counts.
+        found = {row["step"]: row[metric] for row in rows if row.get(metric) is not None}
+        return list(found), list(found.values())
+
+    def ends(self, metric: str) -> tuple[float, float] | None:
+        """Mean over the first and over the last tenth of the steps (at least 1, at most 10)."""
+        _, values = self.series(metric)
+        if not values:
+            return None
+        n = max(1, min(10, len(values) // 10))
+        return sum(values[:n]) / n, sum(values[-n:]) / n
+
+    @cached_property
+    def before_after(self) -> dict[str, tuple[float, float]]:
+        """Before and after, of every measure of the evaluations.
+
+        From the summary's ``*_before`` and ``*_after`` once it is there, until then the first and
+        the last evaluation.
+        """
+        summary = self.summary or {}
+        pairs = {}
+        for before, first in summary.items():
+            name = before.removesuffix("_before")
+            if before.endswith("_before") and f"{name}_after" in summary:
+                pairs["accuracy" if name == "eval" else name] = (first, summary[f"{name}_after"])
+        if pairs:
+            return pairs
+        metrics = dict.fromkeys(k for row in self.evaluations for k in row if "/" in k)
+        for metric in metrics:
+            _, values = self.series(metric)
+            if values and metric.startswith("evaluation/"):
+                pairs[metric.removeprefix("evaluation/")] = (values[0], values[-1])
+        return pairs
+
+    @property
+    def seconds(self) -> float:
+        """Training time: the summary's, until then the sum over steps."""
+        return float(
+            (self.summary or {}).get("train_seconds") or sum(self.series("time/step_s")[1])
+        )
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The summary's, until then response tokens over the time of all steps."""
+        if told := (self.summary or {}).get("tokens_per_second"):
+            return float(told)
+        rows = [r for r in self.steps if r.get("throughput/tokens_per_second") is not None]
+        spent = sum(r["time/step_s"] for r in rows)
+        tokens = sum(r["throughput/tokens_per_second"] * r["time/step_s"] for r in rows)
+        return tokens / spent if spent else None
+
+    @cached_property
+    def stages(self) -> dict[str, float]:
+        """Mean seconds of each stage a step."""
+        names = dict.fromkeys(k for row in self.steps for k in row if k.startswith("time/"))
+        return {
+            name.removeprefix("time/").removesuffix("_s"): sum(self.series(name)[1])
+            / len(self.steps)
+            for name in names
+        }

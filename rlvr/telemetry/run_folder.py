@@ -1,0 +1,126 @@
+"""The folder of a run: what lies where, and how it is written so that a kill leaves it whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class RunFolderError(Exception):
+    """The folder cannot take this run, or a file in it cannot be read."""
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Every file but ``metrics.jsonl`` is written whole or not at all; that one grows by a line,
+    and a line cut off by a kill is left out when it is read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Name the folder, without touching it; see ``create`` and ``open``."""
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.json"
+        self.checkpoints = self.path / "checkpoints"
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunFolder:
+        """A folder for a new run.
+
+        Raises:
+            RunFolderError: another run's results are there already.
+        """
+        folder = cls.open(path)
+        if folder.metrics.exists() or any(folder.checkpoints.iterdir()):
+            raise RunFolderError(
+                f"train.output_dir={path} already holds a run. Choose another folder, or continue "
+                "that run with train.resume=auto."
+            )
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """The folder of a run that may have begun before."""
+        folder = cls(path)
+        try:
+            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"train.output_dir={path} cannot be created: {error.strerror or error}."
+            ) from error
+        return folder
+
+    def responses(self, step: int) -> Path:
+        """Where the responses of a training step lie."""
+        return self.path / "responses" / f"step_{step:06d}.parquet"
+
+    def evaluation(self, step: int, name: str) -> Path:
+        """Where the responses of an evaluation lie."""
+        return self.path / "evaluation" / name / f"step_{step:06d}.parquet"
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add a line to ``metrics.jsonl``; ``row`` holds what JSON can say."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(_line(row))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl`` so far.
+
+        Raises:
+            RunFolderError: a line other than a last, unfinished one is no JSON object.
+        """
+        if not self.metrics.exists():
+            return []
+        *lines, _unfinished = self.metrics.read_text(encoding="utf-8").split("\n")
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise RunFolderError(
+                    f"{self.metrics}, line {number}: not JSON ({error}). Repair or delete the line."
+                ) from error
+        return rows
+
+    def rewind(self, step: int) -> None:
+        """Forget what lies after ``step``, so that a resumed run records each step once."""
+        self.summary.unlink(missing_ok=True)
+        if self.metrics.exists():
+            kept = [row for row in self.read_metrics() if row["step"] <= step]
+            write_text(self.metrics, "".join(_line(row) for row in kept))
+        for pattern in ("responses/step_*.parquet", "evaluation/*/step_*.parquet"):
+            for file in self.path.glob(pattern):
+                if (found := re.search(r"step_(\d+)", file.name)) and int(found[1]) > step:
+                    file.unlink()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of ``path`` at the end of the block.
+
+    If the block fails, ``path`` stays what it was and the temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"

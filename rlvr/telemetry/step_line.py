@@ -1,0 +1,69 @@
+"""The one line that a training step prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rlvr.telemetry import figures
+
+# In the order of the line: metric, how it reads, and how soon it is left out of a narrow
+# terminal (0: never).
+_PARTS = (
+    ("rollout/reward_mean", "reward {:5.3f}", 0),
+    ("rollout/accuracy", "acc {:5.1%}", 0),
+    ("length/mean", "len {:5.1f}", 0),
+    ("groups/with_spread", "spread {:4.0%}", 0),
+    ("update/loss", "loss {:7.4f}", 3),
+    ("update/entropy", "entropy {:5.3f}", 1),
+    ("update/grad_norm", "grad {:5.2f}", 4),
+    ("mismatch/kl", "mismatch {:7.1e}", 2),
+    ("nonfinite", "nonfinite {}", 0),
+)
+_STAGES_GO = 5
+
+
+def step_line(
+    step: int,
+    total: int,
+    row: Mapping[str, float],
+    *,
+    width: int = 0,
+    eta_s: float | None = None,
+) -> str:
+    """The line of a step, in columns that stay in place from step to step.
+
+    Args:
+        step: the step that is done, of ``total``.
+        row: its metrics; those that the line shows may be missing.
+        width: columns of the terminal, the least important parts are left out; 0: no limit.
+        eta_s: seconds that the rest of the run will take, shown if given.
+    """
+    digits = len(str(total))
+    parts = [(f"step {step:{digits}d}/{total}", 0)]
+    parts += [(text.format(row[name]), rank) for name, text, rank in _PARTS if name in row]
+    if "time/step_s" in row:
+        parts.append((figures.seconds(row["time/step_s"]), 0))
+    if stages := stage_times(row):
+        parts.append((f"({stages})", _STAGES_GO))
+    if "throughput/tokens_per_second" in row:
+        parts.append((f"{figures.compact(row['throughput/tokens_per_second'])} tok/s", 0))
+    if eta_s is not None:
+        parts.append((f"eta {figures.duration(eta_s)}", 0))
+    while width and _length(parts) > width and any(rank for _, rank in parts):
+        parts.remove(max(parts, key=lambda part: part[1]))
+    return "  ".join(text for text, _ in parts)
+
+
+def stage_times(row: Mapping[str, float]) -> str:
+    """``rollout 0.51 learn 0.48``: the stages that take at least a hundredth of the step."""
+    least = row.get("time/step_s", 0.0) / 100
+    stages = {
+        name.removeprefix("time/").removesuffix("_s"): value
+        for name, value in row.items()
+        if name.startswith("time/") and name != "time/step_s" and value >= least
+    }
+    return " ".join(f"{name} {value:.2f}" for name, value in stages.items())
+
+
+def _length(parts: list[tuple[str, int]]) -> int:
+    return sum(len(text) + 2 for text, _ in parts) - 2

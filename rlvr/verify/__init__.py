@@ -1,0 +1,1 @@
+"""From a response's text to a verdict: verifiers, and the pool that runs them safely."""

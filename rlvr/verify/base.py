@@ -1,0 +1,90 @@
+"""What a verifier is, and how one is found by name.
+
+A verifier is one module with a class that has ``verify``; a row of the data set names it::
+
+    class Parity:
+        def verify(self, prompt: Prompt, response_text: str) -> Verdict: ...
+
+    VERIFIER = Parity
+
+The name is a built-in one, one that an installed package registers in the entry-point group
+``rlvr.verifier``, or the dotted path of a module.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from rlvr.config import ConfigError, nearest
+from rlvr.task import Outcome, Prompt, Verdict
+
+BUILT_IN = {
+    "exact": "rlvr.verify.exact",
+    "math": "rlvr.verify.math",
+}
+
+
+class Verifier(Protocol):
+    """Judges one response.
+
+    ``verify`` runs in a process of its own, which is killed when it overruns its time or memory;
+    so it needs no time-out, and must use no signal. ``prompt.token_ids`` is empty there. What it
+    raises becomes the outcome ``error``. The same text must always get the same verdict.
+    """
+
+    def verify(self, prompt: Prompt, response_text: str) -> Verdict:
+        """The verdict on ``response_text``."""
+        ...
+
+
+def module_of(name: str) -> str:
+    """The module that defines the verifier called ``name``; it is not imported.
+
+    Raises ConfigError with the nearest name if there is none.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    registered = {point.name: point.module for point in entry_points(group="rlvr.verifier")}
+    if name in registered:
+        return registered[name]
+    if "." in name:
+        try:
+            if find_spec(name) is not None:
+                return name
+        except ModuleNotFoundError:
+            pass
+        raise ConfigError(
+            f"verifier '{name}': no such module. A name with a dot is a Python module; is it "
+            f"installed or on PYTHONPATH?"
+        )
+    valid = [*BUILT_IN, *registered]
+    raise ConfigError(f"verifier '{name}': no such verifier. {nearest(name, valid)}")
+
+
+def load(name: str) -> Verifier:
+    """An instance of the verifier called ``name``. Imports its module."""
+    module = importlib.import_module(module_of(name))
+    verifier: Any = getattr(module, "VERIFIER", None)
+    if isinstance(verifier, type):
+        verifier = verifier()
+    if not callable(getattr(verifier, "verify", None)):
+        raise ConfigError(
+            f"verifier '{name}': module '{module.__name__}' does not set VERIFIER to a class (or "
+            f"an object) that has verify(prompt, response_text)."
+        )
+    loaded: Verifier = verifier
+    return loaded
+
+
+def judged(correct: bool, detail: str = "") -> Verdict:
+    """The verdict on an answer that was found and compared: reward 1 or 0."""
+    outcome = Outcome.CORRECT if correct else Outcome.INCORRECT
+    return Verdict(float(correct), outcome, detail)
+
+
+def unparseable(detail: str) -> Verdict:
+    """The verdict on a response without an answer that can be read: reward 0."""
+    return Verdict(0.0, Outcome.UNPARSEABLE, detail)

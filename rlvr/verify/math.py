@@ -1,0 +1,146 @@
+r"""``math``: the final answer means the same as the gold answer.
+
+Numbers are compared exactly, collections element by element, words as words, and all other
+formulas by math-verify. The decisions in doubtful cases are listed in this folder's README.
+"""
+
+from __future__ import annotations
+
+from rlvr.task import Prompt, Verdict
+from rlvr.verify import latex
+from rlvr.verify.answer import NoAnswer, final_answer
+from rlvr.verify.base import judged, unparseable
+from rlvr.verify.number import Number, read_number
+from rlvr.verify.symbolic import MAX_CHARACTERS, NotParsed, same
+
+_MAX_ELEMENTS = 64  # of a collection that is compared element by element
+
+
+def verify_math(gold: str, prediction: str) -> Verdict:
+    r"""Judge the final answer of a response.
+
+    Args:
+        gold: the right answer, in LaTeX or plain text, with or without ``\boxed``.
+        prediction: the whole response; its last box or ``Answer:`` line is what counts.
+
+    Nothing here limits the time: hostile text must be judged in a process that can be killed.
+    """
+    try:
+        answer = final_answer(prediction)
+    except NoAnswer as reason:
+        return unparseable(str(reason))
+    if "\\boxed" in gold:
+        gold = final_answer(gold)
+    shown = answer[:200]
+    if answer == gold:
+        return judged(True, shown)
+    if len(answer) > max(MAX_CHARACTERS, 2 * len(gold)):
+        return unparseable(f"an answer of {len(answer)} characters")
+    try:
+        return judged(_equal(gold, answer), shown)
+    except NotParsed as reason:
+        return unparseable(f"{shown} ({reason})")
+
+
+class Math:
+    """``verify_math`` as a verifier."""
+
+    def verify(self, prompt: Prompt, response_text: str) -> Verdict:
+        """Compare the final answer of ``response_text`` with ``prompt.answer``."""
+        return verify_math(prompt.answer, response_text)
+
+
+def _equal(gold: str, answer: str) -> bool:
+    """Whether two answers mean the same; raises NotParsed if ``answer`` means nothing."""
+    gold, gold_percent = latex.tidy(gold)
+    answer, percent = latex.tidy(answer)
+    if gold == answer:
+        return True
+    gold, answer, renamed = _without_names(gold, answer)
+    if renamed or gold == answer:
+        return not renamed
+
+    gold_number, number = read_number(gold), read_number(answer)
+    if gold_number and number:
+        if _equal_numbers(gold_number, number, gold_percent, percent):
+            return True
+        if not (gold_number.grouped or number.grouped):
+            return False
+    if (numerals := _equal_numerals(gold, answer)) is not None:
+        return numerals
+    if (words := _equal_words(gold, answer)) is not None:
+        return words
+    if (parts := _equal_parts(gold, answer)) is not None:
+        return parts
+    return same(gold, answer)
+
+
+def _without_names(gold: str, answer: str) -> tuple[str, str, bool]:
+    """Drop ``x =`` on both sides, or where the other side is no relation.
+
+    The third value says that the two name different things.
+    """
+    gold_name, gold_value = latex.split_name(gold)
+    name, value = latex.split_name(answer)
+    if latex.has_relation(gold_value) or latex.has_relation(value):
+        return gold, answer, False
+    if gold_name and name:
+        return gold_value, value, gold_name != name
+    return gold_value, value, False
+
+
+def _equal_numbers(gold: Number, number: Number, gold_percent: bool, percent: bool) -> bool:
+    """Numbers; where one side has a percent sign, the other may have applied it or left it out."""
+    if number.equals(gold):
+        return True
+    if gold_percent and not percent:
+        return number.equals(gold.percent())
+    if percent and not gold_percent:
+        return number.percent().equals(gold)
+    return False
+
+
+def _equal_numerals(gold: str, answer: str) -> bool | None:
+    """Numerals with a base; None if neither side has one. A base left out is the gold's."""
+    gold_numeral, numeral = latex.numeral(gold), latex.numeral(answer)
+    if gold_numeral and numeral:
+        return gold_numeral == numeral
+    if gold_numeral:
+        return gold_numeral[0] == answer
+    return numeral[0] == gold if numeral else None
+
+
+def _equal_words(gold: str, answer: str) -> bool | None:
+    """Words; None if neither side is made of words."""
+    if (word := latex.word(gold)) is not None:
+        return word == latex.bare_word(answer)
+    if (word := latex.word(answer)) is not None:
+        return word == latex.bare_word(gold)
+    return None
+
+
+def _equal_parts(gold: str, answer: str) -> bool | None:
+    """Collections, element by element; None unless both are collections of alike kinds."""
+    gold_parts, parts = latex.split(gold), latex.split(answer)
+    if gold_parts is None or parts is None:
+        return None
+    theirs, ours = gold_parts.elements, list(parts.elements)
+    if gold_parts.ordered and parts.ordered:
+        if gold_parts.kind != parts.kind or len(theirs) != len(ours):
+            return False
+    elif gold_parts.kind != parts.kind or len(theirs) != len(ours):
+        return None  # (1, 2) may stand for 1, 2; a set may repeat an element
+    if len(ours) > _MAX_ELEMENTS:
+        raise NotParsed(f"more than {_MAX_ELEMENTS} elements")
+    names = {latex.split_name(element)[0] for element in theirs}
+    if gold_parts.ordered or len(names) > 1:  # x = 1, y = 2 is not x = 2, y = 1
+        return all(_equal(g, a) for g, a in zip(theirs, ours, strict=True))
+    for element in theirs:
+        found = next((a for a in ours if _equal(element, a)), None)
+        if found is None:
+            return False
+        ours.remove(found)
+    return True
+
+
+VERIFIER = Math
