@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import ray
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
@@ -74,7 +75,11 @@ def stop_token_ids(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> lis
 
 
 def run(config: RunConfig) -> None:
-    """``train`` from synchronous code; Ray and every process of the run are gone afterwards."""
+    """``train`` from synchronous code; Ray and every process of the run are gone afterwards.
+
+    SIGTERM ends a run as Ctrl-C does.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asyncio.run(train(config))
     finally:

@@ -154,7 +154,9 @@ def word(text: str) -> str | None:
 def bare_word(text: str) -> str | None:
     r"""``text`` as words, with ``\text`` and brackets or without; None if it is a formula."""
     found = _WORD.fullmatch(text)
-    return " ".join(found.group(1).split()).casefold() if found else None
+    if found is None:
+        return None
+    return " ".join(found.group(1).replace(",", " , ").split()).casefold()
 
 
 def numeral(text: str) -> tuple[str, str] | None:

@@ -13,6 +13,15 @@ from rlvr.verify.base import judged, unparseable
 from rlvr.verify.number import Number, read_number
 from rlvr.verify.symbolic import MAX_CHARACTERS, NotParsed, same
 
+_WARM_UP = (
+    (r"\frac{\sqrt{3}}{2} + 2\pi", r"\frac{3 + 2x^2}{\sqrt{13}}"),
+    (r"\left(3, \frac{\pi}{2}\right]", "[-2x, 7)"),
+    (r"(-\infty, 2) \cup (3, \infty)", "x < 2"),
+    (r"\begin{pmatrix} 1 & -2 \\ \frac13 & 0 \end{pmatrix}", r"\{1, 2x\}"),
+    ("y = 2x + 3", "3x - 7y + 4 = 0"),
+    (r"\log_2 (x+1) - e^{-x}", r"6 \sin x \cos^2 x"),
+    (r"0.5x", "1+2i"),
+)
 _MAX_ELEMENTS = 64  # of a collection that is compared element by element
 
 
@@ -43,7 +52,15 @@ def verify_math(gold: str, prediction: str) -> Verdict:
 
 
 class Math:
-    """``verify_math`` as a verifier."""
+    """``verify_math`` as a verifier.
+
+    A new one reads some formulas of every kind first: the parser learns its tables as it goes,
+    and its first formulas take it a hundred times as long as the later ones.
+    """
+
+    def __init__(self) -> None:
+        for gold, answer in _WARM_UP:
+            _equal(gold, answer)
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
         """Compare the final answer of ``response_text`` with ``prompt.answer``."""

@@ -24,10 +24,10 @@ from rlvr.verify.number import close
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-outs are off
 
-MAX_CHARACTERS = 2000
-MAX_DEPTH = 40  # of brackets
+MAX_CHARACTERS = 1000  # parsing takes up to a second at that length
+MAX_DEPTH = 16  # of brackets; each level costs the parser more than the one before
 MAX_DIGITS = 10_000.0  # of any number that comparing may have to write out
-MAX_TERMS = 10_000  # of a sum or product with explicit bounds
+MAX_TERMS = 1000  # of a sum or product with explicit bounds
 
 _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
@@ -95,7 +95,7 @@ def _read(text: str, imaginary: bool) -> Expression | str:
         return "not a formula"
     try:
         _digits(expression)
-    except _TooLarge:
+    except (_TooLarge, RecursionError):
         return "too large to evaluate"
     if imaginary and isinstance(expression, Basic):
         unit = [s for s in expression.free_symbols if str(s) == "i"]
@@ -155,7 +155,7 @@ def _large_arguments(text: str) -> bool:
 
 
 def _digits(expression: object) -> float:
-    """An upper bound of the decimal digits before the point of ``expression`` and its parts.
+    """An upper bound of the decimal digits that evaluating ``expression`` has to write out.
 
     Raises _TooLarge above MAX_DIGITS. Symbols and constants count as small numbers.
     """
@@ -163,11 +163,8 @@ def _digits(expression: object) -> float:
         return max((_digits(e) for e in expression), default=0.0)  # a matrix, a list of cases
     if not isinstance(expression, Basic):
         return 0.0
-    if isinstance(expression, sympy.Integer):
-        return expression.p.bit_length() * math.log10(2)
     if isinstance(expression, sympy.Rational):
-        larger = max(abs(expression.p), expression.q)
-        return larger.bit_length() * math.log10(2)
+        return math.log10(max(abs(expression.p), expression.q))
     if isinstance(expression, Float):
         return abs(float(sympy.log(abs(expression), 10))) if expression else 0.0
     parts = [_digits(part) for part in expression.args]
@@ -175,25 +172,29 @@ def _digits(expression: object) -> float:
     if isinstance(expression, sympy.Mul | sympy.MatMul):
         digits = sum(parts)
     elif isinstance(expression, sympy.Pow | sympy.MatPow):
-        base, exponent = parts
-        digits = max(base, 1.0) * _value(exponent)
+        exponent = _value(expression.args[1], parts[1])
+        if exponent > MAX_DIGITS:  # of a variable, too: its degree
+            raise _TooLarge
+        digits = parts[0] * exponent
     elif isinstance(expression, sympy.exp):
-        digits = _value(parts[0])
+        digits = _value(expression.args[0], parts[0])
     elif isinstance(expression, sympy.factorial | sympy.factorial2 | sympy.gamma):
-        digits = _value(parts[0]) * max(parts[0], 1.0)
+        digits = _value(expression.args[0], parts[0]) * max(parts[0], 1.0)
     elif isinstance(expression, sympy.Sum | sympy.Product):
         terms = _terms(expression)
         if terms > MAX_TERMS:
             raise _TooLarge
         if isinstance(expression, sympy.Product):
-            digits *= max(terms, 1.0)
+            digits *= terms
     if digits > MAX_DIGITS:
         raise _TooLarge
     return digits
 
 
-def _value(digits: float) -> float:
-    """The largest number with that many digits; at most a little over MAX_DIGITS."""
+def _value(expression: Basic, digits: float) -> float:
+    """An upper bound of the absolute value of ``expression``, cut off above MAX_DIGITS."""
+    if isinstance(expression, sympy.Rational):
+        return abs(expression.p) / expression.q if digits < 9.0 else 1e9
     return 10.0 ** min(digits, 9.0)
 
 

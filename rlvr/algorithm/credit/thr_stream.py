@@ -1,4 +1,4 @@
-"""THR's scores from streamed hidden states: exact, without [tokens, vocabulary] or a second copy."""
+"""THR's scores from streamed hidden states: exact, and nothing is [tokens, vocabulary]."""
 
 from __future__ import annotations
 

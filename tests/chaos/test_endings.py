@@ -1,0 +1,128 @@
+"""However a run ends, it ends soon, says why, and leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Run:
+    """A real training run as a child process, far from its end."""
+
+    def __init__(self, model: str, folder: Path, *overrides: str) -> None:
+        rows = [
+            {"id": str(i), "problem": f"w{i} w{i + 1}", "answer": "w5", "source": "words"}
+            for i in range(3, 60)
+        ]
+        data = folder / "train.jsonl"
+        data.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        self.log = folder / "log"
+        arguments = [
+            f"model.path={model}",
+            "model.dtype=float32",
+            f"data.train=[{data}]",
+            "data.template=none",
+            "data.max_prompt_tokens=16",
+            "data.verifier=exact",
+            "train.steps=100000",
+            "train.prompts_per_step=4",
+            "rollout.group_size=4",
+            "rollout.max_response_tokens=16",
+            "learner.ranks=2",
+            "learner.zero_stage=2",
+            "telemetry.wandb=disabled",
+            f"train.output_dir={folder / 'run'}",
+            *overrides,
+        ]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rlvr.train", *arguments],
+            cwd=ROOT,
+            stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # its own Ray, and signals that reach it alone
+            env={**os.environ, "RAY_ADDRESS": ""},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+    def wait_for_step(self, step: int) -> None:
+        for _ in range(1200):
+            if re.search(rf"step +{step}/", self.log.read_text()):
+                return
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            time.sleep(0.1)
+        raise AssertionError(self.log.read_text()[-3000:])
+
+    def descendants(self) -> list[psutil.Process]:
+        """Every process of the run, by its session as Ray's workers outlive their parents."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [p for p in children if p.is_running()]
+
+    def end(self, timeout_s: float) -> str:
+        self.process.wait(timeout_s)
+        return self.log.read_text()
+
+
+def gone(processes: list[psutil.Process], within_s: float = 5.0) -> list[psutil.Process]:
+    _, alive = psutil.wait_procs(processes, timeout=within_s)
+    return [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture
+def run(tiny_model, tmp_path):
+    started = []
+
+    def start(*overrides: str) -> Run:
+        started.append(Run(tiny_model(True), tmp_path, *overrides))
+        return started[-1]
+
+    yield start
+    for r in started:
+        for p in [*r.descendants(), r.process] if r.process.poll() is None else []:
+            p.kill()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_in_ten_seconds(run, signal_number):
+    r = run()
+    r.wait_for_step(2)
+    processes = r.descendants()
+    assert len(processes) > 4
+    started = time.monotonic()
+    os.kill(r.process.pid, signal_number)
+    output = r.end(timeout_s=10)
+    assert time.monotonic() - started < 10
+    assert r.process.returncode != 0
+    assert "Interrupted" in output and "Traceback" not in output
+    assert not gone(processes)
+
+
+@pytest.mark.parametrize("actor", ["LearnerWorker", "RolloutWorker"])
+def test_a_killed_worker_ends_the_run_and_is_named(run, actor):
+    r = run()
+    r.wait_for_step(2)
+    processes = r.descendants()
+    victims = [p for p in processes if actor in " ".join(p.cmdline())]
+    victims[0].kill()
+    output = r.end(timeout_s=30)
+    assert r.process.returncode != 0
+    assert ("learner" if actor == "LearnerWorker" else "rollout worker 0") in output
+    assert "died" in output.lower()
+    assert not gone(processes)
+
+
+def test_a_worker_that_raises_ends_the_run_with_its_own_traceback(run):
+    r = run("objective=grpo", "learner.tokens_per_micro_batch=1000", "credit=tests.chaos.broken_credit")
+    output = r.end(timeout_s=120)
+    assert r.process.returncode != 0
+    assert "broken_credit.py" in output and "the credit method of this test is broken" in output
