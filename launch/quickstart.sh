@@ -13,8 +13,7 @@ finished() {
 
 echo "== 1/3 set-up"
 bash launch/setup.sh
-export PATH="$PWD/.venv/bin:$PATH"
-unset PYTHONDONTWRITEBYTECODE # without bytecode every worker process starts twice as slowly
+source launch/environment.sh
 finished "set-up"
 
 echo "== 2/3 a small base model, warmed up on worked arithmetic"

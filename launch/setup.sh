@@ -25,7 +25,7 @@ esac
 lock=launch/lock/$profile.txt
 stamp=.venv/rlvr-setup
 log=.venv/setup.log
-fingerprint="$profile $PWD $(cat "$lock" pyproject.toml launch/setup.sh | sha256sum)"
+fingerprint="$profile $PWD $(cat "$lock" pyproject.toml launch/setup.sh launch/environment.sh | sha256sum)"
 if [[ -x .venv/bin/python && -f $stamp && $(<"$stamp") == "$fingerprint" ]]; then
     exit 0
 fi
@@ -41,7 +41,7 @@ step() {
     child=$!
     trap 'kill $child 2>/dev/null; exit 130' INT TERM
     while kill -0 "$child" 2>/dev/null; do
-        sleep 0.5
+        sleep 0.2
         if [[ -t 1 ]]; then
             printf '\r\033[Ksetup: %s, %d s' "$title" $((SECONDS - from))
         elif ((SECONDS - shown >= 10)); then
@@ -97,20 +97,14 @@ install_packages() {
     .venv/bin/pip install --no-deps --no-build-isolation --editable .
 }
 
-# DeepSpeed builds this op on first use, behind a lock file that a killed build leaves behind and
-# that every later run would wait for.
-build_communication_op() {
-    local extensions=${TORCH_EXTENSIONS_DIR:-$HOME/.cache/torch_extensions}
-    [[ ! -d $extensions ]] || find "$extensions" -name lock -mmin +10 -delete
-    DS_ACCELERATOR=cpu PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -c \
-        'from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load()'
-}
-
 # Compiles what the first run would wait for, once in each of its processes.
 first_start() {
-    unset PYTHONDONTWRITEBYTECODE
-    build_communication_op &
-    .venv/bin/python -c 'import deepspeed, hydra, math_verify, ray, transformers, wandb
+    source launch/environment.sh
+    # A build that was killed leaves a lock file behind that every later one waits for.
+    rm -f "$TORCH_EXTENSIONS_DIR/deepspeed_shm_comm/lock"
+    DS_ACCELERATOR=cpu python -c \
+        'from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load()' &
+    python -c 'import deepspeed, hydra, math_verify, ray, transformers, wandb
 import vllm.v1.engine.async_llm, vllm.v1.worker.cpu_worker, vllm.model_executor.models.qwen3'
     wait $!
 }

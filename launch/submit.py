@@ -32,6 +32,7 @@ STOP_SETTINGS = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "3
 
 CONNECT_TIMEOUT_S = 10
 SILENCE_TIMEOUT_S = 300  # a log this quiet is asked for again: the connection may be dead
+RECONNECT_S = 1
 LOST_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
 
@@ -179,7 +180,7 @@ async def follow(client: JobSubmissionClient, job_id: str) -> None:
             raise SubmitError(
                 f"the cluster has not answered for {LOST_TIMEOUT_S} s ({lost}). The job may go on."
             )
-        await asyncio.sleep(1)
+        await asyncio.sleep(RECONNECT_S)
 
 
 def exit_code(client: JobSubmissionClient, job_id: str) -> int:

@@ -4,13 +4,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh
-export PATH="$PWD/.venv/bin:$PATH"
+source launch/environment.sh
 
 # Nothing is asked of the network or of a cluster that runs already, and nothing is reported.
 export HF_HUB_OFFLINE=1 WANDB_MODE=offline
 export RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
 export TOKENIZERS_PARALLELISM=false
 unset RAY_ADDRESS
-unset PYTHONDONTWRITEBYTECODE # without bytecode every worker process starts twice as slowly
 
 exec python -m pytest -ra --durations=15 "$@"

@@ -16,9 +16,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-
-class ConfigError(Exception):
-    """The configuration asks for something unknown or impossible."""
+from rlvr.errors import ConfigError as ConfigError
 
 
 @dataclass

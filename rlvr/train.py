@@ -6,9 +6,9 @@ import logging
 import sys
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from rlvr.config import ConfigError
+from rlvr.errors import ConfigError, RunError
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
 from rlvr.loop.run import run
 from rlvr.loop.shape import check
@@ -24,6 +24,18 @@ def train(node: DictConfig) -> None:
         sys.exit(f"\nThis configuration cannot run:\n{error}\n")
     except KeyboardInterrupt:
         sys.exit("\nInterrupted.")
+    except Exception as error:
+        known = [e for e in _causes(error) if isinstance(e, RunError | ConfigError)]
+        if not known:
+            raise
+        sys.exit(f"\nThe run has failed:\n{known[0]}\n")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The single errors inside of exception groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for e in error.exceptions for leaf in _causes(e)]
+    return [error]
 
 
 def main() -> None:

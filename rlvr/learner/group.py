@@ -11,13 +11,14 @@ import ray
 from ray.actor import ActorHandle
 
 from rlvr.config import RunConfig
+from rlvr.errors import RunError
 from rlvr.learner.batching import rank_batches
 from rlvr.learner.metrics import Pair, means
 from rlvr.learner.worker import LearnerWorker
 from rlvr.types import Group
 
 
-class LearnerError(Exception):
+class LearnerError(RunError):
     """A learner rank failed or died; the text carries the rank's own traceback."""
 
 

@@ -119,7 +119,8 @@ class LearnerRank:
         if self.objective.coupled:
             self._couple_responses(members, totals)
         active = members[self._active()[members]]
-        for micro, n in self._portions(active, self.config.learner.tokens_per_micro_batch):
+        budget = self.config.learner.tokens_per_micro_batch
+        for micro, n in self._portions(active, budget, at_least=1):
             (logp, entropy, _), _ = self.engine(micro)
             if n is None:
                 loss = logp.sum() * 0.0
@@ -218,12 +219,16 @@ class LearnerRank:
         )
 
     def _portions(
-        self, sequences: Int[Tensor, "s"], budget: int
+        self, sequences: Int[Tensor, "s"], budget: int, at_least: int = 0
     ) -> Iterator[tuple[TokenBatch, Int[Tensor, "n"] | None]]:
-        """Sub-batches of ``sequences`` with their place on the N axis; idle ones have None."""
+        """Sub-batches of ``sequences`` with their place on the N axis; idle ones have None.
+
+        ``at_least`` one: DeepSpeed cannot step without a backward, even where no sequence of a
+        mini-batch has a gradient.
+        """
         lengths = self.batch.sequence_length[sequences].cpu()
         own: Sequence[Tensor] = micro_batches(lengths, budget) if len(sequences) else []
-        for k in range(self.ranks.max_count(len(own))):
+        for k in range(self.ranks.max_count(max(len(own), at_least))):
             if k < len(own):
                 yield self.batch.select(sequences[own[k].to(self.device)])
             else:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from rlvr.config import RunConfig
 from rlvr.learner.group import LearnerGroup
@@ -33,6 +36,9 @@ async def start_actors(
     """Start the actors, all kinds at once, and leave none behind."""
     with Phase("starting Ray"):
         connect(config)
+    # Ray takes SIGTERM for itself when it connects; here it shall end a run as Ctrl-C does.
+    interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, interrupt)
     placement = await reserve(config)
     gpu = config.cluster.gpus > 0
     backend = config.weights.backend

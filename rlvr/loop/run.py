@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 
 import ray
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
@@ -75,11 +74,7 @@ def stop_token_ids(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> lis
 
 
 def run(config: RunConfig) -> None:
-    """``train`` from synchronous code; Ray and every process of the run are gone afterwards.
-
-    SIGTERM ends a run as Ctrl-C does.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """``train`` from synchronous code; Ray and every process of the run are gone afterwards."""
     try:
         asyncio.run(train(config))
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from rlvr.errors import RunError
 from rlvr.config import ModelConfig, RolloutConfig
 from rlvr.rollout.request import Request
 from rlvr.rollout.worker import RolloutWorker
@@ -21,7 +22,7 @@ Sampled = list[tuple[Request, Response]]
 _POLL_S = 5.0  # how long a worker may hold an unanswered ``collect``
 
 
-class RolloutError(Exception):
+class RolloutError(RunError):
     """A rollout worker failed, died or stopped; the text carries the worker's own words."""
 
 

@@ -17,7 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Verdict
@@ -34,7 +34,12 @@ from rlvr.verify.worker import (
 WINDOW = 8  # tasks that wait in a worker's own socket, so that it never waits for its owner
 _START_S = 120.0  # for a nursery to import the verifiers
 _ANSWER_S = 30.0  # for a nursery to fork or reap
+_GRACE_S = 0.05
 _ATTEMPTS = 2  # before a task whose worker dies is given up
+
+# Why a worker ended, beside what it says itself (RETIRED, OUT_OF_MEMORY).
+OVERRAN = "overran"
+DIED = "died"
 
 
 class VerifierError(Exception):
@@ -126,57 +131,34 @@ class Nursery:
         return reply
 
 
-class Batch:
-    """Tasks that arrived together; ``done`` when each has an encoded verdict."""
-
-    def __init__(self, size: int) -> None:
-        self.verdicts: list[bytes] = [b""] * size
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._missing = size
-
-    def settle(self, index: int, verdict: bytes) -> None:
-        """Fill in one verdict."""
-        self.verdicts[index] = verdict
-        self._missing -= 1
-        if not self._missing and not self.done.done():
-            self.done.set_result(None)
-
-
 @dataclass(slots=True)
 class Task:
     """One response to verify, and how often a worker has died of it."""
 
+    id: int
     payload: bytes
-    batch: Batch
-    index: int
     deaths: int = 0
-
-    def settle(self, verdict: bytes) -> None:
-        """Deliver the verdict."""
-        self.batch.settle(self.index, verdict)
 
 
 class Worker(asyncio.Protocol):
     """One worker process: the tasks in its window, and the clock of the first of them."""
 
-    def __init__(self, pid: int, timeout_s: float, ended: Callable[[Worker, str], None]) -> None:
+    def __init__(self, pid: int, timeout_s: float, owner: Fleet) -> None:
         self.pid = pid
         self.tasks: deque[Task] = deque()
         self.answered = 0
         self.open = True
         self._timeout_s = timeout_s
-        self._ended = ended
+        self._owner = owner
         self._frames = Frames()
         self._transport: asyncio.Transport
         self._loop = asyncio.get_running_loop()
         self._since = 0.0  # when the first task of the window began, seen from here
         self._alarm: asyncio.TimerHandle | None = None
-        self.on_room: Callable[[], None] = lambda: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of asyncio.Protocol."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def give(self, tasks: Sequence[Task]) -> None:
         """Put tasks into the window."""
@@ -193,15 +175,15 @@ class Worker(asyncio.Protocol):
             if answer[:1] == b'"':
                 self._end(json.loads(answer))
                 return
-            self.tasks.popleft().settle(answer)
+            self._owner.settle(self.tasks.popleft(), answer)
             self.answered += 1
-        self._since = self._loop.time()
+            self._since = self._loop.time()
         if len(self.tasks) <= WINDOW // 2:
-            self.on_room()
+            self._owner.feed()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Part of asyncio.Protocol: the process is gone, or ``close`` was called."""
-        self._end("died")
+        self._end(DIED)
 
     def close(self) -> None:
         """Stop listening."""
@@ -210,42 +192,48 @@ class Worker(asyncio.Protocol):
             self._alarm.cancel()
         self._transport.abort()
 
-    def _check_time(self) -> None:
+    def _check_time(self, suspected: int = -1) -> None:
+        """Kill at the first task's time limit, unless its verdict is on its way."""
         self._alarm = None
         if not self.tasks:
             return
         left = self._since + self._timeout_s - self._loop.time()
-        if left > 0:
-            self._alarm = self._loop.call_later(left, self._check_time)
+        if left <= 0 and suspected == self.answered:
+            self._end(OVERRAN)
+        elif left <= 0:  # a busy loop may see the clock before it sees the verdict
+            self._alarm = self._loop.call_later(_GRACE_S, self._check_time, self.answered)
         else:
-            self._end("overran")
+            self._alarm = self._loop.call_later(left, self._check_time)
 
     def _end(self, how: str) -> None:
         if self.open:
             self.close()
-            self._ended(self, how)
+            self._owner.worker_ended(self, how)
 
 
 class Fleet:
-    """``config.processes`` workers and the queue in front of them."""
+    """``config.processes`` workers and the queue in front of them.
 
-    def __init__(self, config: VerifierConfig, verifiers: Sequence[str]) -> None:
+    ``deliver`` is called with a task's id and its encoded verdict, in the order of completion.
+    ``failed`` is set when the nursery is lost and nothing can be verified any more.
+    """
+
+    def __init__(
+        self,
+        config: VerifierConfig,
+        verifiers: Sequence[str],
+        deliver: Callable[[int, bytes], None],
+    ) -> None:
         self._config = config
-        self._limits = Limits(config.timeout_s, config.memory_mib, config.recycle_after)
-        self._verifiers = verifiers
-        self._nursery = Nursery(self._limits, verifiers)
+        limits = Limits(config.timeout_s, config.memory_mib, config.recycle_after)
+        self._nursery = Nursery(limits, verifiers)
+        self._deliver = deliver
         self._workers: list[Worker] = []
         self._queue: deque[Task] = deque()
         self._replacing: set[asyncio.Task[None]] = set()
-        self._idle_deaths = 0
-        self._failure: VerifierError | None = None
-        self._answered = 0
+        self._idle_deaths = 0  # one after the other
+        self.failed: VerifierError | None = None
         self.replaced = 0
-
-    @property
-    def answered(self) -> int:
-        """Verdicts given so far."""
-        return self._answered + sum(w.answered for w in self._workers)
 
     @property
     def pids(self) -> list[int]:
@@ -254,20 +242,51 @@ class Fleet:
 
     async def start(self) -> None:
         """Start the nursery and the workers."""
-        await self._nursery.start()
-        for _ in range(self._config.processes):
-            await self._add_worker()
+        try:
+            await self._nursery.start()
+            for _ in range(self._config.processes):
+                await self._add_worker()
+        except BaseException:
+            await self.close()
+            raise
 
-    async def verify(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """An encoded verdict for each pickled ``(Prompt, text)``, in order."""
-        if self._failure is not None:
-            raise self._failure
-        batch = Batch(len(payloads))
-        self._queue.extend(Task(p, batch, i) for i, p in enumerate(payloads))
-        self._feed()
-        if payloads:
-            await batch.done
-        return batch.verdicts
+    def submit(self, task_id: int, payload: bytes) -> None:
+        """Queue a pickled ``(Prompt, text)``; ``feed`` sets the workers on it."""
+        self._queue.append(Task(task_id, payload))
+
+    def feed(self) -> None:
+        """Fill the workers' windows from the queue, the emptiest first."""
+        if not self._queue:
+            return
+        given: dict[int, list[Task]] = {}
+        room = {w.pid: WINDOW - len(w.tasks) for w in self._workers}
+        for _ in range(min(len(self._queue), sum(room.values()))):
+            pid = max(room, key=room.__getitem__)
+            room[pid] -= 1
+            given.setdefault(pid, []).append(self._queue.popleft())
+        for worker in self._workers:
+            if worker.pid in given:
+                worker.give(given[worker.pid])
+
+    def settle(self, task: Task, verdict: bytes) -> None:
+        """Deliver a verdict."""
+        self._deliver(task.id, verdict)
+
+    def worker_ended(self, worker: Worker, how: str) -> None:
+        """Pass its tasks on, but for the one at which it ended, and replace it."""
+        self._workers.remove(worker)
+        self._idle_deaths = 0 if worker.answered or worker.tasks else self._idle_deaths + 1
+        lost = None
+        if how != RETIRED and worker.tasks:
+            task = worker.tasks[0]
+            task.deaths += 1
+            if how == OVERRAN or task.deaths == _ATTEMPTS:
+                lost = worker.tasks.popleft()
+        self._queue.extendleft(reversed(worker.tasks))
+        replacing = asyncio.get_running_loop().create_task(self._replace(worker.pid, how, lost))
+        self._replacing.add(replacing)
+        replacing.add_done_callback(self._replacing.discard)
+        self.feed()
 
     async def close(self) -> None:
         """End every process."""
@@ -280,78 +299,37 @@ class Fleet:
 
     async def _add_worker(self) -> None:
         pid, stream = await self._nursery.fork()
-        worker = Worker(pid, self._config.timeout_s, self._worker_ended)
-        worker.on_room = self._feed
-        await asyncio.get_running_loop().create_connection(lambda: worker, sock=stream)
+        worker = Worker(pid, self._config.timeout_s, self)
+        await asyncio.get_running_loop().create_unix_connection(lambda: worker, sock=stream)
         self._workers.append(worker)
-        self._feed()
+        self.feed()
 
-    def _feed(self) -> None:
-        """Fill the windows from the queue, the emptiest first."""
-        given: dict[int, list[Task]] = {}
-        workers = [w for w in self._workers if w.open]
-        room = {w.pid: WINDOW - len(w.tasks) for w in workers}
-        for _ in range(min(len(self._queue), sum(room.values()))):
-            pid = max(room, key=room.__getitem__)
-            room[pid] -= 1
-            given.setdefault(pid, []).append(self._queue.popleft())
-        for worker in workers:
-            if worker.pid in given:
-                worker.give(given[worker.pid])
-
-    def _worker_ended(self, worker: Worker, how: str) -> None:
-        self._workers.remove(worker)
-        self._answered += worker.answered
-        self._idle_deaths = 0 if worker.answered or worker.tasks else self._idle_deaths + 1
-        replacing = asyncio.get_running_loop().create_task(self._replace(worker, how))
-        self._replacing.add(replacing)
-        replacing.add_done_callback(self._replacing.discard)
-
-    async def _replace(self, worker: Worker, how: str) -> None:
-        """Settle or requeue what the worker leaves behind, and put another in its place."""
+    async def _replace(self, pid: int, how: str, lost: Task | None) -> None:
         try:
-            status = await self._nursery.kill(worker.pid)
-            self._settle_first(worker, how, status)
-            self._queue.extendleft(reversed(worker.tasks))
-            self.replaced += 1
+            status = await self._nursery.kill(pid)
+            if lost is not None:
+                self.settle(lost, encode(self._verdict_on_end(how, status)))
             # One that dies before its first task would otherwise be forked in a busy loop.
             await asyncio.sleep(min(5.0, 0.1 * self._idle_deaths))
             await self._add_worker()
+            self.replaced += 1
         except VerifierError as error:
-            self._fail(error)
+            self.failed = error
+        except Exception as error:
+            self.failed = VerifierError(f"cannot replace a verifier process: {error!r}")
+            raise
 
-    def _settle_first(self, worker: Worker, how: str, status: int) -> None:
-        """Judge the task at which the worker ended, if that was the task's own doing."""
-        if how == RETIRED or not worker.tasks:
-            return
-        task = worker.tasks[0]
-        limit = self._config.timeout_s
-        if how == "overran":
-            worker.tasks.popleft()
-            detail = f"no verdict within verifier.timeout_s={limit:g}"
-            task.settle(encode(Verdict(0.0, Outcome.TIMEOUT, detail, limit)))
-            self._answered += 1
-            return
-        task.deaths += 1
-        if task.deaths < _ATTEMPTS:
-            return
-        worker.tasks.popleft()
+    def _verdict_on_end(self, how: str, status: int) -> Verdict:
+        """The verdict on the task at which a worker ended."""
+        config = self._config
+        if how == OVERRAN:
+            detail = f"no verdict within verifier.timeout_s={config.timeout_s:g}"
+            return Verdict(0.0, Outcome.TIMEOUT, detail, config.timeout_s)
         if how == OUT_OF_MEMORY:
-            detail = f"out of memory (verifier.memory_mib={self._config.memory_mib}), twice"
+            detail = f"out of memory, twice (verifier.memory_mib={config.memory_mib})"
         else:
-            detail = f"the verifier's process died of it twice ({_cause(status)})"
-        task.settle(encode(Verdict(0.0, Outcome.ERROR, detail)))
-        self._answered += 1
-
-    def _fail(self, error: VerifierError) -> None:
-        """Without a nursery nothing goes on: tell everybody who waits."""
-        self._failure = error
-        waiting = list(self._queue)
-        for worker in self._workers:
-            waiting += worker.tasks
-        for task in waiting:
-            if not task.batch.done.done():
-                task.batch.done.set_exception(error)
+            detail = f"the verifier's process died of it, twice ({_cause(status)})"
+        return Verdict(0.0, Outcome.ERROR, detail)
 
 
 def _cause(status: int) -> str:

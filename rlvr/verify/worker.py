@@ -194,6 +194,8 @@ def _nurse(owner: socket.socket, verifiers: dict[str, Verifier], limits: Limits)
                 pid = request["kill"]
                 children.discard(pid)
                 owner.send(json.dumps({"status": _kill(pid)}).encode())
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the owner went away
     finally:
         for pid in children:
             _kill(pid)

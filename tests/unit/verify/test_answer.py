@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlvr.verify.answer import NoAnswer, final_answer
+
+FOUND = [
+    (r"so \boxed{5}", "5"),
+    (r"so \boxed {5}", "5"),
+    (r"\fbox{5}", "5"),
+    (r"\boxed{1} then \boxed{2}", "2"),
+    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+    (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+    (r"\boxed{\boxed{5}}", "{5}"),
+    (r"\boxed{x + \boxed{5}}", "x + {5}"),
+    (r"\boxed{3 oops \boxed{5}", "5"),
+    (r"{ stray \boxed{5} }} {", "5"),
+    (r"\boxed{5} or Answer: 6", "5"),
+    ("Answer: 5", "5"),
+    ("Answer: 5\nAnswer: 6\nthank you", "6"),
+    ("**Final Answer:** 42", "42"),
+    ("The answer is: $x$", "$x$"),
+    ("ANSWER: \n\n 7 \n", "7"),
+    ("> Answer: 1/2", "1/2"),
+]
+MISSING = [
+    ("", "no "),
+    ("the answer is 5", "no "),
+    (r"\boxed5", "no "),
+    (r"\boxedfoo{5}", "no "),
+    (r"\boxed{5", "never closed"),
+    (r"\boxed{5} no, \boxed{6", "never closed"),
+    (r"\boxed{}", "empty"),
+    (r"\boxed{ }", "empty"),
+    (r"\boxed{5} wait \boxed{}", "empty"),
+    ("Answer:", "empty"),
+]
+
+
+@pytest.mark.parametrize(("text", "answer"), FOUND)
+def test_finds_the_last_commitment(text: str, answer: str) -> None:
+    assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(("text", "reason"), MISSING)
+def test_says_why_there_is_none(text: str, reason: str) -> None:
+    with pytest.raises(NoAnswer, match=reason):
+        final_answer(text)
+
+
+balanced = st.recursive(
+    st.text(alphabet=r"ab1 +^_", min_size=1, max_size=5),
+    lambda inner: st.tuples(inner, inner).map(lambda p: f"{p[0]}{{{p[1]}}}"),
+)
+
+
+@given(before=balanced, content=balanced, after=balanced)
+def test_any_balanced_content_comes_back(before: str, content: str, after: str) -> None:
+    text = f"{before} \\boxed{{{before}}} {before} \\boxed{{{content}}} {after}"
+    if content.strip():
+        assert final_answer(text) == content.strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" * 1_000_000,
+        "\\boxed{" * 150_000,
+        "\\boxed{" + "{" * 500_000 + "}" * 500_000 + "}",
+        ("\\boxed" + " " * 10) * 60_000,
+        "\\" * 1_000_000,
+        "\n" * 1_000_000,
+        "Answer:\n" * 120_000,
+        "answer" + " " * 1_000_000 + ":",
+        " " * 1_000_000 + "Answer: 5",
+    ],
+    ids=lambda text: text[:8].encode("unicode_escape").decode(),
+)
+def test_a_megabyte_takes_linear_time(text: str) -> None:
+    start = time.process_time()
+    try:
+        final_answer(text)
+    except NoAnswer:
+        pass
+    assert time.process_time() - start < 10  # quadratic time would be hours
