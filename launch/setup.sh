@@ -25,7 +25,8 @@ esac
 lock=launch/lock/$profile.txt
 stamp=.venv/rlvr-setup
 log=.venv/setup.log
-fingerprint="$profile $PWD $(cat "$lock" pyproject.toml launch/setup.sh launch/environment.sh | sha256sum)"
+inputs=("$lock" pyproject.toml launch/setup.sh launch/environment.sh)
+fingerprint="$profile $PWD $(cat "${inputs[@]}" | sha256sum)"
 if [[ -x .venv/bin/python && -f $stamp && $(<"$stamp") == "$fingerprint" ]]; then
     exit 0
 fi
@@ -37,9 +38,11 @@ begin=$SECONDS
 step() {
     local title=$1 from=$SECONDS shown=$SECONDS child
     shift
+    set -m # a process group of its own, so that an interrupt reaches all of it
     "$@" >>"$log" 2>&1 &
     child=$!
-    trap 'kill $child 2>/dev/null; exit 130' INT TERM
+    set +m
+    trap 'kill -- "-$child"; exit 130' INT TERM
     while kill -0 "$child" 2>/dev/null; do
         sleep 0.2
         if [[ -t 1 ]]; then
@@ -111,13 +114,15 @@ import vllm.v1.engine.async_llm, vllm.v1.worker.cpu_worker, vllm.model_executor.
 
 python=$(find_python)
 say "$profile profile, $("$python" --version), into .venv"
-if [[ ! -d .venv ]]; then
+if [[ -f $stamp && $(<"$stamp") != "$profile $PWD "* ]] ||
+    { [[ -e .venv/bin ]] && ! is_python_311 .venv/bin/python; }; then
+    say "the old .venv is of another profile, folder or Python, and is replaced"
+    rm -rf .venv
+fi
+if [[ ! -e .venv/bin ]]; then
     free_gib=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024 / 1024) }')
     ((free_gib >= disk_gib)) ||
         fail "the $profile profile needs $disk_gib GiB of disk, and $PWD has $free_gib GiB free."
-elif [[ -f $stamp && $(<"$stamp") != "$profile "* ]] || ! is_python_311 .venv/bin/python; then
-    say "the old .venv is of another profile or Python and is replaced"
-    rm -rf .venv
 fi
 mkdir -p .venv
 : >"$log"

@@ -210,9 +210,9 @@ def typed(config_class: type, node: DictConfig | dict[str, Any], where: str) -> 
     Raises ConfigError naming the key under ``where`` and the nearest valid one.
     """
     valid = [f.name for f in fields(config_class)]
-    for key in node:
-        if str(key) not in valid:
-            raise ConfigError(f"{where}.{key}: no such key. {nearest(str(key), valid)}")
+    for key in map(str, node):
+        if key not in valid:
+            raise ConfigError(f"{where}.{key}: no such key. {nearest(key, valid)}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(config_class), node)
         return OmegaConf.to_object(merged)
@@ -225,12 +225,12 @@ def unknown_keys(node: DictConfig, schema: type = RunConfig, where: str = "") ->
     """Every key of ``node`` that ``schema`` lacks, each as a sentence with the nearest one."""
     valid = {f.name: f for f in fields(schema)}
     problems = []
-    for key in node:
-        path = f"{where}.{key}" if where else str(key)
+    for key in map(str, node):
+        path = f"{where}.{key}" if where else key
         if key not in valid:
-            problems.append(f"{path}: no such key. {nearest(str(key), list(valid))}")
+            problems.append(f"{path}: no such key. {nearest(key, list(valid))}")
             continue
-        default = valid[str(key)].default_factory
+        default = valid[key].default_factory
         if isinstance(default, type) and is_dataclass(default):
             problems += unknown_keys(node[key], default, path)
     return problems

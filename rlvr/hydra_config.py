@@ -19,11 +19,12 @@ from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.correction import CORRECTIONS
 from rlvr.algorithm.credit import CREDITS
 from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.algorithm.registry import Registry
 from rlvr.config import ClusterConfig, ConfigError, RunConfig, nearest
 
 CONFIG_PATH = str(Path(__file__).parent.parent / "conf")
 
-_METHODS = {
+_METHODS: dict[str, Registry[Any]] = {
     "advantage": ADVANTAGES,
     "objective": OBJECTIVES,
     "credit": CREDITS,
@@ -109,4 +110,6 @@ def _explain(config_name: str, error: Exception, overrides: list[Override]) -> s
                 if valid and part not in valid:
                     return f"{override.key_or_group}: no such key. {nearest(part, valid)}"
                 node = None if not valid or OmegaConf.is_missing(node, part) else node[part]
-    return " ".join(line for line in [str(error).splitlines()[0], str(error.__cause__ or "")] if line)
+    return " ".join(
+        line for line in [str(error).splitlines()[0], str(error.__cause__ or "")] if line
+    )

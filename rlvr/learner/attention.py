@@ -52,7 +52,7 @@ def _varlen(
     """torch's variable-length flash attention (forward and backward)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    return varlen_attn(
+    out = varlen_attn(
         query.transpose(0, 1),
         key.transpose(0, 1),
         value.transpose(0, 1),
@@ -64,6 +64,8 @@ def _varlen(
         window_size=(window - 1 if window else -1, 0),
         enable_gqa=query.shape[0] != key.shape[0],
     )
+    assert isinstance(out, Tensor)  # no auxiliary output was asked for
+    return out
 
 
 def _padded(

@@ -64,9 +64,7 @@ def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
     return deepspeed.zero.GatheredParameters(shards) if shards else nullcontext()
 
 
-def _optimizer(
-    parameters: Iterable[nn.Parameter], learner: LearnerConfig
-) -> torch.optim.Optimizer:
+def _optimizer(parameters: Iterable[nn.Parameter], learner: LearnerConfig) -> torch.optim.Optimizer:
     weights = [p for p in parameters if p.requires_grad]
     if learner.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=learner.lr, weight_decay=learner.weight_decay)

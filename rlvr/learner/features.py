@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlvr.algorithm.credit import FrozenPolicy
 from rlvr.config import ConfigError
 from rlvr.learner.engine import gathered
 from rlvr.learner.policy import Policy
@@ -32,7 +33,7 @@ class ScoringFeatures:
     def __init__(
         self,
         batch: TokenBatch,
-        policy: FrozenPolicy,
+        policy: LentPolicy,
         temperature: float,
         *,
         store: str,
@@ -40,7 +41,7 @@ class ScoringFeatures:
     ) -> None:
         n, device = batch.num_response_tokens, batch.input_ids.device
         self.batch = batch
-        self.policy = policy
+        self.policy: FrozenPolicy = policy
         self.temperature = temperature
         self.logp: Float[Tensor, "N"] = torch.zeros(n, device=device)
         self.entropy: Float[Tensor, "N"] = torch.zeros(n, device=device)
@@ -80,7 +81,7 @@ class ScoringFeatures:
             yield n, rows.to(n.device, non_blocking=True)
 
 
-class FrozenPolicy:
+class LentPolicy:
     """The old policy, lent to credit methods that need its head or its forward pass."""
 
     def __init__(self, policy: Policy, pad_token_id: int) -> None:
@@ -105,7 +106,7 @@ class FrozenPolicy:
         return self._policy.hidden(batch, embeddings)
 
 
-def choose_store(asked: str, batch: TokenBatch, policy: FrozenPolicy) -> str:
+def choose_store(asked: str, batch: TokenBatch, policy: LentPolicy) -> str:
     """Resolve ``learner.features: auto`` from the memory at hand: device, host, recompute."""
     if asked != "auto":
         if asked not in ("device", "host", "recompute"):

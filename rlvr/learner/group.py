@@ -33,7 +33,7 @@ class LearnerGroup:
         self, config: RunConfig, pad_token_id: int, options: Sequence[dict[str, Any]]
     ) -> None:
         self._config = config
-        actor_class = ray.remote(LearnerWorker)
+        actor_class: Any = ray.remote(LearnerWorker)
         self.ranks: list[ActorHandle] = [
             actor_class.options(**o).remote(config, rank, pad_token_id)
             for rank, o in enumerate(options)

@@ -9,7 +9,7 @@ written exactly once, with no accumulation in low precision.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -101,7 +101,7 @@ class LogProbHead(nn.Module):
         super().__init__()
         if getattr(linear, "bias", None) is not None:
             raise ValueError("the model's lm_head has a bias, which is not supported")
-        self.weight = linear.weight
+        self.weight = cast(nn.Parameter, linear.weight)
         self.temperature = temperature
         self.chunk_elements = logits_mib * 2**20 // 4
 

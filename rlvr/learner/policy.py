@@ -51,7 +51,7 @@ class Policy(nn.Module):
     def hidden(
         self, batch: TokenBatch, embeddings: Float[Tensor, "T d"] | None = None
     ) -> Float[Tensor, "T d"]:
-        """States after the final norm, of the batch's tokens or of ``embeddings`` in their place."""
+        """States after the final norm, from the tokens or from ``embeddings`` in their place."""
         source: dict[str, Tensor]
         if embeddings is None:
             source = {"input_ids": batch.input_ids[None]}

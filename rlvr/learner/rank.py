@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -12,12 +13,12 @@ from torch import Tensor
 from rlvr.algorithm.aggregation import token_mean
 from rlvr.algorithm.correction import CORRECTIONS
 from rlvr.algorithm.credit import CREDITS, Needs
-from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective
 from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
 from rlvr.learner.collectives import DistributedRanks
 from rlvr.learner.engine import start_engine
-from rlvr.learner.features import FrozenPolicy, ScoringFeatures, choose_store
+from rlvr.learner.features import LentPolicy, ScoringFeatures, choose_store
 from rlvr.learner.metrics import MetricSums
 from rlvr.learner.policy import load_policy
 from rlvr.types import TokenBatch, Totals
@@ -40,7 +41,7 @@ class LearnerRank:
         self.correction = CORRECTIONS.build(config.correction, "correction")
         temperature = config.rollout.temperature
         self.policy = load_policy(config.model, config.learner, temperature, device)
-        self.frozen = FrozenPolicy(self.policy, pad_token_id)
+        self.frozen = LentPolicy(self.policy, pad_token_id)
         self.engine = start_engine(self.policy, config.learner, config.model)
         self.steps = 0  # optimizer steps taken
         self.moved = False  # whether a step has been taken on the current batch
@@ -85,6 +86,7 @@ class LearnerRank:
             if n is not None:
                 self.features.keep(n, statistics, hidden)
         scored = self.features.scored
+        assert batch.logp_old is not None
         batch.logp_old[scored] = self.features.logp[scored]
         return {"score/tokens": (float(scored.sum()), 1.0 / self.ranks.size)}
 
@@ -171,7 +173,7 @@ class LearnerRank:
 
         Until the policy has moved away from the old one every score is 0 and costs no forward.
         """
-        batch = self.batch
+        batch, objective = self.batch, cast(CoupledObjective, self.objective)
         columns = [batch.response_id, torch.zeros_like(batch.reward), batch.reward, batch.group_id]
         rows = [torch.stack([c[members].double() for c in columns], 1)]
         if self.moved:
@@ -181,14 +183,12 @@ class LearnerRank:
                 for micro, n in self._portions(members, budget):
                     (logp, _, _), _ = self.engine(micro)
                     if n is not None:
-                        score = self.objective.score(logp, micro, self.coefficients[n])
+                        score = objective.score(logp, micro, self.coefficients[n])
                         columns = [micro.response_id, score, micro.reward, micro.group_id]
                         rows.append(torch.stack([c.double() for c in columns], 1))
         table = self.ranks.all_gather(torch.cat(rows))
         table = table[torch.argsort(table[:, 0])]
-        weights = self.objective.response_weights(
-            table[:, 1], table[:, 2], table[:, 3].long(), totals
-        )
+        weights = objective.response_weights(table[:, 1], table[:, 2], table[:, 3].long(), totals)
         place = torch.searchsorted(table[:, 0].contiguous(), batch.response_id[members].double())
         response_weight = torch.zeros_like(batch.reward)
         response_weight[members] = weights[place].to(response_weight.dtype)

@@ -30,9 +30,7 @@ class Actors:
 
 
 @asynccontextmanager
-async def start_actors(
-    config: RunConfig, pad_token_id: int
-) -> AsyncIterator[Actors]:
+async def start_actors(config: RunConfig, pad_token_id: int) -> AsyncIterator[Actors]:
     """Start the actors, all kinds at once, and leave none behind."""
     with Phase("starting Ray"):
         connect(config)

@@ -36,8 +36,7 @@ class Evaluation:
             temperature=config.evaluation.temperature,
             top_p=config.evaluation.top_p,
             top_k=0,
-            max_tokens=config.evaluation.max_response_tokens
-            or config.rollout.max_response_tokens,
+            max_tokens=config.evaluation.max_response_tokens or config.rollout.max_response_tokens,
             stop_token_ids=tuple(stop_token_ids),
         )
 

@@ -98,9 +98,7 @@ class GroupSource:
         a prompt has been drawn in this step: its next samples take the next seeds.
         """
         drawn = Counter() if drawn is None else drawn
-        places = {
-            f"{tag}:{p}:{i}": (p, i) for p in range(len(prompts)) for i in range(samples)
-        }
+        places = {f"{tag}:{p}:{i}": (p, i) for p in range(len(prompts)) for i in range(samples)}
         first = []
         for prompt in prompts:
             first.append(drawn[prompt.id] * samples)
@@ -159,7 +157,9 @@ class GroupSource:
                 drawn=drawn,
             )
             keep = [
-                i for i, g in enumerate(new) if g.has_spread or not self._config.train.dynamic_sampling
+                i
+                for i, g in enumerate(new)
+                if g.has_spread or not self._config.train.dynamic_sampling
             ]
             discarded += len(new) - len(keep)
             groups += [new[i] for i in keep]

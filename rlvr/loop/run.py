@@ -35,9 +35,7 @@ async def train(config: RunConfig) -> None:
         async with start_actors(config, int(tokenizer.pad_token_id or 0)) as actors:
             stops = stop_token_ids(config, tokenizer)
             stream = PromptStream(train_set.prompts, config.train.seed, config.data.shuffle)
-            groups = GroupSource(
-                config, stream, actors.rollout, actors.verifiers, tokenizer, stops
-            )
+            groups = GroupSource(config, stream, actors.rollout, actors.verifiers, tokenizer, stops)
             eval_prompts = held_out.prompts if held_out else []
             evaluation = Evaluation(config, eval_prompts, groups, telemetry, stops)
             state = RunState(config, stream, actors.learners)
@@ -55,9 +53,7 @@ def load_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of ``model.tokenizer``, by default the model's own."""
     path = config.model.tokenizer or config.model.path
     try:
-        return AutoTokenizer.from_pretrained(
-            path, trust_remote_code=config.model.trust_remote_code
-        )
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.tokenizer: cannot load '{path}': {error}") from error
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.compatibility import compatible
@@ -91,9 +92,7 @@ def check(config: RunConfig) -> RunConfig:
 
 def longest_sequence(config: RunConfig) -> int:
     """Tokens of the longest prompt and response that the run allows."""
-    response = max(
-        config.rollout.max_response_tokens, config.evaluation.max_response_tokens or 0
-    )
+    response = max(config.rollout.max_response_tokens, config.evaluation.max_response_tokens or 0)
     return config.data.max_prompt_tokens + response
 
 
@@ -103,8 +102,8 @@ def learner_threads(config: RunConfig) -> int:
 
 
 def rollout_threads(config: RunConfig) -> int:
-    """torch threads of a rollout worker on a CPU; sampling and learning mostly alternate."""
-    return config.cluster.torch_threads or max(1, _cores() // (config.rollout.workers or 1))
+    """torch threads of a rollout worker on a CPU: one share of the cores is the driver's."""
+    return config.cluster.torch_threads or max(1, _cores() // ((config.rollout.workers or 1) + 1))
 
 
 def _cores() -> int:
@@ -132,9 +131,7 @@ def _values(config: RunConfig) -> list[str]:
             "responses of a group are equal and there is nothing to learn from"
         )
     if not 1 <= config.rollout.tensor_parallel <= 8:
-        problems.append(
-            f"rollout.tensor_parallel={config.rollout.tensor_parallel}: must be 1 to 8"
-        )
+        problems.append(f"rollout.tensor_parallel={config.rollout.tensor_parallel}: must be 1 to 8")
     return problems
 
 
@@ -240,6 +237,6 @@ def _files(config: RunConfig) -> list[str]:
     return problems
 
 
-def _get(config: RunConfig, key: str) -> object:
+def _get(config: RunConfig, key: str) -> Any:
     group, name = key.split(".")
     return getattr(getattr(config, group), name)

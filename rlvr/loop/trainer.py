@@ -84,9 +84,7 @@ class Trainer:
         self.tokens += sum(len(r.token_ids) for g in batch.groups for r in g.responses)
         metrics["groups/discarded"] = batch.discarded
         texts = [text for group in batch.texts for text in group]
-        await self.telemetry.step(
-            batch.step + 1, batch.groups, advantages, texts, metrics, timings
-        )
+        await self.telemetry.step(batch.step + 1, batch.groups, advantages, texts, metrics, timings)
 
     def summary(self) -> dict[str, float | int]:
         """What the run came to."""

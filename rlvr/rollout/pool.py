@@ -11,8 +11,8 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from rlvr.errors import RunError
 from rlvr.config import ModelConfig, RolloutConfig
+from rlvr.errors import RunError
 from rlvr.rollout.request import Request
 from rlvr.rollout.worker import RolloutWorker
 from rlvr.types import Response
@@ -71,7 +71,7 @@ class RolloutPool:
 
     async def start(self) -> None:
         """Create the workers and wait for their engines."""
-        actor_class = ray.remote(RolloutWorker)
+        actor_class: Any = ray.remote(RolloutWorker)
         self._workers = [
             _Worker(f"rollout worker {i}", actor_class.options(**o).remote(*self._arguments))
             for i, o in enumerate(self._options)
@@ -103,7 +103,7 @@ class RolloutPool:
 
     @asynccontextmanager
     async def memory_lent(self) -> AsyncIterator[None]:
-        """Colocated with the learner, the engines sleep inside of this; elsewhere nothing happens."""
+        """Colocated with the learner, the engines sleep inside of this; else nothing happens."""
         if not self._colocated:
             yield
             return

@@ -18,7 +18,7 @@ from rlvr.weights.source import ShardedWeightSource
 class ListeningClient:
     """vLLM's ``VLLMWeightSyncClient`` without an engine behind it: keeps what it is told."""
 
-    updates: list[dict[str, Any]] = field(default_factory=list)
+    updates: list[Any] = field(default_factory=list)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """The driver initialises the engines."""
@@ -26,7 +26,7 @@ class ListeningClient:
     def start_weight_update(self) -> None:
         """The driver starts the update."""
 
-    def update_weights(self, update_info: dict[str, Any]) -> None:
+    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Keep the update for the driver to deliver."""
         self.updates.append(update_info)
 
@@ -52,7 +52,7 @@ class NcclSender:
         self._engine = NCCLTrainerWeightTransferEngine.trainer_init(
             NCCLTrainerInitInfo(address, port, world_size, rank=rank),
             client=self._client,
-            source=source,
+            source=_as_vllm(source),
         )
 
     def announce(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class IpcSender:
         self._client = ListeningClient()
         self._source = source
         self._engine = IPCTrainerWeightTransferEngine.trainer_init(
-            IPCTrainerInitInfo(rank=rank), client=self._client, source=source
+            IPCTrainerInitInfo(rank=rank), client=self._client, source=_as_vllm(source)
         )
         self._kept: Any = None  # what the handles point at, until the engines have read it
 
@@ -107,3 +107,8 @@ class IpcSender:
     def release(self) -> None:
         """Free the exported copies."""
         self._kept = None
+
+
+def _as_vllm(source: ShardedWeightSource) -> Any:
+    """vLLM reads ``metadata()`` and iterates; it does not ask for its own base class."""
+    return source

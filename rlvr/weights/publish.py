@@ -57,11 +57,11 @@ class WeightPublisher:
             info = engine_init_info(self._backend, options, 1 + i * self._gpus_per_engine)
             meeting.append(self._bounded(engine.init_weight_transfer.remote(info), _engine(i)))
         for i, rank in enumerate(self._learners):
-            opened = rank.open_sender.remote(self._backend, options)
+            opened: Any = rank.open_sender.remote(self._backend, options)
             meeting.append(self._bounded(opened, f"learner rank {i}"))
         await self._all(meeting)
         if self._backend == "nccl":
-            called = self._learners[0].announce_weights.remote()
+            called: Any = self._learners[0].announce_weights.remote()
             self._announced = await self._bounded(called, "learner 0")
 
     async def publish(self, version: int) -> None:
@@ -77,8 +77,8 @@ class WeightPublisher:
                 info, *_ = await self._all(sending)
                 await self._all(self._receiving(info, version))
         finally:
-            released = [rank.release_weights.remote() for rank in self._learners]
-            await asyncio.wait([asyncio.ensure_future(_await(r)) for r in released], timeout=5.0)
+            released = [_await(rank.release_weights.remote()) for rank in self._learners]
+            await asyncio.wait([asyncio.ensure_future(r) for r in released], timeout=5.0)
 
     def _receiving(self, info: dict[str, Any], version: int) -> list[Awaitable[Any]]:
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,12 +87,14 @@ class SharedMemoryWeightTransferEngine(
 
         def named() -> Iterator[tuple[str, Tensor]]:
             nonlocal at
-            for at, tensor in weights:
-                yield at, tensor
+            for name, tensor in weights:
+                at = name
+                yield name, tensor
 
-        initialize_layerwise_reload(self.model)
+        model: Any = self.model
+        initialize_layerwise_reload(model)
         try:
-            self.model.load_weights(named())
+            model.load_weights(named())
             finalize_layerwise_reload(self.model, self.model_config)
             self._repack_tied_head()
         except Exception as error:
@@ -118,5 +121,5 @@ class SharedMemoryWeightTransferEngine(
     def _in_use(self) -> Iterator[tuple[str, Tensor]]:
         if self._current is not None:
             return iter(self._current)
-        loader = get_model_loader(self.vllm_config.load_config)
+        loader: Any = get_model_loader(self.vllm_config.load_config)
         return iter(loader.get_all_weights(self.model_config, self.model))

@@ -122,7 +122,9 @@ def test_a_killed_worker_ends_the_run_and_is_named(run, actor):
 
 
 def test_a_worker_that_raises_ends_the_run_with_its_own_traceback(run):
-    r = run("objective=grpo", "learner.tokens_per_micro_batch=1000", "credit=tests.chaos.broken_credit")
+    r = run(
+        "objective=grpo", "learner.tokens_per_micro_batch=1000", "credit=tests.chaos.broken_credit"
+    )
     output = r.end(timeout_s=120)
     assert r.process.returncode != 0
     assert "broken_credit.py" in output and "the credit method of this test is broken" in output

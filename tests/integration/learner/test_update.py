@@ -72,9 +72,7 @@ def literal(folder: str, objective: str, groups: list[Group], advantages: np.nda
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     for _ in range(epochs):
         for first in range(0, GROUPS, PER_MINI_BATCH):
-            chosen = [
-                (g, i) for g in range(first, first + PER_MINI_BATCH) for i in range(SIZE)
-            ]
+            chosen = [(g, i) for g in range(first, first + PER_MINI_BATCH) for i in range(SIZE)]
             total = 0.0
             tokens = sum(len(groups[g].responses[i].token_ids) for g, i in chosen)
             for g, i in chosen:

@@ -64,7 +64,9 @@ class Bench:
         sampling = Sampling(temperature, 1.0, 0, 24, (1,))
         prompts = [Prompt(str(p), [5 + p, 9, 11 + p], "", "", "exact") for p in range(4)]
         requests = [
-            Request(f"{self.calls}:{p}:{i}", prompt.token_ids, sample_seed(0, str(p), 0, i), sampling)
+            Request(
+                f"{self.calls}:{p}:{i}", prompt.token_ids, sample_seed(0, str(p), 0, i), sampling
+            )
             for p, prompt in enumerate(prompts)
             for i in range(4)
         ]
@@ -216,7 +218,9 @@ def test_a_shape_that_does_not_fit_is_named_and_undone(bench, learners):
 
 def test_an_engine_that_raises_is_heard_at_once(bench, learners):
     b = bench(True)
-    publisher = b.publisher([Tampered(r, lambda info: {**info, "nbytes": "x"}) for r in learners.ranks])
+    publisher = b.publisher(
+        [Tampered(r, lambda info: {**info, "nbytes": "x"}) for r in learners.ranks]
+    )
     before = fingerprint(b)
     started = time.monotonic()
     with pytest.raises(PublishError, match="rollout worker 0 failed"):
@@ -240,4 +244,3 @@ def test_an_engine_that_stops_answering_ends_the_publish_in_time(bench, learners
     assert time.monotonic() - started < 12
     assert fingerprint(b) == before, "a withdrawn version must not be loaded late"
     b.do(b.publisher(learners.ranks).publish(401))
-

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -51,15 +52,20 @@ class Machine:
             esac""",
         )
 
-    def run(self, command: str = "bash launch/setup.sh", **variables: str):
-        return subprocess.run(
-            ["bash", "-c", command],
+    def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["bash", *(command or ("launch/setup.sh",))],
             cwd=self.clone,
             env={"PATH": str(self.bin), "HOME": str(self.clone)} | variables,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
         )
+
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*command, **variables)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @pytest.fixture
@@ -164,6 +170,35 @@ def test_another_profile_replaces_the_environment(machine):
     assert not marker.exists()
 
 
+def test_a_moved_repository_gets_a_new_environment(machine):
+    installed(machine)
+    machine.clone = machine.clone.rename(machine.clone.with_name("elsewhere"))
+    assert "is replaced" in machine.run().stdout
+
+
+def runs(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_an_interrupt_ends_what_was_started(machine):
+    installed(machine)
+    (machine.clone / ".venv/rlvr-setup").unlink()
+    pip = machine.clone / ".venv/bin/pip"
+    pip.write_text("#!/bin/bash\necho $$ > sleeper; sleep 60\n")
+    process = machine.start()
+    while not (machine.clone / "sleeper").exists() or not (machine.clone / "sleeper").read_text():
+        time.sleep(0.01)
+        assert process.poll() is None
+    sleeper = int((machine.clone / "sleeper").read_text())
+    assert runs(sleeper)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+    time.sleep(0.2)
+    assert not runs(sleeper)
+
+
 @pytest.mark.parametrize("source", ["file", "environment"])
 def test_uv_sees_the_indexes_of_pip(machine, source):
     settings = {
@@ -176,8 +211,9 @@ def test_uv_sees_the_indexes_of_pip(machine, source):
     (machine.clone / "settings").write_text(lines + "\n")
     machine.program("pip", "cat settings")
     result = machine.run(
+        "-c",
         "source launch/indexes.sh; use_pip_indexes pip;"
-        'for v in DEFAULT_INDEX INDEX FIND_LINKS; do n=UV_$v; echo "${!n-}"; done'
+        'for v in DEFAULT_INDEX INDEX FIND_LINKS; do n=UV_$v; echo "${!n-}"; done',
     )
     assert result.stdout.splitlines() == [
         "https://index/simple",
@@ -191,16 +227,16 @@ def test_pips_environment_wins_over_its_files_and_uvs_over_both(machine):
         "pip", "printf \":env:.index-url='https://e'\\nglobal.index-url='https://f'\\n\""
     )
     command = 'source launch/indexes.sh; use_pip_indexes pip; echo "$UV_DEFAULT_INDEX"'
-    assert machine.run(command).stdout == "https://e\n"
-    assert machine.run(command, UV_DEFAULT_INDEX="https://u").stdout == "https://u\n"
+    assert machine.run("-c", command).stdout == "https://e\n"
+    assert machine.run("-c", command, UV_DEFAULT_INDEX="https://u").stdout == "https://u\n"
 
 
 def test_pytorchs_own_index_is_asked_only_for_a_missing_build(machine):
     command = "source launch/indexes.sh; torch_backend uv python torch==2.13.0+cpu"
     machine.program("uv", "exit 0")
-    assert machine.run(command).stdout == ""
+    assert machine.run("-c", command).stdout == ""
     machine.program("uv", "echo no such version >&2; exit 1")
-    assert machine.run(command).stdout == "--torch-backend=cpu\n"
+    assert machine.run("-c", command).stdout == "--torch-backend=cpu\n"
 
 
 def test_every_script_parses():

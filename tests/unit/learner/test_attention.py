@@ -25,9 +25,7 @@ def qwen3(**extra):
 
 MODELS = {
     "qwen3": lambda: qwen3(),
-    "qwen3_sliding": lambda: qwen3(
-        use_sliding_window=True, sliding_window=4, max_window_layers=1
-    ),
+    "qwen3_sliding": lambda: qwen3(use_sliding_window=True, sliding_window=4, max_window_layers=1),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)).double().eval(),
 }
 

@@ -13,7 +13,9 @@ from rlvr.types import Group, Outcome, Prompt, Response, Verdict
 def random_groups(generator, count, size):
     groups = []
     for g in range(count):
-        prompt = Prompt(str(g), generator.integers(1, 99, generator.integers(1, 6)).tolist(), "", "", "exact")
+        prompt = Prompt(
+            str(g), generator.integers(1, 99, generator.integers(1, 6)).tolist(), "", "", "exact"
+        )
         responses, verdicts = [], []
         for _ in range(size):
             n = int(generator.integers(1, 30))
@@ -90,7 +92,10 @@ def test_portions_keep_the_budget_and_lose_nothing():
 def test_selection_carries_every_field_along():
     generator = np.random.default_rng()
     [batch] = rank_batches(
-        random_groups(generator, 4, 3), generator.standard_normal(12), ranks=1, groups_per_mini_batch=4
+        random_groups(generator, 4, 3),
+        generator.standard_normal(12),
+        ranks=1,
+        groups_per_mini_batch=4,
     )
     picked = torch.randperm(12)[:5]
     part, n = batch.select(picked)

@@ -1,0 +1,1 @@
+"""A task, a tokenizer and a small base model to train, generated without any download."""

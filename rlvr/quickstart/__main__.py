@@ -1,0 +1,80 @@
+"""``python -m rlvr.quickstart --output DIR [--seed N]``: a base model and a task to train it on.
+
+Writes ``DIR/model/`` (an ordinary Hugging Face folder), ``DIR/train.jsonl``, ``DIR/eval.jsonl``
+and ``DIR/warmup.json``; ``+recipe=quickstart`` trains on them. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import torch
+
+from rlvr.quickstart.arithmetic import Addition, additions, corpus, row
+from rlvr.quickstart.model import build_model
+from rlvr.quickstart.tokenizer import build_tokenizer
+from rlvr.quickstart.warmup import WarmUpError, warm_up
+
+TRAIN_PROBLEMS = 4096
+EVAL_PROBLEMS = 256
+
+
+def quickstart(output: Path, seed: int = 0) -> dict[str, float]:
+    """Write the task and the base model into ``output``; return what ``warmup.json`` says.
+
+    The same seed and number of threads give the same files. No problem occurs twice: neither in
+    the two data sets nor in what the base model learns from.
+    """
+    rng = Random(seed)
+    torch.manual_seed(seed)
+    problems = additions(rng, seen=set())
+    held_out = list(islice(problems, EVAL_PROBLEMS))
+    training = list(islice(problems, TRAIN_PROBLEMS))
+
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output / "eval.jsonl", held_out)
+    _write(output / "train.jsonl", training)
+
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    result = warm_up(model, tokenizer, corpus(problems, rng), held_out)
+    model.save_pretrained(output / "model")
+    tokenizer.save_pretrained(output / "model")
+
+    report = {**asdict(result), "parameters": model.num_parameters(), "seed": seed}
+    (output / "warmup.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _write(path: Path, problems: Sequence[Addition]) -> None:
+    with path.open("w") as lines:
+        for i, addition in enumerate(problems):
+            lines.write(json.dumps(row(addition, f"{path.stem}-{i}")) + "\n")
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m rlvr.quickstart", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    try:
+        report = quickstart(arguments.output, arguments.seed)
+    except WarmUpError as error:
+        sys.exit(str(error))
+    print(
+        f"{arguments.output / 'model'}: {report['parameters'] / 1e6:.2f} M parameters, solves "
+        f"{report['accuracy']:.1%} of {EVAL_PROBLEMS} held-out problems after "
+        f"{report['steps']} steps ({report['seconds']:.0f} s)"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""A tokenizer of single characters, for arithmetic."""
+
+from __future__ import annotations
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+_SPECIAL = [PAD, EOS, UNKNOWN]
+_CHARACTERS = list("0123456789+-*/=;:,.?<>(){} \n")
+_VOCABULARY = [*_SPECIAL, "\\boxed{", *_CHARACTERS]
+
+# A message is a line; the policy answers on the next one.
+_CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}"
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    r"""One token a character, and one for ``\boxed{``; text outside the vocabulary is <unk>."""
+    vocabulary = {token: i for i, token in enumerate(_VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\\boxed\{|[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        chat_template=_CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
