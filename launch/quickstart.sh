@@ -17,7 +17,12 @@ source launch/environment.sh
 finished "set-up"
 
 echo "== 2/3 a small base model, warmed up on worked arithmetic"
-python -m rlvr.quickstart --output outputs/quickstart
+base=outputs/quickstart
+if [[ -f $base/warmup.json && -z $(find rlvr/quickstart -name '*.py' -newer "$base/warmup.json") ]]; then
+    echo "$base/model is there from an earlier call"
+else
+    python -m rlvr.quickstart --output "$base"
+fi
 finished "base model"
 
 echo "== 3/3 RLVR"

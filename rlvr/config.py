@@ -11,7 +11,7 @@ and what to change.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -219,18 +219,3 @@ def typed(config_class: type, node: DictConfig | dict[str, Any], where: str) -> 
     except Exception as error:
         first_line = str(error).splitlines()[0]
         raise ConfigError(f"{where}: {first_line}") from error
-
-
-def unknown_keys(node: DictConfig, schema: type = RunConfig, where: str = "") -> list[str]:
-    """Every key of ``node`` that ``schema`` lacks, each as a sentence with the nearest one."""
-    valid = {f.name: f for f in fields(schema)}
-    problems = []
-    for key in map(str, node):
-        path = f"{where}.{key}" if where else key
-        if key not in valid:
-            problems.append(f"{path}: no such key. {nearest(key, list(valid))}")
-            continue
-        default = valid[key].default_factory
-        if isinstance(default, type) and is_dataclass(default):
-            problems += unknown_keys(node[key], default, path)
-    return problems

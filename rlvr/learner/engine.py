@@ -58,6 +58,17 @@ def start_engine(policy: nn.Module, learner: LearnerConfig, model: ModelConfig) 
     return engine
 
 
+def start_reference(policy: nn.Module, learner: LearnerConfig, model: ModelConfig) -> Any:
+    """A frozen policy: sharded under ZeRO-3, else whole on every rank."""
+    policy.requires_grad_(False)
+    if learner.zero_stage < 3:
+        return policy
+    config = deepspeed_config(learner, model)
+    config["zero_optimization"].pop("offload_optimizer", None)
+    engine, *_ = deepspeed.initialize(model=policy, config=config, dist_init_required=False)
+    return engine
+
+
 def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
     """The full values of ZeRO-3 shards, for reading; a collective. No-op for other stages."""
     shards = [p for p in parameters if hasattr(p, "ds_id")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -13,11 +13,11 @@ from torch import Tensor
 from rlvr.algorithm.aggregation import token_mean
 from rlvr.algorithm.correction import CORRECTIONS
 from rlvr.algorithm.credit import CREDITS, Needs
-from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective
+from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective, Metric
 from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
 from rlvr.learner.collectives import DistributedRanks
-from rlvr.learner.engine import start_engine
+from rlvr.learner.engine import start_engine, start_reference
 from rlvr.learner.features import LentPolicy, ScoringFeatures, choose_store
 from rlvr.learner.metrics import MetricSums
 from rlvr.learner.policy import load_policy
@@ -43,6 +43,10 @@ class LearnerRank:
         self.policy = load_policy(config.model, config.learner, temperature, device)
         self.frozen = LentPolicy(self.policy, pad_token_id)
         self.engine = start_engine(self.policy, config.learner, config.model)
+        self.reference: Any = None
+        if self.objective.needs_reference:
+            reference = load_policy(config.model, config.learner, temperature, device)
+            self.reference = start_reference(reference, config.learner, config.model)
         self.steps = 0  # optimizer steps taken
         self.moved = False  # whether a step has been taken on the current batch
         self.batch: TokenBatch
@@ -53,10 +57,16 @@ class LearnerRank:
 
     def load(self, batch: TokenBatch) -> None:
         """Take this rank's part of a rollout batch."""
+        if self.config.train.overlong_filter:
+            batch, _ = batch.select(torch.nonzero(~batch.truncated)[:, 0])
         unknown = torch.full((batch.num_response_tokens,), torch.nan)
         self.batch = replace(batch, logp_old=unknown).to(self.device)
         self.coefficients = torch.ones(batch.num_response_tokens, device=self.device)
         self.moved = False
+        if self.objective.coupled:
+            self.batch = replace(self.batch, response_weight=torch.zeros_like(self.batch.reward))
+            for members in self._mini_batches():
+                self._couple_responses(members, self._totals(members))
 
     @torch.no_grad()
     def score(self) -> dict[str, tuple[float, float]]:
@@ -66,8 +76,10 @@ class LearnerRank:
         when credit needs no features, the first mini-batch, whose update starts at ratio 1 and
         computes the same log-probabilities itself.
         """
-        batch = self.batch
         wanted = self._active()
+        if self.reference is not None:
+            self._score_reference(torch.nonzero(wanted)[:, 0])
+        batch = self.batch
         if not self.credit.needs:
             wanted &= batch.mini_batch > 0
         sequences = torch.nonzero(wanted)[:, 0]
@@ -90,6 +102,16 @@ class LearnerRank:
         batch.logp_old[scored] = self.features.logp[scored]
         return {"score/tokens": (float(scored.sum()), 1.0 / self.ranks.size)}
 
+    def _score_reference(self, sequences: Int[Tensor, "s"]) -> None:
+        """Log-probabilities under the frozen reference policy, for the KL term."""
+        logp = torch.zeros(self.batch.num_response_tokens, device=self.device)
+        budget = self.config.learner.tokens_per_scoring_batch
+        for micro, n in self._portions(sequences, budget):
+            (values, _, _), _ = self.reference(micro)
+            if n is not None:
+                logp[n] = values
+        self.batch = replace(self.batch, logp_reference=logp)
+
     def assign_credit(self) -> dict[str, tuple[float, float]]:
         """Token coefficients c_t of the whole rollout batch, under the old policy."""
         with torch.no_grad():
@@ -101,24 +123,21 @@ class LearnerRank:
     def update(self) -> dict[str, tuple[float, float]]:
         """All optimizer steps of the rollout batch; returns (sum, count) of every metric."""
         sums = MetricSums()
-        last = self.batch.mini_batch.max() if self.batch.num_sequences else torch.tensor(-1)
-        mini_batches = self.ranks.max_count(int(last) + 1)
         for _ in range(self.config.train.epochs_per_step):
-            for m in range(mini_batches):
-                self._optimizer_step(m, sums)
+            for members in self._mini_batches():
+                self._optimizer_step(members, sums)
         return sums.floats()
 
     # -- the exact update -----------------------------------------------------------------------
 
-    def _optimizer_step(self, m: int, sums: MetricSums) -> None:
-        """One optimizer step on mini-batch ``m``, the same whatever its portions and ranks.
+    def _optimizer_step(self, members: Int[Tensor, "s"], sums: MetricSums) -> None:
+        """One optimizer step on a mini-batch, the same whatever its portions and ranks.
 
         Every portion's loss is divided by denominators of the whole mini-batch (``totals``), so
         portions simply add up. DeepSpeed averages over ranks: hence the factor ``ranks.size``.
         """
-        members = torch.nonzero(self.batch.mini_batch == m)[:, 0]
         totals = self._totals(members)
-        if self.objective.coupled:
+        if self.objective.coupled and self.moved:
             self._couple_responses(members, totals)
         active = members[self._active()[members]]
         budget = self.config.learner.tokens_per_micro_batch
@@ -149,27 +168,33 @@ class LearnerRank:
         totals: Totals,
         sums: MetricSums,
     ) -> Float[Tensor, ""]:
+        micro, mismatch = self._against_old(logp, micro)
         assert micro.logp_old is not None and self.batch.logp_old is not None
-        first_sight = torch.isnan(micro.logp_old)
-        logp_old = torch.where(first_sight, logp.detach(), micro.logp_old)
-        self.batch.logp_old[n] = logp_old  # a second epoch measures its ratio against this
-        importance, mismatch = self.correction.weights(logp_old, micro.logp_rollout, micro)
-        micro = replace(micro, logp_old=logp_old, importance=importance)
+        self.batch.logp_old[n] = micro.logp_old  # a second epoch measures its ratio against this
         terms = self.objective.loss(logp, micro, self.coefficients[n], totals)
         loss = terms.loss
         if bonus := self.config.learner.entropy_bonus:
             loss = loss - bonus * token_mean(entropy, totals)
         sums.add("update/loss", loss, 0.0)
         sums.add("update/entropy", entropy.sum(), float(len(n)))
-        gap = (logp_old - micro.logp_rollout).abs()
+        gap = (micro.logp_old - micro.logp_rollout).abs()
         sums.add("mismatch/logp", gap.sum(), float(len(n)))
         sums.add("mismatch/logp_max", gap.max(), 1.0)
         for name, (total, count) in {**mismatch, **terms.metrics}.items():
             sums.add(name, total, count)
         return loss
 
+    def _against_old(
+        self, logp: Float[Tensor, "n"], micro: TokenBatch
+    ) -> tuple[TokenBatch, dict[str, Metric]]:
+        """Fill in log-probabilities that were not scored (ratio 1) and the importance weights."""
+        assert micro.logp_old is not None
+        logp_old = torch.where(torch.isnan(micro.logp_old), logp.detach(), micro.logp_old)
+        importance, mismatch = self.correction.weights(logp_old, micro.logp_rollout, micro)
+        return replace(micro, logp_old=logp_old, importance=importance), mismatch
+
     def _couple_responses(self, members: Int[Tensor, "s"], totals: Totals) -> None:
-        """Set ∂L/∂s̄_i of every response, from the scores of the mini-batch on all ranks.
+        """Set ∂L/∂s̄_i of the members, from the scores of the mini-batch on all ranks.
 
         Until the policy has moved away from the old one every score is 0 and costs no forward.
         """
@@ -183,6 +208,7 @@ class LearnerRank:
                 for micro, n in self._portions(members, budget):
                     (logp, _, _), _ = self.engine(micro)
                     if n is not None:
+                        micro, _ = self._against_old(logp, micro)
                         score = objective.score(logp, micro, self.coefficients[n])
                         columns = [micro.response_id, score, micro.reward, micro.group_id]
                         rows.append(torch.stack([c.double() for c in columns], 1))
@@ -190,11 +216,16 @@ class LearnerRank:
         table = table[torch.argsort(table[:, 0])]
         weights = objective.response_weights(table[:, 1], table[:, 2], table[:, 3].long(), totals)
         place = torch.searchsorted(table[:, 0].contiguous(), batch.response_id[members].double())
-        response_weight = torch.zeros_like(batch.reward)
-        response_weight[members] = weights[place].to(response_weight.dtype)
-        self.batch = replace(batch, response_weight=response_weight)
+        assert batch.response_weight is not None
+        batch.response_weight[members] = weights[place].to(batch.response_weight.dtype)
 
     # -- portions -------------------------------------------------------------------------------
+
+    def _mini_batches(self) -> list[Int[Tensor, "s"]]:
+        """This rank's sequences of every mini-batch; a rank may have none of one."""
+        own = self.batch.mini_batch
+        count = self.ranks.max_count(int(own.max()) + 1 if len(own) else 0)
+        return [torch.nonzero(own == m)[:, 0] for m in range(count)]
 
     def _active(self) -> Tensor:
         """Bool [S]: sequences whose gradient is not identically 0."""

@@ -27,6 +27,10 @@ BUILT_IN = {
 }
 
 
+class VerifierError(Exception):
+    """The verifiers cannot work; the text says what to do."""
+
+
 class Verifier(Protocol):
     """Judges one response.
 

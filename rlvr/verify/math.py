@@ -33,13 +33,17 @@ def verify_math(gold: str, prediction: str) -> Verdict:
         prediction: the whole response; its last box or ``Answer:`` line is what counts.
 
     Nothing here limits the time: hostile text must be judged in a process that can be killed.
+    Raises ValueError if ``gold`` is a broken box.
     """
     try:
         answer = final_answer(prediction)
     except NoAnswer as reason:
         return unparseable(str(reason))
     if "\\boxed" in gold:
-        gold = final_answer(gold)
+        try:
+            gold = final_answer(gold)
+        except NoAnswer as reason:
+            raise ValueError(f"the gold answer '{gold[:200]}': {reason}") from None
     shown = answer[:200]
     if answer == gold:
         return judged(True, shown)

@@ -16,8 +16,8 @@ from ray.actor import ActorHandle
 
 from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
-from rlvr.verify.base import module_of
-from rlvr.verify.process import Fleet, VerifierError
+from rlvr.verify.base import VerifierError, module_of
+from rlvr.verify.process import Fleet
 from rlvr.verify.worker import decode
 
 QUEUE = 4096  # responses that wait at an actor; more wait at the caller

@@ -11,124 +11,26 @@ import asyncio
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Verdict
-from rlvr.verify.worker import (
-    OUT_OF_MEMORY,
-    RETIRED,
-    Frames,
-    Limits,
-    command,
-    encode,
-    framed,
-)
+from rlvr.verify.base import VerifierError
+from rlvr.verify.nursery import Nursery
+from rlvr.verify.worker import OUT_OF_MEMORY, RETIRED, Frames, Limits, encode, framed
 
-WINDOW = 8  # tasks that wait in a worker's own socket, so that it never waits for its owner
-_START_S = 120.0  # for a nursery to import the verifiers
-_ANSWER_S = 30.0  # for a nursery to fork or reap
+WINDOW = 8  # tasks in a worker's own socket, so that it does not wait for its owner after each
+_QUICK_S = 0.01  # a task that takes less widens the window
+_SLOW_S = 0.1  # a task that takes longer narrows it, and the tasks behind it go elsewhere
 _GRACE_S = 0.05
 _ATTEMPTS = 2  # before a task whose worker dies is given up
 
 # Why a worker ended, beside what it says itself (RETIRED, OUT_OF_MEMORY).
 OVERRAN = "overran"
 DIED = "died"
-
-
-class VerifierError(Exception):
-    """The verifiers cannot work; the text says what to do."""
-
-
-class Nursery:
-    """The process that forks the workers. Its death is the workers' death."""
-
-    def __init__(self, limits: Limits, verifiers: Sequence[str]) -> None:
-        self._limits = limits
-        self._verifiers = list(verifiers)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-        self._turn = asyncio.Lock()
-
-    async def start(self) -> None:
-        """Start it and wait for its imports. Raises VerifierError with their traceback."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            # Equal hashes make equal orders: of sets, and so of what sympy does.
-            environment |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
-            self._process = subprocess.Popen(
-                command(theirs.fileno(), self._limits, self._verifiers),
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        ours.setblocking(False)
-        self._socket = ours
-        reply = await self._receive(_START_S)
-        if "failed" in reply:
-            raise VerifierError(
-                f"cannot load the verifiers {', '.join(self._verifiers)}:\n{reply['failed']}"
-            )
-
-    async def fork(self) -> tuple[int, socket.socket]:
-        """A new worker: its process id and our end of its task stream."""
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                reply = await self._ask({}, theirs.fileno())
-        except BaseException:
-            ours.close()
-            raise
-        ours.setblocking(False)
-        return reply["pid"], ours
-
-    async def kill(self, pid: int) -> int:
-        """End a worker, dead or alive, and everything it started; its wait status."""
-        return int((await self._ask({"kill": pid}))["status"])
-
-    def close(self) -> None:
-        """End the nursery and, by that, every worker."""
-        if self._socket is not None:
-            self._socket.close()
-        if self._process is not None:
-            try:
-                self._process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-
-    async def _ask(self, request: dict[str, Any], descriptor: int | None = None) -> dict[str, Any]:
-        async with self._turn:
-            if self._socket is None:
-                raise VerifierError("the verifiers' nursery was not started")
-            descriptors = [] if descriptor is None else [descriptor]
-            try:
-                socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
-            except OSError as error:
-                raise VerifierError(f"the verifiers' nursery is gone: {error}") from error
-            return await self._receive(_ANSWER_S)
-
-    async def _receive(self, timeout_s: float) -> dict[str, Any]:
-        assert self._socket is not None
-        loop = asyncio.get_running_loop()
-        try:
-            message = await asyncio.wait_for(loop.sock_recv(self._socket, 65536), timeout_s)
-        except (TimeoutError, OSError) as error:
-            raise VerifierError(
-                f"the verifiers' nursery does not answer within {timeout_s:.0f} s: {error!r}"
-            ) from error
-        if not message:
-            raise VerifierError("the verifiers' nursery died; its own words are in the log")
-        reply: dict[str, Any] = json.loads(message)
-        return reply
 
 
 @dataclass(slots=True)
@@ -145,16 +47,23 @@ class Worker(asyncio.Protocol):
 
     def __init__(self, pid: int, timeout_s: float, owner: Fleet) -> None:
         self.pid = pid
-        self.tasks: deque[Task] = deque()
+        self.tasks: deque[Task | None] = deque()  # None: given to another worker meanwhile
         self.answered = 0
-        self.open = True
+        self.slow = False  # the first task takes long: better not wait behind it
+        self._window = 1
+        self._open = True
         self._timeout_s = timeout_s
         self._owner = owner
         self._frames = Frames()
         self._transport: asyncio.Transport
         self._loop = asyncio.get_running_loop()
-        self._since = 0.0  # when the first task of the window began, seen from here
+        self._since = 0.0  # when the first task began, seen from here
         self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def room(self) -> int:
+        """How many more tasks it should get."""
+        return 0 if self.slow else self._window - len(self.tasks)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of asyncio.Protocol."""
@@ -167,7 +76,13 @@ class Worker(asyncio.Protocol):
         self.tasks.extend(tasks)
         self._transport.write(b"".join(framed(task.payload) for task in tasks))
         if self._alarm is None:
-            self._alarm = self._loop.call_later(self._timeout_s, self._check_time)
+            self._alarm = self._loop.call_later(_SLOW_S, self._check_time)
+
+    def give_up(self) -> list[Task]:
+        """The tasks behind the first, for others to do; its answers to them will be ignored."""
+        given_up = [task for task in list(self.tasks)[1:] if task is not None]
+        self.tasks = deque([self.tasks[0], *[None] * (len(self.tasks) - 1)])
+        return given_up
 
     def data_received(self, data: bytes) -> None:
         """Part of asyncio.Protocol: verdicts, in the order of the tasks."""
@@ -175,10 +90,11 @@ class Worker(asyncio.Protocol):
             if answer[:1] == b'"':
                 self._end(json.loads(answer))
                 return
-            self._owner.settle(self.tasks.popleft(), answer)
+            if (task := self.tasks.popleft()) is not None:
+                self._owner.settle(task, answer)
             self.answered += 1
-            self._since = self._loop.time()
-        if len(self.tasks) <= WINDOW // 2:
+            self._note_time()
+        if len(self.tasks) <= self._window // 2:
             self._owner.feed()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -187,26 +103,48 @@ class Worker(asyncio.Protocol):
 
     def close(self) -> None:
         """Stop listening."""
-        self.open = False
+        self._open = False
         if self._alarm is not None:
             self._alarm.cancel()
         self._transport.abort()
+
+    def _note_time(self) -> None:
+        """A task is done, the next one begins."""
+        now = self._loop.time()
+        if now - self._since < _QUICK_S:
+            self._window = min(WINDOW, 2 * self._window)
+        elif self.slow:
+            self._window = 1
+            self.slow = False
+            self._reset_alarm(_SLOW_S)
+        self._since = now
 
     def _check_time(self, suspected: int = -1) -> None:
         """Kill at the first task's time limit, unless its verdict is on its way."""
         self._alarm = None
         if not self.tasks:
             return
-        left = self._since + self._timeout_s - self._loop.time()
-        if left <= 0 and suspected == self.answered:
-            self._end(OVERRAN)
-        elif left <= 0:  # a busy loop may see the clock before it sees the verdict
-            self._alarm = self._loop.call_later(_GRACE_S, self._check_time, self.answered)
+        running = self._loop.time() - self._since
+        if running >= self._timeout_s:
+            if suspected == self.answered:
+                self._end(OVERRAN)
+            else:  # a busy loop may see the clock before it sees the verdict
+                self._alarm = self._loop.call_later(_GRACE_S, self._check_time, self.answered)
+        elif running < _SLOW_S:
+            self._reset_alarm(_SLOW_S - running)
         else:
-            self._alarm = self._loop.call_later(left, self._check_time)
+            self._reset_alarm(self._timeout_s - running)
+            if not self.slow:
+                self.slow = True
+                self._owner.relieve(self)
+
+    def _reset_alarm(self, delay_s: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_later(delay_s, self._check_time)
 
     def _end(self, how: str) -> None:
-        if self.open:
+        if self._open:
             self.close()
             self._owner.worker_ended(self, how)
 
@@ -259,7 +197,7 @@ class Fleet:
         if not self._queue:
             return
         given: dict[int, list[Task]] = {}
-        room = {w.pid: WINDOW - len(w.tasks) for w in self._workers}
+        room = {w.pid: max(0, w.room) for w in self._workers}
         for _ in range(min(len(self._queue), sum(room.values()))):
             pid = max(room, key=room.__getitem__)
             room[pid] -= 1
@@ -272,17 +210,22 @@ class Fleet:
         """Deliver a verdict."""
         self._deliver(task.id, verdict)
 
+    def relieve(self, worker: Worker) -> None:
+        """A worker is busy with one task for long: others take what waits behind it."""
+        if len(self._workers) > 1:
+            self._queue.extendleft(reversed(worker.give_up()))
+            self.feed()
+
     def worker_ended(self, worker: Worker, how: str) -> None:
         """Pass its tasks on, but for the one at which it ended, and replace it."""
         self._workers.remove(worker)
         self._idle_deaths = 0 if worker.answered or worker.tasks else self._idle_deaths + 1
         lost = None
-        if how != RETIRED and worker.tasks:
-            task = worker.tasks[0]
+        if how != RETIRED and worker.tasks and (task := worker.tasks[0]) is not None:
             task.deaths += 1
             if how == OVERRAN or task.deaths == _ATTEMPTS:
                 lost = worker.tasks.popleft()
-        self._queue.extendleft(reversed(worker.tasks))
+        self._queue.extendleft(task for task in reversed(worker.tasks) if task is not None)
         replacing = asyncio.get_running_loop().create_task(self._replace(worker.pid, how, lost))
         self._replacing.add(replacing)
         replacing.add_done_callback(self._replacing.discard)

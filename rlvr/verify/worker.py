@@ -2,7 +2,7 @@
 
 The nursery imports the verifiers once and then only forks and reaps, so that a fresh worker is
 ready in milliseconds and shares the imported pages. It never sees a response. It speaks with its
-owner (``rlvr.verify.process``) in JSON over a socket that keeps message boundaries; at the
+owner (``rlvr.verify.nursery``) in JSON over a socket that keeps message boundaries; at the
 socket's end, that is at the owner's death, it kills every worker and exits.
 
 A worker reads tasks from a stream socket and answers each as soon as it is judged::

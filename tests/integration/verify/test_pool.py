@@ -15,8 +15,8 @@ import ray
 
 from rlvr.config import ConfigError, VerifierConfig
 from rlvr.types import Outcome, Prompt, Verdict
+from rlvr.verify.base import VerifierError
 from rlvr.verify.pool import VerifierPool
-from rlvr.verify.process import VerifierError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

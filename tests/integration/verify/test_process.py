@@ -15,7 +15,8 @@ import pytest
 
 from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
-from rlvr.verify.process import Fleet, VerifierError
+from rlvr.verify.base import VerifierError
+from rlvr.verify.process import Fleet
 from rlvr.verify.worker import decode
 
 
@@ -97,6 +98,22 @@ def test_one_that_never_ends_costs_only_itself(misbehaving: str, text: str) -> N
                 assert verdict.reward == float(given == "ok")
             assert 1.0 <= took < 3.0
             assert len(await verification.at_full_strength()) == 2
+
+    asyncio.run(scenario())
+
+
+def test_nobody_waits_behind_a_slow_one(misbehaving: str) -> None:
+    async def scenario() -> None:
+        async with running(misbehaving, timeout_s=20.0) as verification:
+            await verification.judge(["ok"] * 100)  # quick ones widen the windows
+            verification.order.clear()
+            texts = ["ok"] * 60
+            texts[30] = "sleep 1.5"
+            await verification.judge(texts)
+            assert verification.order[-1] == 130
+            assert sorted(verification.order) == list(range(100, 160))
+            await verification.judge(["ok"] * 40)
+            assert verification.fleet.replaced == 0
 
     asyncio.run(scenario())
 

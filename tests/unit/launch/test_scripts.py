@@ -25,6 +25,7 @@ def clone(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     program(tmp_path / "launch/setup.sh", "echo set up")
+    program(tmp_path / "rlvr/quickstart/model.py", "")
     program(tmp_path / ".venv/bin/python", 'echo "python $*"')
     for name in CHECKS:
         program(tmp_path / ".venv/bin" / name, f'echo "{name} $*"')
@@ -46,6 +47,17 @@ def test_the_quickstart_passes_overrides_on(clone):
         "python -m rlvr.quickstart --output outputs/quickstart",
         "python -m rlvr.train +recipe=quickstart train.steps=5 data.system_prompt=two words",
     ]
+
+
+def test_the_base_model_is_built_again_only_after_a_change(clone):
+    built = clone / "outputs/quickstart/warmup.json"
+    built.parent.mkdir(parents=True)
+    built.touch()
+    os.utime(clone / "rlvr/quickstart/model.py", (0, 0))
+    assert "-m rlvr.quickstart" not in run(clone, "launch/quickstart.sh").stdout
+    os.utime(built, (1, 1))
+    (clone / "rlvr/quickstart/model.py").touch()
+    assert "-m rlvr.quickstart" in run(clone, "launch/quickstart.sh").stdout
 
 
 def test_the_quickstart_exits_with_the_runs_code(clone):
@@ -87,7 +99,7 @@ def test_a_failing_check_fails_the_whole_and_stops_nothing(clone, broken):
     assert result.returncode == 1
     assert "== lint-imports" in result.stdout
     failed = "bash launch/test.sh" if broken == "python" else broken
-    assert f"checks failed: {failed}" in result.stdout.splitlines()[-2]
+    assert result.stdout.splitlines()[-2].strip().startswith(failed)
     assert result.stdout.splitlines()[-1] == SUMMARY
 
 

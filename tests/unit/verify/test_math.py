@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ names in any order      | a=2, b=3                  | a=2, b=3
 equation turned round   | x^2+y^2=1                 | 1 = y^2+x^2
 equation negated        | 5x - 7y + 4 = 0           | 7y - 5x - 4 = 0
 equation and its value  | y = 2x + 3                | 2x + 3
-matrix                  | \begin{pmatrix} -1/3 \\ 2/3 \end{pmatrix} | \begin{bmatrix} -\frac13 \\ \frac23 \end{bmatrix}
+matrix | \begin{pmatrix} -1/3 \\ 2 \end{pmatrix} | \begin{bmatrix}-\frac13\\2\end{bmatrix}
 root                    | 11\sqrt2                  | \sqrt{242}
 expanded                | (a+5)(b+2)                | ab+2a+5b+10
 trigonometry            | \cot x                    | \frac{\cos x}{\sin x}
@@ -114,7 +115,7 @@ other name              | x=5                       | y=5
 complex conjugate       | 6-5i                      | 6+5i
 variables               | 2k                        | 2m
 matrix and tuple        | \begin{pmatrix} 1 \\ 2 \end{pmatrix} | (1, 2)
-matrix entries          | \begin{pmatrix} 1 \\ 2 \end{pmatrix} | \begin{pmatrix} 2 \\ 1 \end{pmatrix}
+matrix entries          | \begin{pmatrix} 1 \\ 2 \end{pmatrix} | \begin{pmatrix} 2\\1 \end{pmatrix}
 neighbours of a power   | 2^{2005} - 1              | 2^{2005} + 1
 division by zero        | \infty                    | \frac{1}{0}
 absolute value          | |x|                       | x
@@ -196,6 +197,11 @@ def test_no_answer_is_unparseable(text: str, reason: str) -> None:
     assert reason in verdict.detail
 
 
+def test_a_broken_gold_answer_is_no_verdict() -> None:
+    with pytest.raises(ValueError, match="gold answer .* never closed"):
+        verify_math(r"\boxed{5", r"\boxed{5}")
+
+
 def test_the_last_box_counts() -> None:
     assert verify_math("5", r"\boxed{4}, no, \boxed{5}").reward == 1
     assert verify_math("5", r"\boxed{5}, no, \boxed{4}").reward == 0
@@ -208,8 +214,6 @@ def test_answer_line() -> None:
 
 
 def test_random_rationals_agree_with_exact_arithmetic() -> None:
-    from fractions import Fraction
-
     dice = random.Random()
     for _ in range(300):
         a, b, c, d = (dice.randint(1, 12) for _ in range(4))

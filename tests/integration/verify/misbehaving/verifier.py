@@ -22,8 +22,8 @@ class Misbehaving:
             case "sleep":
                 time.sleep(float(argument))
             case "spin":
-                while True:
-                    9**99999
+                while 9**99999:
+                    pass
             case "ignore-signals":
                 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
                 while True:
