@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ class LearnerWorker:
 
     def start(self, address: str, port: int) -> None:
         """Join the other ranks and load the model."""
+        # DeepSpeed compiles an operator with the ninja beside this Python, once per environment.
+        os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
         import deepspeed
 
         gpu = torch.cuda.is_available() and self._config.cluster.gpus > 0

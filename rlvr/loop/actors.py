@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,9 @@ class Actors:
 
 
 @asynccontextmanager
-async def start_actors(config: RunConfig, pad_token_id: int) -> AsyncIterator[Actors]:
+async def start_actors(
+    config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]
+) -> AsyncIterator[Actors]:
     """Start the actors, all kinds at once, and leave none behind."""
     with Phase("starting Ray"):
         connect(config)
@@ -43,7 +45,7 @@ async def start_actors(config: RunConfig, pad_token_id: int) -> AsyncIterator[Ac
     rollout = RolloutPool(
         config.model, config.rollout, backend=backend, gpu=gpu, options=placement.engines
     )
-    verifiers = VerifierPool(config.verifier, placement.verifiers)
+    verifiers = VerifierPool(config.verifier, placement.verifiers, verifiers=verifier_names)
     learners = LearnerGroup(config, pad_token_id, placement.learners)
     try:
         with Phase(

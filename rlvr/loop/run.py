@@ -13,7 +13,7 @@ from rlvr.data.stream import PromptStream
 from rlvr.loop.actors import start_actors
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
-from rlvr.loop.state import RunState
+from rlvr.loop.state import RunState, resume_folder
 from rlvr.loop.trainer import Trainer
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
@@ -27,16 +27,19 @@ async def train(config: RunConfig) -> None:
     tokenizer = load_tokenizer(config)
     train_set = load_dataset(config.data.train, config.data, tokenizer)
     held_out = load_dataset(config.data.eval, config.data, tokenizer) if config.data.eval else None
+    eval_prompts = held_out.prompts if held_out else []
     print(train_set.summary(), flush=True)
+    resume_folder(config)  # a missing checkpoint is found before an engine starts
     resuming = config.train.resume == "auto"
     folder = (RunFolder.open if resuming else RunFolder.create)(config.train.output_dir)
     telemetry = Telemetry(config.telemetry, folder)
     try:
-        async with start_actors(config, int(tokenizer.pad_token_id or 0)) as actors:
+        verifier_names = sorted({p.verifier for p in [*train_set.prompts, *eval_prompts]})
+        pad = int(tokenizer.pad_token_id or 0)
+        async with start_actors(config, pad, verifier_names) as actors:
             stops = stop_token_ids(config, tokenizer)
             stream = PromptStream(train_set.prompts, config.train.seed, config.data.shuffle)
             groups = GroupSource(config, stream, actors.rollout, actors.verifiers, tokenizer, stops)
-            eval_prompts = held_out.prompts if held_out else []
             evaluation = Evaluation(config, eval_prompts, groups, telemetry, stops)
             state = RunState(config, stream, actors.learners)
             if await state.resume():

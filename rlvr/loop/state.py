@@ -38,15 +38,9 @@ class RunState:
 
     async def resume(self) -> bool:
         """Go on from ``train.resume`` if it is set; returns whether a checkpoint was loaded."""
-        asked = self._config.train.resume
-        if asked is None:
+        folder = resume_folder(self._config)
+        if folder is None:
             return False
-        root = self._folder if asked == "auto" else Path(asked).resolve() / "checkpoints"
-        if not (root / _LATEST).exists():
-            if asked == "auto":
-                return False
-            raise ConfigError(f"train.resume: no checkpoint in {root}")
-        folder = root / (root / _LATEST).read_text().strip()
         state = json.loads((folder / "run.json").read_text())
         self._stream.restore(state["stream"])
         self._stream_state = state["stream"]
@@ -81,3 +75,17 @@ class RunState:
         kept = sorted(p for p in self._folder.glob("step_*") if p.suffix != ".partial")
         for old in kept[: -self._config.train.keep_checkpoints]:
             shutil.rmtree(old)
+
+
+def resume_folder(config: RunConfig) -> Path | None:
+    """The checkpoint that ``train.resume`` names; ConfigError if there is none where told."""
+    asked = config.train.resume
+    if asked is None:
+        return None
+    run = config.train.output_dir if asked == "auto" else asked
+    root = Path(run).resolve() / "checkpoints"
+    if (root / _LATEST).exists():
+        return root / (root / _LATEST).read_text().strip()
+    if asked == "auto":
+        return None
+    raise ConfigError(f"train.resume: no checkpoint in {root}")

@@ -52,9 +52,9 @@ class Writer:
 
 
 FAULTLESS = Writer()
-CAREFUL = Writer(forgets_carry=0.0, misadds=0.06, miscopies=0.03)
-SLOPPY = Writer(forgets_carry=0.95, misadds=0.06, miscopies=0.03)
-CAREFUL_SHARE = 0.1  # of the solutions that the base model learns from
+CAREFUL = Writer(forgets_carry=0.0, misadds=0.08, miscopies=0.03)
+SLOPPY = Writer(forgets_carry=0.95, misadds=0.08, miscopies=0.03)
+CAREFUL_SHARE = 0.2  # of the solutions that the base model learns from
 
 
 def work_out(addition: Addition, writer: Writer, rng: Random) -> str:

@@ -120,6 +120,11 @@ def engine_arguments(
     if gpu:
         arguments["gpu_memory_utilization"] = rollout.memory_utilization
         arguments["enable_sleep_mode"] = backend == "ipc"
+    else:
+        # A prefill in portions rewinds a seeded request's generator, which vLLM cannot do on a
+        # CPU: prompts are prefilled whole.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(8192, rollout.engine.get("max_model_len", 0))
     return {**arguments, **rollout.engine}
 
 

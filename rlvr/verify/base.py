@@ -18,7 +18,8 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from rlvr.config import ConfigError, nearest
+from rlvr.config import nearest
+from rlvr.errors import ConfigError, RunError
 from rlvr.task import Outcome, Prompt, Verdict
 
 BUILT_IN = {
@@ -27,7 +28,7 @@ BUILT_IN = {
 }
 
 
-class VerifierError(Exception):
+class VerifierError(RunError):
     """The verifiers cannot work; the text says what to do."""
 
 

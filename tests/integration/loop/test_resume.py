@@ -1,0 +1,65 @@
+"""A run that goes on from a checkpoint comes to the same numbers, bit for bit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlvr.config import ConfigError, RunConfig
+from rlvr.loop.run import train
+from rlvr.loop.shape import check
+
+
+def configuration(model: str, folder, name: str) -> RunConfig:
+    rows = [{"problem": f"w{i} w{i + 1} w{i % 7}", "answer": "w5"} for i in range(3, 14)]
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    config = RunConfig()
+    config.model.path, config.model.dtype = model, "float32"
+    config.data.train, config.data.template = [str(data)], "none"
+    config.data.max_prompt_tokens, config.data.verifier = 16, "exact"
+    config.cluster.gpus_per_node = 0
+    config.rollout.group_size, config.rollout.max_response_tokens = 4, 12
+    config.learner.ranks, config.learner.zero_stage, config.learner.lr = 2, 2, 3e-3
+    config.learner.entropy_bonus = 0.1
+    config.train.steps, config.train.prompts_per_step = 4, 4
+    config.train.prompts_per_mini_batch = 2
+    config.train.checkpoint_every = 2
+    config.train.output_dir = str(folder / name)
+    config.telemetry.wandb = "disabled"
+    return config
+
+
+def test_resumed_equals_uninterrupted(ray_here, tiny_model, tmp_path):
+    whole = configuration(tiny_model(True), tmp_path, "whole")
+    asyncio.run(train(check(whole)))
+    checkpoints = tmp_path / "whole" / "checkpoints"
+    assert sorted(p.name for p in checkpoints.glob("step_*")) == ["step_000002", "step_000004"]
+    (checkpoints / "latest").write_text("step_000002")
+
+    resumed = configuration(tiny_model(True), tmp_path, "resumed")
+    resumed.train.resume = str(tmp_path / "whole")
+    asyncio.run(train(check(resumed)))
+
+    expected = load_file(tmp_path / "whole" / "model" / "model.safetensors")
+    actual = load_file(tmp_path / "resumed" / "model" / "model.safetensors")
+    assert all(torch.equal(expected[k], actual[k]) for k in expected)
+    for step in (3, 4):
+        a, b = (
+            pq.read_table(tmp_path / name / "responses" / f"step_{step:06d}.parquet")
+            for name in ("whole", "resumed")
+        )
+        assert a["response"].to_pylist() == b["response"].to_pylist()
+        assert a["prompt"].to_pylist() == b["prompt"].to_pylist()
+
+
+def test_a_missing_checkpoint_is_named(ray_here, tiny_model, tmp_path):
+    config = configuration(tiny_model(True), tmp_path, "run")
+    config.train.resume = str(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match=r"train\.resume: no checkpoint in .*nothing"):
+        asyncio.run(train(check(config)))

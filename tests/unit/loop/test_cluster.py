@@ -1,0 +1,105 @@
+"""What is passed to Ray, vLLM and DeepSpeed for clusters that no test machine has."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from rlvr.config import RunConfig
+from rlvr.learner.engine import deepspeed_config
+from rlvr.loop.cluster import engine_options, learner_options, resource_bundles
+from rlvr.loop.shape import resolve
+from rlvr.rollout.engine import engine_arguments
+from rlvr.weights.publish import engine_init_info
+
+
+def configuration(placement: str, **rollout) -> RunConfig:
+    config = RunConfig()
+    config.model.path = "some/model"
+    config.cluster.nodes, config.cluster.gpus_per_node = 1, 8
+    config.cluster.placement = placement
+    for name, value in rollout.items():
+        setattr(config.rollout, name, value)
+    return resolve(config)
+
+
+def test_disaggregated_bundles_give_every_rank_and_engine_its_own_gpus():
+    config = configuration("disaggregated", tensor_parallel=2)
+    assert (
+        resource_bundles(config) == [{"CPU": 1.0, "GPU": 1.0}] * 4 + [{"CPU": 1.0, "GPU": 2.0}] * 2
+    )
+    learners, engines = learner_options(config, None), engine_options(config, None)
+    assert [o["num_gpus"] for o in learners] == [1.0] * 4
+    assert [o["num_gpus"] for o in engines] == [2.0] * 2
+    assert "DS_ACCELERATOR" not in learners[0]["runtime_env"]["env_vars"]
+    assert engines[0]["runtime_env"]["env_vars"]["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+
+
+def test_colocated_actors_share_a_gpu():
+    config = configuration("colocated")
+    assert resource_bundles(config) == [{"CPU": 1.0, "GPU": 1.0}] * 8
+    assert {o["num_gpus"] for o in learner_options(config, None)} == {0.5}
+    assert {o["num_gpus"] for o in engine_options(config, None)} == {0.5}
+
+
+def test_without_gpus_the_cores_are_shared_out():
+    config = RunConfig()
+    config.cluster.gpus_per_node = 0
+    config.learner.ranks = 2
+    config = resolve(config)
+    assert len(resource_bundles(config)) == 3
+    env = learner_options(config, None)[0]["runtime_env"]["env_vars"]
+    assert env["DS_ACCELERATOR"] == "cpu" and int(env["OMP_NUM_THREADS"]) >= 1
+    assert learner_options(config, None)[0]["num_gpus"] == 0
+
+
+@pytest.mark.parametrize(
+    ("placement", "backend"), [("disaggregated", "nccl"), ("colocated", "ipc")]
+)
+def test_vllm_arguments(placement, backend):
+    config = configuration(placement, tensor_parallel=1, memory_utilization=0.5)
+    arguments = engine_arguments(config.model, config.rollout, config.weights.backend, gpu=True)
+    assert arguments["weight_transfer_config"].backend == backend
+    assert arguments["logprobs_mode"] == "processed_logprobs"
+    assert arguments["gpu_memory_utilization"] == 0.5
+    assert arguments["enable_sleep_mode"] is (placement == "colocated")
+    assert arguments["enforce_eager"] is False
+    assert arguments["max_model_len"] == 2048 + 1024
+    from vllm import EngineArgs
+
+    assert set(arguments) <= {f.name for f in fields(EngineArgs)}
+
+
+def test_user_arguments_go_to_vllm_last():
+    config = configuration("disaggregated")
+    config.rollout.engine["kv_cache_dtype"] = "fp8"
+    arguments = engine_arguments(config.model, config.rollout, "nccl", gpu=True)
+    assert arguments["kv_cache_dtype"] == "fp8"
+
+
+def test_nccl_ranks_follow_the_sender_without_gaps():
+    options = {"address": "10.0.0.1", "port": 1234, "world_size": 1 + 3 * 2}
+    offsets = [engine_init_info("nccl", options, 1 + i * 2)["rank_offset"] for i in range(3)]
+    assert offsets == [1, 3, 5]
+    info = engine_init_info("nccl", options, 1)
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferInitInfo
+
+    assert NCCLWeightTransferInitInfo(**info).world_size == 7
+    assert engine_init_info("ipc", {}, 1) == {"packed": False}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("offload", [False, True])
+def test_deepspeed_configuration(stage, offload):
+    config = RunConfig()
+    config.learner.zero_stage, config.learner.offload = stage, offload
+    made = deepspeed_config(config.learner, config.model)
+    assert made["zero_optimization"]["stage"] == stage
+    assert ("offload_optimizer" in made["zero_optimization"]) == offload
+    assert ("offload_param" in made["zero_optimization"]) == (offload and stage == 3)
+    assert made["bf16"]["enabled"] and made["communication_data_type"] == "fp32"
+    assert made["managed_gradient_accumulation"] is False
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    DeepSpeedConfig(made)  # DeepSpeed accepts it

@@ -1,0 +1,93 @@
+"""The command line: every group, open-ended choices, and errors that name the nearest key."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from rlvr.config import ConfigError, RunConfig
+from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
+
+NEEDED = ["model.path=m", "data.train=[x.jsonl]", "train.steps=2"]
+
+
+def configure(*words: str) -> RunConfig:
+    register()
+    arguments = [*NEEDED, *words]
+    check_overrides("train", arguments)
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        return run_config(compose("train", overrides=arguments))
+
+
+@pytest.mark.parametrize(
+    ("word", "group", "name", "value"),
+    [
+        ("model.dtype=float32", "model", "dtype", "float32"),
+        ("data.on_bad_row=drop", "data", "on_bad_row", "drop"),
+        ("rollout.group_size=4", "rollout", "group_size", 4),
+        ("verifier.timeout_s=3", "verifier", "timeout_s", 3.0),
+        ("learner.zero_stage=3", "learner", "zero_stage", 3),
+        ("weights.timeout_s=5", "weights", "timeout_s", 5.0),
+        ("cluster.placement=colocated", "cluster", "placement", "colocated"),
+        ("train.seed=7", "train", "seed", 7),
+        ("evaluation.every=7", "evaluation", "every", 7),
+        ("telemetry.wandb=disabled", "telemetry", "wandb", "disabled"),
+    ],
+)
+def test_every_group_can_be_overridden(word, group, name, value):
+    assert getattr(getattr(configure(word), group), name) == value
+
+
+def test_methods_are_chosen_by_name_with_their_options():
+    config = configure("credit=delta", "credit.refinements=2", "objective=gspo", "advantage=rloo")
+    assert config.credit["name"] == "delta" and config.credit["refinements"] == 2
+    assert config.objective["name"] == "gspo" and config.advantage["name"] == "rloo"
+
+
+def test_a_cluster_of_any_size():
+    config = configure("cluster=3x5")
+    assert (config.cluster.nodes, config.cluster.gpus_per_node) == (3, 5)
+
+
+def test_a_method_outside_of_the_package(tmp_path, monkeypatch):
+    (tmp_path / "my_methods_for_a_test").mkdir()
+    (tmp_path / "my_methods_for_a_test" / "half.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from rlvr.algorithm.credit import CREDITS\n"
+        "@dataclass\n"
+        "class HalfConfig:\n"
+        "    name: str = 'half'\n"
+        "    value: float = 0.5\n"
+        "@CREDITS.register('half', HalfConfig)\n"
+        "class Half:\n"
+        "    def __init__(self, config): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = configure("credit=my_methods_for_a_test.half", "credit.value=0.25")
+    assert config.credit == {"name": "my_methods_for_a_test.half", "value": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("train.stepz=3", r"train\.stepz: no such key\. Did you mean 'steps'\?"),
+        ("learnr.lr=3", r"learnr\.lr: no such key\. Did you mean 'learner'\?"),
+        ("credit=dleta", r"credit=dleta: no such choice\. Did you mean 'delta'\?"),
+        ("objective.clip_lo=1", r"objective\.clip_lo: no such key"),
+        ("train.steps=abc", r"train\.steps=abc.*could not be converted to Integer"),
+        ("credit=no_such_package.x", r"cannot import 'no_such_package\.x'"),
+    ],
+)
+def test_mistakes_are_answered_in_words(word, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        configure(word)
+
+
+def test_what_must_be_set_is_listed():
+    register()
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        node = compose("train")
+    with pytest.raises(ConfigError) as caught:
+        run_config(node)
+    for key in ("model.path", "data.train", "train.steps"):
+        assert f"- {key}: must be set" in str(caught.value)

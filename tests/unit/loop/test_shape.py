@@ -1,0 +1,107 @@
+"""Impossible configurations are refused with the key and what to change; the rest is derived."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlvr.config import ConfigError, RunConfig
+from rlvr.loop.shape import check, resolve
+
+
+@pytest.fixture
+def config(tmp_path) -> RunConfig:
+    data = tmp_path / "train.jsonl"
+    data.write_text("{}\n")
+    config = RunConfig()
+    config.model.path = "some/model"
+    config.data.train = [str(data)]
+    config.train.steps = 3
+    return config
+
+
+def put(config: RunConfig, key: str, value: object) -> None:
+    group, _, name = key.partition(".")
+    if name:
+        setattr(getattr(config, group), name, value)
+    else:
+        setattr(config, group, value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"rollout.group_size": 1}, r"rollout\.group_size=1.*at least 2"),
+        ({"train.prompts_per_mini_batch": 48}, r"prompts_per_mini_batch=48 does not divide .*128"),
+        ({"learner.ranks": 9}, r"learner\.ranks=9"),
+        ({"learner.ranks": 6, "rollout.workers": 4}, r"need 10 GPUs, but the cluster has 8"),
+        ({"rollout.tensor_parallel": 9}, r"rollout\.tensor_parallel=9: must be 1 to 8"),
+        ({"rollout.temperature": 0.0}, r"rollout\.temperature=0\.0: must be above 0"),
+        ({"learner.zero_stage": 4}, r"learner\.zero_stage=4"),
+        ({"learner.offload": True, "learner.zero_stage": 0}, r"learner\.offload=true needs"),
+        ({"cluster.placement": "colocatd"}, r"cluster\.placement=colocatd.*'colocated'"),
+        ({"cluster.placement": "colocated", "train.max_staleness": 2}, r"train\.max_staleness>0"),
+        (
+            {"cluster.placement": "colocated", "learner.ranks": 3, "rollout.workers": 2},
+            "must equal",
+        ),
+        ({"weights.backend": "shm"}, r"weights\.backend=shm is for the CPU"),
+        ({"weights.backend": "ipc"}, r"weights\.backend=ipc needs cluster\.placement=colocated"),
+        ({"evaluation.every": 5}, r"data\.eval names no file"),
+        ({"data.train": ["/nowhere.parquet"]}, r"no such file: /nowhere\.parquet"),
+        ({"model.path": "./nowhere"}, r"model\.path: no such folder: \./nowhere"),
+        ({"train.overlong_buffer": 2000}, r"train\.overlong_buffer=2000 must be below"),
+        ({"objective": {"name": "dapoo"}}, r"no objective method is called 'dapoo'.*'dapo'"),
+        (
+            {"credit": {"name": "delta", "lamda_range": [1, 2]}},
+            r"credit\.lamda_range.*lambda_range",
+        ),
+        ({"credit": {"name": "thr"}, "objective": {"name": "real"}}, r"thr"),
+    ],
+)
+def test_what_cannot_run_is_refused_by_name(config, changes, complaint):
+    config.cluster.gpus_per_node = 8
+    for key, value in changes.items():
+        put(config, key, value)
+    with pytest.raises(ConfigError, match=complaint):
+        check(config)
+
+
+def test_all_problems_are_reported_at_once(config):
+    config.rollout.group_size = 1
+    config.train.prompts_per_mini_batch = 7
+    config.data.eval = ["/nowhere.jsonl"]
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    assert str(caught.value).count("\n- ") == 2
+
+
+@pytest.mark.parametrize(
+    ("cluster", "given", "expected"),
+    [
+        ({"gpus_per_node": 0}, {}, (1, 1, "shm")),
+        ({"gpus_per_node": 8}, {}, (4, 4, "nccl")),
+        ({"gpus_per_node": 8}, {"tensor_parallel": 2}, (4, 2, "nccl")),
+        ({"gpus_per_node": 8, "nodes": 2}, {"ranks": 12}, (12, 4, "nccl")),
+        ({"gpus_per_node": 8}, {"workers": 2, "tensor_parallel": 2}, (4, 2, "nccl")),
+        ({"gpus_per_node": 8, "placement": "colocated"}, {}, (8, 8, "ipc")),
+    ],
+)
+def test_the_cluster_decides_what_is_left_open(config, cluster, given, expected):
+    for name, value in cluster.items():
+        setattr(config.cluster, name, value)
+    for name, value in given.items():
+        setattr(config.learner if name == "ranks" else config.rollout, name, value)
+    resolved = check(config)
+    assert (
+        resolved.learner.ranks,
+        resolved.rollout.workers,
+        resolved.weights.backend,
+    ) == expected
+
+
+def test_the_engine_is_given_no_more_length_than_the_run_needs(config):
+    config.data.max_prompt_tokens, config.rollout.max_response_tokens = 100, 30
+    config.evaluation.max_response_tokens = 50
+    assert resolve(config).rollout.engine["max_model_len"] == 150
+    config.rollout.engine = {"max_model_len": 999}
+    assert resolve(config).rollout.engine["max_model_len"] == 999
