@@ -66,6 +66,14 @@ class Group:
         return sum(prompt + len(r.token_ids) for r in self.responses)
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Final answers of all responses of a rollout batch, as tokens."""
+
+    span: np.ndarray  # int64 [S, 2]: [start, end) among the response's tokens; -1: none
+    reference: np.ndarray  # int64 [S, L]: the gold answer's ids, padded with -1
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """Packed sequences of one learner rank, without padding.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rlvr.types import Group, Outcome, TokenBatch
+from rlvr.types import Answers, Group, Outcome, TokenBatch
 
 
 def rank_batches(
@@ -18,6 +19,7 @@ def rank_batches(
     *,
     ranks: int,
     groups_per_mini_batch: int,
+    answers: Answers | None = None,
 ) -> list[TokenBatch]:
     """One packed batch per rank, each with its part of every mini-batch.
 
@@ -30,6 +32,7 @@ def rank_batches(
         advantages: A_i of every response, in the order of the groups' responses, [S].
         ranks: number of learner ranks.
         groups_per_mini_batch: groups of one optimizer step.
+        answers: where the responses' answers lie, for credit methods that ask.
     """
     rows: list[list[tuple[int, int, int]]] = [[] for _ in range(ranks)]  # (group, sample, response)
     first = np.cumsum([0] + [len(g.responses) for g in groups])
@@ -45,7 +48,17 @@ def rank_batches(
         ]
         for rank, piece in enumerate(_cut(cost, ranks)):
             rows[rank] += line[piece]
-    return [_pack(groups, advantages, r, groups_per_mini_batch) for r in rows]
+    batches = [_pack(groups, advantages, r, groups_per_mini_batch) for r in rows]
+    if answers is None:
+        return batches
+    return [
+        replace(
+            b,
+            answer_span=torch.from_numpy(answers.span)[b.response_id],
+            reference_answer=torch.from_numpy(answers.reference)[b.response_id],
+        )
+        for b in batches
+    ]
 
 
 def micro_batches(lengths: Int[Tensor, "S"], budget: int) -> list[Int[Tensor, "s"]]:

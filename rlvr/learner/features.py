@@ -99,7 +99,7 @@ class LentPolicy:
 
     def embed(self, input_ids: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
         """Input embeddings; a collective under ZeRO-3."""
-        return self._policy.embed(input_ids)
+        return self._policy.embed(input_ids).detach()
 
     def hidden(self, embeddings: Float[Tensor, "T d"], batch: TokenBatch) -> Float[Tensor, "T d"]:
         """Final states from embeddings, differentiable in them; a collective under ZeRO-3."""

@@ -15,7 +15,7 @@ from rlvr.errors import RunError
 from rlvr.learner.batching import rank_batches
 from rlvr.learner.metrics import Pair, means
 from rlvr.learner.worker import LearnerWorker
-from rlvr.types import Group
+from rlvr.types import Answers, Group
 
 
 class LearnerError(RunError):
@@ -45,7 +45,9 @@ class LearnerGroup:
         [(address, port)] = await self._call("address", timeout_s=limit, ranks=self.ranks[:1])
         await self._call("start", address, port, timeout_s=limit)
 
-    async def load(self, groups: Sequence[Group], advantages: np.ndarray) -> None:
+    async def load(
+        self, groups: Sequence[Group], advantages: np.ndarray, answers: Answers | None = None
+    ) -> None:
         """Share a rollout batch out over the ranks; ``advantages`` is [S], in sample order."""
         train = self._config.train
         batches = rank_batches(
@@ -53,6 +55,7 @@ class LearnerGroup:
             advantages,
             ranks=len(self.ranks),
             groups_per_mini_batch=train.prompts_per_mini_batch or len(groups),
+            answers=answers,
         )
         limit = self._config.learner.step_timeout_s
         await self._gather(

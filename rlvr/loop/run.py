@@ -7,10 +7,12 @@ import asyncio
 import ray
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from rlvr.algorithm.credit import CREDITS, Needs
 from rlvr.config import ConfigError, RunConfig
 from rlvr.data.dataset import load_dataset
 from rlvr.data.stream import PromptStream
 from rlvr.loop.actors import start_actors
+from rlvr.loop.answers import AnswerFinder
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
 from rlvr.loop.state import RunState, resume_folder
@@ -45,7 +47,9 @@ async def train(config: RunConfig) -> None:
             if await state.resume():
                 await actors.weights.publish(state.step)
             telemetry.start(config, state.step)
-            trainer = Trainer(config, groups, actors, evaluation, state, telemetry)
+            needs = CREDITS.build(config.credit, "credit").needs
+            finder = AnswerFinder(tokenizer) if Needs.ANSWER in needs else None
+            trainer = Trainer(config, groups, actors, evaluation, state, telemetry, finder)
             await trainer.run()
         telemetry.summary(trainer.summary())
     finally:

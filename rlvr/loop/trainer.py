@@ -10,11 +10,13 @@ import torch
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.config import RunConfig
 from rlvr.loop.actors import Actors
+from rlvr.loop.answers import AnswerFinder
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource, RolloutBatch
 from rlvr.loop.state import RunState
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.telemetry.timing import Stopwatch
+from rlvr.types import Answers
 
 
 class Trainer:
@@ -28,6 +30,7 @@ class Trainer:
         evaluation: Evaluation,
         state: RunState,
         telemetry: Telemetry,
+        finder: AnswerFinder | None = None,
     ) -> None:
         self.advantage = ADVANTAGES.build(config.advantage, "advantage")
         self.groups = groups
@@ -37,6 +40,7 @@ class Trainer:
         self.evaluation = evaluation
         self.state = state
         self.telemetry = telemetry
+        self.finder = finder
         self.watch = Stopwatch()
         self.seconds = 0.0
         self.tokens = 0
@@ -49,7 +53,7 @@ class Trainer:
             advantages = self.advantages(batch)
             async with self.rollout.memory_lent():
                 with self.watch.stage("score"):
-                    await self.learners.load(batch.groups, advantages)
+                    await self.learners.load(batch.groups, advantages, self.answers(batch))
                     metrics = await self.learners.score()
                 with self.watch.stage("credit"):
                     metrics |= await self.learners.assign_credit()
@@ -74,6 +78,10 @@ class Trainer:
             if batch is None:
                 return
             yield batch
+
+    def answers(self, batch: RolloutBatch) -> Answers | None:
+        """Where the final answers lie, if the credit method asks."""
+        return self.finder.find(batch.groups) if self.finder is not None else None
 
     async def log(
         self, batch: RolloutBatch, advantages: np.ndarray, metrics: dict[str, float]

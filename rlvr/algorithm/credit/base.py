@@ -32,6 +32,8 @@ class Needs(Flag):
     """STATISTICS, and h_t of these tokens."""
     EMBEDDINGS = auto()
     """Further forward passes from input embeddings, differentiable in them."""
+    ANSWER = auto()
+    """``batch.answer_span`` and ``batch.reference_answer``."""
 
 
 @dataclass

@@ -57,7 +57,7 @@ class OarGConfig(OarConfig):
 class OarG:
     """Bi-level weights of the saliency scores."""
 
-    needs = Needs.EMBEDDINGS
+    needs = Needs.EMBEDDINGS | Needs.ANSWER
 
     def __init__(self, config: OarGConfig) -> None:
         self.config = config

@@ -55,7 +55,7 @@ class OarPConfig(OarConfig):
 class OarP:
     """Bi-level weights of the perturbation scores."""
 
-    needs = Needs.EMBEDDINGS
+    needs = Needs.EMBEDDINGS | Needs.ANSWER
 
     def __init__(self, config: OarPConfig) -> None:
         self.config = config

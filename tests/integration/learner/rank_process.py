@@ -33,10 +33,14 @@ def main(rank: int, world: int, port: str, cases_path: str, out_path: str) -> No
     with open(cases_path, "rb") as f:
         cases = pickle.load(f)
     results = {}
-    for name, (config, groups, advantages, per_mini_batch) in cases.items():
+    for name, (config, groups, advantages, per_mini_batch, answers) in cases.items():
         learner = LearnerRank(config, torch.device("cpu"), pad_token_id=0)
         batches = rank_batches(
-            groups, advantages, ranks=world, groups_per_mini_batch=per_mini_batch
+            groups,
+            advantages,
+            ranks=world,
+            groups_per_mini_batch=per_mini_batch,
+            answers=answers,
         )
         learner.load(batches[rank])
         metrics = {**learner.score(), **learner.assign_credit()}

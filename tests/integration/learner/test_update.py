@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,31 +105,8 @@ def configuration(folder: str, ranks: int, stage: int, budget: int, objective: s
     return config
 
 
-def run_ranks(world: int, cases: dict, folder: Path) -> list[dict]:
-    """Start ``world`` rank processes, run all cases in them, return what each rank saved."""
-    with socket.socket() as s:
-        s.bind(("", 0))
-        port = str(s.getsockname()[1])
-    (folder / f"cases{world}").write_bytes(pickle.dumps(cases))
-    script = Path(__file__).with_name("rank_process.py")
-    arguments = [str(world), port, str(folder / f"cases{world}"), str(folder / f"out{world}")]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    outputs = [p.communicate(timeout=280)[0] for p in processes]
-    for p, output in zip(processes, outputs, strict=True):
-        assert p.returncode == 0, output[-4000:]
-    return [torch.load(f"{folder}/out{world}.{rank}") for rank in range(world)]
-
-
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def runs(request, tiny_model, tmp_path_factory):
+def runs(request, tiny_model, run_ranks, tmp_path_factory):
     """Every case on 1 and on 2 ranks, and what the literal formula gives."""
     folder = tiny_model(request.param)
     generator = np.random.default_rng()
@@ -156,6 +128,7 @@ def runs(request, tiny_model, tmp_path_factory):
                     groups,
                     advantages,
                     PER_MINI_BATCH,
+                    None,
                 )
     out = tmp_path_factory.mktemp("ranks")
     results = {**run_ranks(1, cases[1], out)[0], **run_ranks(2, cases[2], out)[0]}
