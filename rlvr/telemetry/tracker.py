@@ -72,7 +72,8 @@ class Tracker:
             self._say(f"wandb: {self._run.url}")
         else:
             self._say(
-                f"wandb: offline; `wandb sync {self._folder.path}/wandb/offline-run-*` uploads the run."
+                "wandb: offline; "
+                f"`wandb sync {self._folder.path}/wandb/offline-run-*` uploads the run."
             )
 
     def _init(self, mode: str, config: dict[str, Any]) -> Any:

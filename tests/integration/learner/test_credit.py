@@ -20,6 +20,9 @@ METHODS = {
     "entropy_top": {},
     "random": {},
 }
+# OAR's scores are differences of nearly equal distributions, stretched to [0, 1] by their range:
+# float32 rounding of the forward passes is stretched with them.
+TOLERANCE = {"oar_p": 1e-3, "oar_g": 1e-4}
 SHAPES = [(1, 0), (2, 2), (2, 3)]
 
 
@@ -105,8 +108,7 @@ def test_coefficients_do_not_depend_on_ranks_stage_packing_or_store(results, met
     for case in others:
         actual = torch.cat([merged[case][i] for i in range(GROUPS * SIZE)])
         off = (actual - everything).norm() / everything.norm()
-        tolerance = 1e-3 if method == "oar_p" else 1e-5  # min-max of near-flat KL scores
-        assert float(off) < tolerance, (case, float(off))
+        assert float(off) < TOLERANCE.get(method, 1e-5), (case, float(off))
 
 
 @pytest.mark.parametrize("method", ["delta", "delta_topk", "random"])
