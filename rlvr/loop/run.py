@@ -51,7 +51,7 @@ async def train(config: RunConfig) -> None:
             finder = AnswerFinder(tokenizer) if Needs.ANSWER in needs else None
             trainer = Trainer(config, groups, actors, evaluation, state, telemetry, finder)
             await trainer.run()
-        telemetry.summary(trainer.summary())
+        telemetry.summary({**trainer.summary(), "rows_dropped": train_set.dropped})
     finally:
         telemetry.close()
 

@@ -1,0 +1,69 @@
+"""The weight stream and its shared-memory form."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rlvr.weights.shm import Segment, SharedMemorySender
+from rlvr.weights.source import ShardedWeightSource
+
+
+def network() -> nn.Module:
+    """Parameters inside and outside of numbered layers, of two dtypes."""
+    model = nn.Module()
+    model.embed = nn.Embedding(7, 3)
+    model.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(11))
+    model.norm = nn.LayerNorm(3).bfloat16()
+    model.head = nn.Linear(3, 7, bias=False)
+    model.head.weight = model.embed.weight  # tied
+    return model
+
+
+def test_metadata_agrees_with_iteration_and_one_layer_is_whole_at_a_time():
+    model, gathered = network(), []
+
+    @contextmanager
+    def gather(parameters):
+        gathered.append(len(list(parameters)))
+        yield
+
+    source = ShardedWeightSource(model, gather)
+    metadata, tensors = source.metadata(), list(source)
+    assert [m.name for m in metadata] == [name for name, _ in tensors]
+    for meta, (_, tensor) in zip(metadata, tensors, strict=True):
+        assert (meta.dtype, meta.shape) == (tensor.dtype, tuple(tensor.shape))
+    assert "head.weight" not in {m.name for m in metadata}, "a tied weight travels once"
+    assert max(gathered) == 2 and sum(gathered) == len(metadata)
+
+
+def test_a_segment_holds_every_byte_until_it_is_released():
+    model = network()
+    sender = SharedMemorySender(ShardedWeightSource(model, lambda p: _nothing()), rank=0)
+    info = sender.send(1)
+    views = dict(Segment(**info).map())
+    for name, p in model.named_parameters():
+        assert torch.equal(views[name], p)
+    sender.release()
+    assert not Path(info["path"]).exists()
+    assert torch.equal(views["embed.weight"], model.embed.weight), "a mapped version stays"
+    with pytest.raises(FileNotFoundError, match="withdrawn"):
+        list(Segment(**info).map())
+
+
+def test_other_ranks_only_gather():
+    seen = []
+    source = ShardedWeightSource(network(), lambda p: _nothing(seen))
+    assert SharedMemorySender(source, rank=1).send(1) == {}
+    assert seen
+
+
+@contextmanager
+def _nothing(seen=None):
+    if seen is not None:
+        seen.append(1)
+    yield
