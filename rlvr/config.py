@@ -71,6 +71,37 @@ class RolloutConfig:
 
 
 @dataclass
+class CodeConfig:
+    """The sandbox of programs under test, and its limits."""
+
+    sandbox: str = "bubblewrap"  # bubblewrap | unsafe (none: the programs can do what you can)
+    wall_s: float = 8.0  # for a program with all its tests; below verifier.timeout_s
+    cpu_s: int = 5  # processor time of each run of a script, or of all calls of a function
+    memory_mib: int = 1024  # address space
+    output_mib: int = 16  # of each run or call; also the size of a file
+    disk_mib: int = 16  # of /tmp, in memory
+
+
+@dataclass
+class FormatConfig:
+    """An extra reward for the form of a response, on top of any verifier's."""
+
+    bonus: float = 0.0  # 0: off
+    tags: list[str] = field(default_factory=lambda: ["think", "answer"])  # <think>...</think> ...
+
+
+@dataclass
+class RewardConfig:
+    """The reward of each outcome. Verifiers that grade fall between incorrect and correct."""
+
+    correct: float = 1.0
+    incorrect: float = 0.0
+    unparseable: float = 0.0
+    timeout: float = 0.0
+    error: float = 0.0
+
+
+@dataclass
 class VerifierConfig:
     """The pool that turns response text into verdicts."""
 
@@ -79,6 +110,9 @@ class VerifierConfig:
     timeout_s: float = 10.0
     memory_mib: int = 2048
     recycle_after: int = 2000  # verifications that a process serves before it is renewed
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    format: FormatConfig = field(default_factory=FormatConfig)
+    code: CodeConfig = field(default_factory=CodeConfig)
 
 
 @dataclass
@@ -138,6 +172,7 @@ class TrainConfig:
     prompts_per_mini_batch: int | None = None  # default: one optimizer step per rollout batch
     epochs_per_step: int = 1  # passes over each rollout batch
     dynamic_sampling: bool = False  # sample until the batch is full of groups with spread
+    max_sampling_rounds: int = 20  # of dynamic sampling for one batch, before it gives up
     max_staleness: int = 0  # 0: synchronous; else versions that rollout may lag behind
     overlong_filter: bool = False  # truncated responses carry no gradient
     overlong_buffer: int = 0  # DAPO's soft penalty starts so many tokens before the limit; 0: off

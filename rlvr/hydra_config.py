@@ -77,6 +77,8 @@ def _store_open_choice(override: Override) -> None:
     group, value = override.key_or_group, override.value()
     if not isinstance(value, str):
         return
+    if Path(CONFIG_PATH, group, f"{value}.yaml").exists():
+        return
     store = ConfigStore.instance()
     size = _NODES_BY_GPUS.fullmatch(value)
     if group == "cluster" and size:

@@ -12,6 +12,7 @@ import torch
 
 from rlvr.algorithm.overlong import overlong_penalty
 from rlvr.config import RunConfig
+from rlvr.errors import RunError
 from rlvr.data.stream import PromptStream
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
@@ -165,6 +166,14 @@ class GroupSource:
             groups += [new[i] for i in keep]
             texts += [new_texts[i] for i in keep]
             attempt += 1
+            if attempt == self._config.train.max_sampling_rounds and len(groups) < wanted:
+                raise RunError(
+                    f"dynamic sampling found {len(groups)} groups with spread among "
+                    f"{attempt * wanted} prompts at step {step + 1}, and {wanted} are needed: the "
+                    "task is too easy or too hard for this policy. Raise "
+                    "train.max_sampling_rounds or rollout.group_size, or set "
+                    "train.dynamic_sampling=false"
+                )
         return RolloutBatch(step, groups[:wanted], texts[:wanted], state, discarded)
 
     def _with_overlong_penalty(self, verdict: Verdict, response: Response) -> Verdict:

@@ -42,10 +42,11 @@ def main(rank: int, world: int, port: str, cases_path: str, out_path: str) -> No
             groups_per_mini_batch=per_mini_batch,
             answers=answers,
         )
-        learner.load(batches[rank])
-        metrics = {**learner.score(), **learner.assign_credit()}
-        coefficients = learner.coefficients.clone()
-        metrics |= learner.update()
+        for _ in range(config.train.steps if isinstance(config.train.steps, int) else 1):
+            learner.load(batches[rank])
+            metrics = {**learner.score(), **learner.assign_credit()}
+            coefficients = learner.coefficients.clone()
+            metrics |= learner.update()
         source = ShardedWeightSource(learner.policy.model, gathered)
         results[name] = {
             "weights": {k: v.clone() for k, v in source},

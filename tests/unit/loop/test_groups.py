@@ -10,6 +10,7 @@ import pytest
 
 from rlvr.config import RunConfig
 from rlvr.data.stream import PromptStream
+from rlvr.errors import RunError
 from rlvr.loop.groups import GroupSource
 from rlvr.rollout.request import sample_seed
 from rlvr.types import Outcome, Prompt, Response, Verdict
@@ -136,6 +137,12 @@ def test_dynamic_sampling_fills_the_batch_with_spread_and_counts_the_rest():
         assert len(batch.groups) == 6
         assert all(g.has_spread for g in batch.groups)
         assert batch.discarded > 0
+
+
+def test_dynamic_sampling_gives_up_where_nothing_has_spread():
+    groups, _, _ = source(judge=lambda i, text: False, dynamic_sampling=True, max_sampling_rounds=3)
+    with pytest.raises(RunError, match="found 0 groups with spread among 18 prompts at step 1"):
+        collect(groups)
 
 
 def test_the_stream_goes_on_from_a_batchs_state():

@@ -1,0 +1,195 @@
+"""Attacks among honest responses: those keep their rewards, the fleet keeps its strength."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import random
+import time
+
+import pytest
+
+from rlvr.config import CodeConfig, VerifierConfig
+from rlvr.task import Outcome, Prompt, Verdict
+from rlvr.verify.process import Fleet
+from rlvr.verify.worker import decode
+
+CONFIG = VerifierConfig(
+    processes=2,
+    timeout_s=3.0,
+    memory_mib=1024,
+    code=CodeConfig(wall_s=2.0, cpu_s=1, memory_mib=256, output_mib=1, disk_mib=4),
+)
+NOT_RIGHT = (Outcome.INCORRECT, Outcome.UNPARSEABLE, Outcome.TIMEOUT, Outcome.ERROR)
+
+MATH_ATTACKS = [
+    "9**9**9",
+    r"\boxed{9**9**9}",
+    r"\boxed{9^{9^{9}}}",
+    r"\boxed{" + "!".join(["9"] * 50) + "!" * 30 + "}",
+    r"\boxed{((((9!)!)!)!)!}",
+    r"\boxed{4",
+    r"\boxed{" * 5000 + "4",
+    "{" * 2**20,
+    r"\boxed{" + "{" * 2**20,
+    r"\boxed{" + "{" * 2**19 + "}" * 2**19 + "}",
+    r"\boxed{3}" * 20_000,
+    r"\boxed{\frac{" * 3000 + "}" * 6000,
+    r"\boxed{" + r"\sqrt{" * 500 + "2" + "}" * 501,
+    r"\boxed{\sum_{k=1}^{10^{12}} k^k}",
+    r"\boxed{\int_0^1 \sin(x^{x^{x^x}})^{99} dx}",
+    r"\boxed{\begin{pmatrix}" + r"1 & 2 \\" * 3000 + r"\end{pmatrix}}",
+    r"\boxed{" + ",".join(map(str, range(100_000))) + "}",
+    "\\boxed{\0\u202e\ud800\U0001f4a3}",
+    r"\boxed{__import__('os').system('touch /tmp/left')}",
+    "",
+]
+CODE_ATTACKS = [
+    "import os\nwhile True: os.fork()",
+    "while True: pass",
+    "import time\ntime.sleep(1000)",
+    "hoard = []\nwhile True: hoard.append(bytearray(2**24))",
+    "import os\nos._exit(0)",
+    "import os, signal\nos.kill(-1, signal.SIGKILL)",
+    "while True: print('x' * 10**6)",
+]
+
+
+async def judge(fleet: Fleet, items: list[tuple[Prompt, str]], got: dict[int, bytes]) -> None:
+    for number, item in enumerate(items):
+        fleet.submit(number, pickle.dumps(item))
+    fleet.feed()
+    async with asyncio.timeout(120):
+        while len(got) < len(items):
+            assert fleet.failed is None
+            await asyncio.sleep(0.02)
+
+
+def verdicts(items: list[tuple[Prompt, str]], verifiers: list[str]) -> list[Verdict]:
+    """Each item's verdict, in order; checks that the fleet is whole afterwards and then gone."""
+    got: dict[int, bytes] = {}
+
+    async def scenario() -> None:
+        fleet = Fleet(CONFIG, verifiers, got.__setitem__)
+        await fleet.start()
+        try:
+            await judge(fleet, items, got)
+            async with asyncio.timeout(10):
+                while len(fleet.pids) < CONFIG.processes:
+                    await asyncio.sleep(0.02)
+            pids = list(fleet.pids)
+        finally:
+            await fleet.close()
+        assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+    asyncio.run(scenario())
+    return [decode(got[i]) for i in range(len(items))]
+
+
+def test_formulas_that_explode() -> None:
+    start = time.monotonic()
+    gold = Prompt("p", (), "", "4", "math")
+    items = [(gold, r"so \boxed{4}")] * 20
+    items += [(gold, attack) for attack in MATH_ATTACKS]
+    random.shuffle(items)
+    given = verdicts(items, ["math"])
+    for (_, text), verdict in zip(items, given, strict=True):
+        if text == r"so \boxed{4}":
+            assert verdict.outcome is Outcome.CORRECT
+        else:
+            assert verdict.outcome in NOT_RIGHT[:3], text[:80]
+            assert verdict.reward == 0
+    assert not os.path.exists("/tmp/left")
+    # Nearly all of them are seen through before they cost any time.
+    slow = [t[:80] for (_, t), v in zip(items, given, strict=True) if v.outcome is Outcome.TIMEOUT]
+    assert len(slow) <= 2, slow
+    assert time.monotonic() - start < 40
+
+
+def test_one_response_in_twenty_is_a_program_that_attacks() -> None:
+    dice = random.Random()
+    items, right = [], []
+    for number in range(100):
+        factor, wrong = dice.randrange(2, 100), dice.random() < 0.3
+        tests = {"inputs": ["1", "7"], "outputs": [str(factor), str(7 * factor)]}
+        prompt = Prompt(f"p{number}", (), "", json.dumps(tests), "code")
+        program = f"print({factor + wrong} * int(input()))"
+        items.append((prompt, f"This will do:\n```python\n{program}\n```\n"))
+        right.append(not wrong)
+    attacked = dice.sample(range(100), 5)
+    for place, attack in zip(attacked, dice.sample(CODE_ATTACKS, 5), strict=True):
+        items[place] = (items[place][0], f"```python\n{attack}\n```")
+    given = verdicts(items, ["code"])
+    for number, verdict in enumerate(given):
+        if number in attacked:
+            assert verdict.outcome in NOT_RIGHT and verdict.reward == 0
+        else:
+            expected = Outcome.CORRECT if right[number] else Outcome.INCORRECT
+            assert verdict.outcome is expected, verdict
+            assert verdict.reward == float(right[number])
+
+
+def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
+    prompt = Prompt("p", (), "", json.dumps({"inputs": [""], "outputs": [""]}), "code")
+    marker = f"x = {random.randrange(10**9)}"
+
+    async def scenario() -> None:
+        got: dict[int, bytes] = {}
+        fleet = Fleet(CONFIG, ["code"], got.__setitem__)
+        await fleet.start()
+        try:
+            before = sandboxes()
+            fleet.submit(0, pickle.dumps((prompt, f"{marker}\nimport time\ntime.sleep(60)")))
+            fleet.feed()
+            async with asyncio.timeout(10):
+                while not sandboxes() - before:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            for pid in fleet.pids:
+                os.kill(pid, 9)
+            async with asyncio.timeout(10):
+                while 0 not in got:
+                    await asyncio.sleep(0.02)
+            assert decode(got[0]).outcome is Outcome.TIMEOUT  # it was tried again
+            async with asyncio.timeout(5):
+                while sandboxes() - before:
+                    await asyncio.sleep(0.02)
+        finally:
+            await fleet.close()
+
+    asyncio.run(scenario())
+
+
+def sandboxes() -> set[str]:
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline") as file:
+                if "rlvr.verify.inside.host" in file.read():
+                    found.add(pid)
+        except OSError:
+            pass
+    return found
+
+
+def test_without_bubblewrap_nothing_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
+) -> None:
+    async def scenario() -> None:
+        fleet = Fleet(CONFIG, ["code"], lambda *_: None)
+        try:
+            await fleet.start()
+        finally:
+            await fleet.close()
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Exception, match="apt-get install bubblewrap") as refusal:
+        asyncio.run(scenario())
+    assert "Traceback" not in str(refusal.value)
+    monkeypatch.setattr(CONFIG.code, "sandbox", "none")
+    with pytest.raises(Exception, match="Valid: bubblewrap, unsafe"):
+        asyncio.run(scenario())
+    monkeypatch.setattr(CONFIG.code, "sandbox", "unsafe")
+    asyncio.run(scenario())
