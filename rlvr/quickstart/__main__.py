@@ -14,8 +14,10 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from rlvr.quickstart.arithmetic import Addition, additions, corpus, row
 from rlvr.quickstart.model import build_model
@@ -26,7 +28,7 @@ TRAIN_PROBLEMS = 4096
 EVAL_PROBLEMS = 256
 
 
-def quickstart(output: Path, seed: int = 0) -> dict[str, float]:
+def quickstart(output: Path, seed: int = 0) -> dict[str, Any]:
     """Write the task and the base model into ``output``; return what ``warmup.json`` says.
 
     The same seed and number of threads give the same files. No problem occurs twice: neither in
@@ -48,7 +50,13 @@ def quickstart(output: Path, seed: int = 0) -> dict[str, float]:
     model.save_pretrained(output / "model")
     tokenizer.save_pretrained(output / "model")
 
-    report = {**asdict(result), "parameters": model.num_parameters(), "seed": seed}
+    report = {
+        **asdict(result.skill),
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "parameters": model.num_parameters(),
+        "seed": seed,
+    }
     (output / "warmup.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 
@@ -65,14 +73,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    disable_progress_bar()  # of saving, which takes no time
     try:
         report = quickstart(arguments.output, arguments.seed)
     except WarmUpError as error:
         sys.exit(str(error))
     print(
-        f"{arguments.output / 'model'}: {report['parameters'] / 1e6:.2f} M parameters, solves "
-        f"{report['accuracy']:.1%} of {EVAL_PROBLEMS} held-out problems after "
-        f"{report['steps']} steps ({report['seconds']:.0f} s)"
+        f"{arguments.output / 'model'}: {report['parameters'] / 1e6:.2f} M parameters, "
+        f"{report['steps']} warm-up steps in {report['seconds']:.0f} s; solves "
+        f"{report['accuracy']:.1%} of {EVAL_PROBLEMS} held-out problems"
     )
 
 
