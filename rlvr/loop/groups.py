@@ -12,8 +12,8 @@ import torch
 
 from rlvr.algorithm.overlong import overlong_penalty
 from rlvr.config import RunConfig
-from rlvr.errors import RunError
 from rlvr.data.stream import PromptStream
+from rlvr.errors import RunError
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
 from rlvr.types import Group, Prompt, Response, Verdict

@@ -21,8 +21,8 @@ PASS_AT_8 = 0.60  # ... and the share of problems that it must solve in one of e
 MAX_RESPONSE_TOKENS = 40
 
 _STEPS = 200
-_MORE_STEPS = 40  # at the final learning rate, while the base model is not good enough
-_ROUNDS = 4
+_MORE_STEPS = 40  # at a time, at the final learning rate, while the skill is not enough
+_MAX_STEPS = 360
 _BATCH = 32
 _LR = 3e-3
 _LR_WARMUP = 20
@@ -72,23 +72,24 @@ def warm_up(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=_LR, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
-    step, skill = 0, Skill(0.0, 0.0, 0.0)
-    with tqdm(desc="warm-up", unit=" step", total=_STEPS, disable=None) as bar:
-        while not skill.enough and step < _STEPS + _ROUNDS * _MORE_STEPS:
-            bar.total = step + _MORE_STEPS if step else _STEPS
-            while step < bar.total:
+    step, until, skill = 0, _STEPS, Skill(0.0, 0.0, 0.0)
+    with tqdm(desc="warm-up", unit=" step", disable=None) as bar:
+        while not skill.enough and until <= _MAX_STEPS:
+            bar.total = until
+            while step < until:
                 batch = _batch(islice(corpus, _BATCH), tokenizer)
                 loss = _train(model, optimizer, _learning_rate(step), batch)
                 step += 1
                 bar.set_postfix_str(f"loss {loss:.2f}", refresh=False)
                 bar.update()
+            until += _MORE_STEPS
             skill = measure(model, tokenizer, held_out)
     if not skill.enough or skill.accuracy > WINDOW[1]:
         low, high = WINDOW
         raise WarmUpError(
-            f"after {step} warm-up steps the base model solves {skill.accuracy:.0%} of the held-out "
-            f"problems greedily and {skill.pass_at_8:.0%} in one of eight tries; wanted are "
-            f"{low:.0%} to {high:.0%} and at least {PASS_AT_8:.0%}. Try another --seed."
+            f"after {step} warm-up steps the base model solves {skill.accuracy:.0%} of the "
+            f"held-out problems greedily and {skill.pass_at_8:.0%} in one of eight tries; wanted "
+            f"are {low:.0%} to {high:.0%} and at least {PASS_AT_8:.0%}. Try another --seed."
         )
     return WarmUp(skill, step, time.perf_counter() - began)
 

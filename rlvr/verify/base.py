@@ -7,25 +7,41 @@ A verifier is one module with a class that has ``verify``; a row of the data set
 
     VERIFIER = Parity
 
-The name is a built-in one, one that an installed package registers in the entry-point group
-``rlvr.verifier``, or the dotted path of a module.
+A class whose constructor takes an argument gets the ``VerifierConfig``. The name is a built-in one,
+one that an installed package registers in the entry-point group ``rlvr.verifier``, or the dotted
+path of a module.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any, Protocol
 
-from rlvr.config import nearest
+from rlvr.config import VerifierConfig, nearest
 from rlvr.errors import ConfigError, RunError
 from rlvr.task import Outcome, Prompt, Verdict
 
 BUILT_IN = {
-    "exact": "rlvr.verify.exact",
-    "math": "rlvr.verify.math",
+    name: f"rlvr.verify.{name}"
+    for name in (
+        "choice",
+        "code",
+        "composite",
+        "exact",
+        "format",
+        "instruction",
+        "json_schema",
+        "math",
+        "regex",
+    )
 }
+
+
+_loaded: dict[tuple[str, str], Verifier] = {}
 
 
 class VerifierError(RunError):
@@ -69,12 +85,29 @@ def module_of(name: str) -> str:
     raise ConfigError(f"verifier '{name}': no such verifier. {nearest(name, valid)}")
 
 
-def load(name: str) -> Verifier:
-    """An instance of the verifier called ``name``. Imports its module."""
+def load(name: str, config: VerifierConfig) -> Verifier:
+    """The verifier called ``name``; a process makes one and keeps it. Imports its module."""
+    key = (name, repr(config))
+    if key not in _loaded:
+        _loaded[key] = _make(name, config)
+    return _loaded[key]
+
+
+def names(prompts: Iterable[Prompt]) -> list[str]:
+    """The verifiers that ``prompts`` need, the parts of composite ones included."""
+    found = set()
+    for prompt in prompts:
+        found.add(prompt.verifier)
+        if prompt.verifier == "composite" and isinstance(parts := prompt.meta.get("parts"), list):
+            found |= {part["verifier"] for part in parts}
+    return sorted(found)
+
+
+def _make(name: str, config: VerifierConfig) -> Verifier:
     module = importlib.import_module(module_of(name))
     verifier: Any = getattr(module, "VERIFIER", None)
     if isinstance(verifier, type):
-        verifier = verifier()
+        verifier = verifier(config) if signature(verifier).parameters else verifier()
     if not callable(getattr(verifier, "verify", None)):
         raise ConfigError(
             f"verifier '{name}': module '{module.__name__}' does not set VERIFIER to a class (or "

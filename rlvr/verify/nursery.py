@@ -14,8 +14,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rlvr.config import VerifierConfig
 from rlvr.verify.base import VerifierError
-from rlvr.verify.worker import Limits, command
+from rlvr.verify.worker import command
 
 _START_S = 120.0  # for it to import the verifiers
 _ANSWER_S = 30.0  # for it to fork or reap
@@ -24,8 +25,8 @@ _ANSWER_S = 30.0  # for it to fork or reap
 class Nursery:
     """The process that forks the workers. Its death is the workers' death."""
 
-    def __init__(self, limits: Limits, verifiers: Sequence[str]) -> None:
-        self._limits = limits
+    def __init__(self, config: VerifierConfig, verifiers: Sequence[str]) -> None:
+        self._config = config
         self._verifiers = list(verifiers)
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -39,7 +40,7 @@ class Nursery:
             # Equal hashes make equal orders: of sets, and so of what sympy does.
             environment |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
-                command(theirs.fileno(), self._limits, self._verifiers),
+                command(theirs.fileno(), self._config, self._verifiers),
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,

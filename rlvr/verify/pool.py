@@ -18,6 +18,7 @@ from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
 from rlvr.verify.base import VerifierError, module_of
 from rlvr.verify.process import Fleet
+from rlvr.verify.reward import check_rewards, rewarded
 from rlvr.verify.worker import decode
 
 QUEUE = 4096  # responses that wait at an actor; more wait at the caller
@@ -158,6 +159,7 @@ class VerifierPool:
 
     async def start(self) -> None:
         """Create the actors. Raises ConfigError or VerifierError if a verifier cannot be used."""
+        check_rewards(self._config)
         for name in self._verifiers:
             module_of(name)
         self._slots = [
@@ -229,7 +231,7 @@ class VerifierPool:
         finished = await _answer(slot.actor.exchange.remote(tasks), _ANSWER_S)
         for task_id, verdict in finished:
             task = slot.outstanding.pop(task_id)
-            task.batch.settle(task.index, decode(verdict))
+            task.batch.settle(task.index, rewarded(decode(verdict), self._config))
         now = time.monotonic()
         patience = 2 * self._config.timeout_s + _ANSWER_S
         if finished:

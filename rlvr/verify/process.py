@@ -20,7 +20,7 @@ from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Verdict
 from rlvr.verify.base import VerifierError
 from rlvr.verify.nursery import Nursery
-from rlvr.verify.worker import OUT_OF_MEMORY, RETIRED, Frames, Limits, encode, framed
+from rlvr.verify.worker import OUT_OF_MEMORY, RETIRED, Frames, encode, framed
 
 WINDOW = 8  # tasks in a worker's own socket, so that it does not wait for its owner after each
 _QUICK_S = 0.01  # a task that takes less widens the window
@@ -163,8 +163,7 @@ class Fleet:
         deliver: Callable[[int, bytes], None],
     ) -> None:
         self._config = config
-        limits = Limits(config.timeout_s, config.memory_mib, config.recycle_after)
-        self._nursery = Nursery(limits, verifiers)
+        self._nursery = Nursery(config, verifiers)
         self._deliver = deliver
         self._workers: list[Worker] = []
         self._queue: deque[Task] = deque()

@@ -29,11 +29,14 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any
 
+from rlvr.config import VerifierConfig, typed
+from rlvr.errors import ConfigError, RunError
 from rlvr.task import Outcome, Prompt, Verdict
 from rlvr.verify.base import Verifier, load
+from rlvr.verify.reward import with_bonus
 
 # Answers of a worker that ends itself. Tasks that it has not answered go to another one.
 RETIRED = "retired"  # after `recycle_after` tasks or over the memory mark
@@ -43,15 +46,6 @@ _LENGTH = struct.Struct("<I")
 _CHUNK = 1 << 18
 _MAX_DETAIL = 1000
 _PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a worker may use; ``memory_mib`` is beyond what it starts with."""
-
-    timeout_s: float
-    memory_mib: int
-    recycle_after: int
 
 
 def framed(payload: bytes) -> bytes:
@@ -101,43 +95,44 @@ def decode(payload: bytes) -> Verdict:
 # -- worker -----------------------------------------------------------------------------------
 
 
-def _work(tasks: socket.socket, verifiers: dict[str, Verifier], limits: Limits) -> None:
+def _work(tasks: socket.socket, verifiers: dict[str, Verifier], config: VerifierConfig) -> None:
     """Answer tasks until told to stop (the end of the stream) or due for renewal."""
-    mark = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + limits.memory_mib * 1024 // 2
+    mark = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + config.memory_mib * 1024 // 2
     frames, served = Frames(), 0
     while data := tasks.recv(_CHUNK):
         for payload in frames.feed(data):
-            _extend_cpu_limit(limits)
+            _extend_cpu_limit(config)
             try:
-                answer = encode(_judge(payload, verifiers))
+                answer = encode(_judge(payload, verifiers, config))
             except MemoryError:
                 tasks.sendall(framed(json.dumps(OUT_OF_MEMORY).encode()))
                 return
             tasks.sendall(framed(answer))
             served += 1
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > mark
-            if served >= limits.recycle_after or grown:
+            if served >= config.recycle_after or grown:
                 tasks.sendall(framed(json.dumps(RETIRED).encode()))
                 return
 
 
-def _judge(payload: bytes, verifiers: dict[str, Verifier]) -> Verdict:
+def _judge(payload: bytes, verifiers: dict[str, Verifier], config: VerifierConfig) -> Verdict:
     prompt, text = pickle.loads(payload)
     start = time.perf_counter()
     try:
-        verdict = _verify(prompt, text, verifiers)
+        verdict = _verify(prompt, text, verifiers, config)
     except MemoryError:
         raise
     except Exception:
         verdict = Verdict(0.0, Outcome.ERROR, traceback.format_exc()[-_MAX_DETAIL:])
-    seconds = time.perf_counter() - start
-    return Verdict(verdict.reward, verdict.outcome, verdict.detail, seconds, verdict.components)
+    return replace(verdict, seconds=time.perf_counter() - start)
 
 
-def _verify(prompt: Prompt, text: str, verifiers: dict[str, Verifier]) -> Verdict:
+def _verify(
+    prompt: Prompt, text: str, verifiers: dict[str, Verifier], config: VerifierConfig
+) -> Verdict:
     verifier = verifiers.get(prompt.verifier)
     if verifier is None:
-        verifier = verifiers[prompt.verifier] = load(prompt.verifier)
+        verifier = verifiers[prompt.verifier] = load(prompt.verifier, config)
     verdict = verifier.verify(prompt, text)
     if not isinstance(verdict, Verdict):
         raise TypeError(
@@ -145,13 +140,13 @@ def _verify(prompt: Prompt, text: str, verifiers: dict[str, Verifier]) -> Verdic
         )
     if not math.isfinite(verdict.reward):
         raise ValueError(f"verifier '{prompt.verifier}' gave the reward {verdict.reward}")
-    return verdict
+    return with_bonus(verdict, text, config.format)
 
 
-def _extend_cpu_limit(limits: Limits) -> None:
+def _extend_cpu_limit(config: VerifierConfig) -> None:
     """Processor time up to the end of one more task: the last resort if the owner is stuck."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    allowed = math.ceil(time.process_time() + limits.timeout_s) + 5
+    allowed = math.ceil(time.process_time() + config.timeout_s) + 5
     if hard == resource.RLIM_INFINITY or allowed < hard:
         resource.setrlimit(resource.RLIMIT_CPU, (allowed, hard))
 
@@ -175,7 +170,7 @@ def _virtual_memory() -> int:
 # -- nursery ----------------------------------------------------------------------------------
 
 
-def _nurse(owner: socket.socket, verifiers: dict[str, Verifier], limits: Limits) -> None:
+def _nurse(owner: socket.socket, verifiers: dict[str, Verifier], config: VerifierConfig) -> None:
     """Fork a worker for every socket that comes in; kill and reap on request."""
     children: set[int] = set()
     try:
@@ -186,7 +181,7 @@ def _nurse(owner: socket.socket, verifiers: dict[str, Verifier], limits: Limits)
             request = json.loads(message)
             if descriptors:
                 tasks = socket.socket(fileno=descriptors[0])
-                pid = _fork(owner, tasks, verifiers, limits)
+                pid = _fork(owner, tasks, verifiers, config)
                 tasks.close()
                 children.add(pid)
                 owner.send(json.dumps({"pid": pid}).encode())
@@ -202,7 +197,10 @@ def _nurse(owner: socket.socket, verifiers: dict[str, Verifier], limits: Limits)
 
 
 def _fork(
-    owner: socket.socket, tasks: socket.socket, verifiers: dict[str, Verifier], limits: Limits
+    owner: socket.socket,
+    tasks: socket.socket,
+    verifiers: dict[str, Verifier],
+    config: VerifierConfig,
 ) -> int:
     nursery = os.getpid()
     pid = os.fork()
@@ -211,8 +209,8 @@ def _fork(
     status = 1
     try:
         owner.close()
-        _become_worker(nursery, limits.memory_mib)
-        _work(tasks, verifiers, limits)
+        _become_worker(nursery, config.memory_mib)
+        _work(tasks, verifiers, config)
         status = 0
     except (BrokenPipeError, ConnectionResetError):
         status = 0  # the owner went away
@@ -233,24 +231,28 @@ def _kill(pid: int) -> int:
 
 
 def main() -> None:
-    """``python -m rlvr.verify.worker SOCKET {"limits": ..., "verifiers": [names]}``."""
+    """``python -m rlvr.verify.worker SOCKET {"config": ..., "verifiers": [names]}``."""
     owner = socket.socket(fileno=int(sys.argv[1]))
     settings: dict[str, Any] = json.loads(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides
     try:
-        verifiers = {name: load(name) for name in settings["verifiers"]}
+        config = typed(VerifierConfig, settings["config"], "verifier")
+        verifiers = {name: load(name, config) for name in settings["verifiers"]}
+    except (ConfigError, RunError) as error:  # it says what to do, so where does not matter
+        owner.send(json.dumps({"failed": str(error)}).encode())
+        return
     except BaseException:
         owner.send(json.dumps({"failed": traceback.format_exc()[-4000:]}).encode())
         return
     gc.collect()
     gc.freeze()  # keep the collector off the pages that the workers share
     owner.send(b"{}")
-    _nurse(owner, verifiers, Limits(**settings["limits"]))
+    _nurse(owner, verifiers, config)
 
 
-def command(descriptor: int, limits: Limits, verifiers: list[str]) -> list[str]:
+def command(descriptor: int, config: VerifierConfig, verifiers: list[str]) -> list[str]:
     """The command line of a nursery whose owner's socket is ``descriptor``."""
-    settings = json.dumps({"limits": asdict(limits), "verifiers": verifiers})
+    settings = json.dumps({"config": asdict(config), "verifiers": verifiers})
     return [sys.executable, "-m", __name__, str(descriptor), settings]
 
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -137,24 +138,21 @@ def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
 
     async def scenario() -> None:
         got: dict[int, bytes] = {}
-        fleet = Fleet(CONFIG, ["code"], got.__setitem__)
+        fleet = Fleet(replace(CONFIG, processes=1), ["code"], got.__setitem__)
         await fleet.start()
         try:
-            before = sandboxes()
             fleet.submit(0, pickle.dumps((prompt, f"{marker}\nimport time\ntime.sleep(60)")))
             fleet.feed()
             async with asyncio.timeout(10):
-                while not sandboxes() - before:
+                while len(started := descendants(fleet.pids[0])) < 4:  # bwrap, its init, a fork
                     await asyncio.sleep(0.01)
-            await asyncio.sleep(0.2)
-            for pid in fleet.pids:
-                os.kill(pid, 9)
+            os.kill(fleet.pids[0], 9)
             async with asyncio.timeout(10):
                 while 0 not in got:
                     await asyncio.sleep(0.02)
             assert decode(got[0]).outcome is Outcome.TIMEOUT  # it was tried again
             async with asyncio.timeout(5):
-                while sandboxes() - before:
+                while any(os.path.exists(f"/proc/{pid}") for pid in started):
                     await asyncio.sleep(0.02)
         finally:
             await fleet.close()
@@ -162,16 +160,13 @@ def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
     asyncio.run(scenario())
 
 
-def sandboxes() -> set[str]:
-    found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline") as file:
-                if "rlvr.verify.inside.host" in file.read():
-                    found.add(pid)
-        except OSError:
-            pass
-    return found
+def descendants(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            children = list(map(int, file.read().split()))
+    except OSError:
+        return []
+    return children + [found for child in children for found in descendants(child)]
 
 
 def test_without_bubblewrap_nothing_starts(

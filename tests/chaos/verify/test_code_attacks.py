@@ -8,13 +8,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rlvr.config import CodeConfig
 from rlvr.task import Outcome
+from rlvr.verify import sandbox
 from rlvr.verify.code import verify_code
+from rlvr.verify.inside import host
 
 LIMITS = CodeConfig(wall_s=2.5, cpu_s=1, memory_mib=256, output_mib=1, disk_mib=4)
 RIGHT = "def double(x):\n    return 2 * x\n"
@@ -27,28 +30,37 @@ def check(candidate):
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No process and no file survives a verdict by more than a moment."""
     files = set(os.listdir("/tmp")) | set(os.listdir("/dev/shm"))
-    before = inside()
+    mark = f"mark-{os.getpid()}-{random.getrandbits(64):x}"
+    monkeypatch.setitem(sandbox._ENVIRONMENT, "MARK", mark)
     yield
-    deadline = time.monotonic() + 3
-    while left := inside() - before:
+    deadline = time.monotonic() + 5
+    while left := marked(mark):
         assert time.monotonic() < deadline, left
         time.sleep(0.02)
     new = (set(os.listdir("/tmp")) | set(os.listdir("/dev/shm"))) - files
     assert not [name for name in new if name.startswith(("rlvr-unsafe", "left"))]
 
 
-def inside() -> set[int]:
-    found = set()
+def marked(mark: str) -> list[str]:
+    """The processes that were started with this mark in their environment."""
+    found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if b"rlvr.verify.inside" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.add(int(pid))
+            if mark.encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                found.append(pid)
         except OSError:
             pass
     return found
+
+
+def test_the_search_for_what_is_left_can_find_it() -> None:
+    limits = replace(LIMITS, wall_s=60.0)
+    with sandbox.Sandbox(host, limits, time.monotonic() + 60.0) as box:
+        assert box.receive() == ["started"]
+        assert len(marked(sandbox._ENVIRONMENT["MARK"])) >= 2
 
 
 def doubles(program: str, style: str) -> Outcome:

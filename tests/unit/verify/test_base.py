@@ -6,14 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.config import ConfigError
+from rlvr.config import ConfigError, FormatConfig, VerifierConfig
 from rlvr.task import Prompt
 from rlvr.verify.base import BUILT_IN, load, module_of
 
+CONFIG = VerifierConfig()
 
-@pytest.mark.parametrize("name", BUILT_IN)
-def test_every_built_in_verifier_loads_and_judges(name: str) -> None:
-    verifier = load(name)
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - {"code"}))
+def test_every_built_in_verifier_loads(name: str) -> None:
+    assert load(name, CONFIG) is load(name, VerifierConfig())
+    assert load(name, VerifierConfig(format=FormatConfig(1.0))) is not load(name, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["exact", "math", "regex"])
+def test_those_that_compare_answers(name: str) -> None:
+    verifier = load(name, CONFIG)
     assert verifier.verify(Prompt("p", (), "", "5", name), r"\boxed{5}").reward == 1
     assert verifier.verify(Prompt("p", (), "", "5", name), r"\boxed{6}").reward == 0
 
@@ -38,12 +46,15 @@ def test_a_module_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     (package / "empty.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert load("their_package.parity").verify(Prompt("p", (), "", "", ""), "odd").reward == 1
+    assert (
+        load("their_package.parity", CONFIG).verify(Prompt("p", (), "", "", ""), "odd").reward == 1
+    )
     with pytest.raises(ConfigError, match="does not set VERIFIER"):
-        load("their_package.empty")
+        load("their_package.empty", CONFIG)
 
 
 def test_a_verifier_process_imports_neither_torch_nor_ray() -> None:
-    program = "import rlvr.verify.worker, sys; from rlvr.verify.base import load; load('math'); "
+    program = "import rlvr.verify.worker, sys; from rlvr.verify.base import load; "
+    program += "from rlvr.config import VerifierConfig; load('math', VerifierConfig()); "
     program += "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

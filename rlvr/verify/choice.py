@@ -1,0 +1,47 @@
+r"""``choice``: the letter of the right option, as in A to D.
+
+The letter is what the final answer (the last box, else the last ``Answer:`` line) begins with,
+alone or in front of the option's text: ``C``, ``(C)``, ``C. Paris``, ``\text{C}``. Without such an
+answer, the last ``answer is C`` counts. A row's answer is a letter, written in any of these ways.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rlvr.task import Prompt, Verdict
+from rlvr.verify.answer import NoAnswer, final_answer
+from rlvr.verify.base import judged, unparseable
+
+_LETTER = re.compile(
+    r"(?:\\(?:text|textbf|mathrm|mathbf)\s{0,9}\{|[\s*_$({\[]|option\b|choice\b){0,20}"
+    r"([A-Za-z])(?:[\s*_$)}\].:,]|$)",
+    re.IGNORECASE,
+)
+_PHRASE = re.compile(r"\banswer\s{1,9}is:?\s{1,9}(?:option\s|choice\s)?[*_$(\[]{0,5}([A-Z])\b(?!')")
+
+
+class Choice:
+    """Equality of letters."""
+
+    def verify(self, prompt: Prompt, response_text: str) -> Verdict:
+        """Compare the letters. Raises ValueError if ``prompt.answer`` has none."""
+        gold = _letter(prompt.answer)
+        if gold is None:
+            raise ValueError(f"the answer '{prompt.answer[:200]}' does not begin with a letter")
+        try:
+            letter = _letter(final_answer(response_text))
+        except NoAnswer:
+            phrases = _PHRASE.findall(response_text)
+            letter = phrases[-1] if phrases else None
+        if letter is None:
+            return unparseable("no letter of an option")
+        return judged(letter == gold, letter)
+
+
+def _letter(answer: str) -> str | None:
+    found = _LETTER.match(answer)
+    return found[1].upper() if found else None
+
+
+VERIFIER = Choice

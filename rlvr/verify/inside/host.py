@@ -1,0 +1,140 @@
+"""The process in which a program under test runs.
+
+It reads ``{program, call, cpu_s, memory, file_size}`` from its input and tells in the order of
+
+* ``["started"]`` before it looks at the program,
+* ``["compiled"]`` or ``["unparseable", why]``,
+
+and then either, where the program is a script, takes the input of one run after the other
+(``bytes``) and answers ``[wait status, processor seconds, stdout, end of stderr]``; each run is a
+fork that starts from the same clean state. Or, where functions of it are to be called,
+runs it once, says ``["ready"]`` or ``["failed", why]``, and answers calls ``[name, arguments,
+keyword arguments]`` with ``["returned", value]``, ``["raised", type, text]`` or ``["missing"]``.
+
+It keeps no secret from the program: it knows no expected output. A program that takes this process
+over can answer what it likes, and gains nothing by it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+
+from rlvr.verify.inside import confine, plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType
+    from typing import Any
+
+_STDERR = 2000  # characters of it that are kept
+
+
+def main() -> None:
+    """Serve one program."""
+    plain.send(1, ["started"])
+    job = plain.receive(0)
+    source = job["program"]
+    try:
+        confine.limit(job["cpu_s"], job["memory"], 2**40)  # a compiler can be bombed, too
+        code = compile(source, "solution.py", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        plain.send(1, ["unparseable", f"{type(error).__name__}: {error}"])
+        return
+    plain.send(1, ["compiled"])
+    # What an interactive start would have added; programs use them.
+    vars(builtins)["exit"] = vars(builtins)["quit"] = sys.exit
+    sys.argv = ["solution.py"]
+    if job["call"]:
+        _serve_calls(code, job)
+    else:
+        _serve_runs(code, job)
+
+
+def _serve_runs(code: CodeType, job: dict[str, Any]) -> None:
+    while True:
+        try:
+            text = plain.receive(0)
+        except EOFError:
+            return
+        files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
+        os.write(files[0], text)
+        os.lseek(files[0], 0, os.SEEK_SET)
+        pid = os.fork()
+        if pid == 0:
+            for descriptor, file in enumerate(files):
+                os.dup2(file, descriptor)
+            os.closerange(3, 64)
+            _enter(job)
+            # The interpreter's own end follows: traceback, exit status, threads, flushing.
+            exec(code, _main_module())
+            return
+        _, status, used = os.wait4(pid, 0)
+        stdout = os.pread(files[1], job["file_size"], 0)
+        size = os.fstat(files[2]).st_size
+        stderr = os.pread(files[2], _STDERR, max(0, size - _STDERR))
+        for file in files:
+            os.close(file)
+        plain.send(1, [status, used.ru_utime + used.ru_stime, stdout, stderr])
+
+
+def _serve_calls(code: CodeType, job: dict[str, Any]) -> None:
+    requests, answers = os.dup(0), os.dup(1)
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    _enter(job)
+    namespace: dict[str, Any] = {"__name__": "solution"}
+    try:
+        exec(code, namespace)
+    except BaseException as error:
+        plain.send(answers, ["failed", _words(error)])
+        return
+    plain.send(answers, ["ready"])
+    while True:
+        try:
+            name, arguments, keywords = plain.receive(requests)
+        except EOFError:
+            return
+        function = _find(namespace, name)
+        if function is None:
+            plain.send(answers, ["missing"])
+            continue
+        try:
+            answer = plain.encode(["returned", function(*arguments, **keywords)])
+        except BaseException as error:
+            answer = plain.encode(["raised", type(error).__name__, _words(error)])
+        plain.write(answers, answer)
+
+
+def _find(namespace: dict[str, Any], name: str) -> Any:
+    """The function, or the method of a fresh ``Solution`` as some collections of tasks want it."""
+    found = namespace.get(name)
+    if found is None and isinstance(solution := namespace.get("Solution"), type):
+        found = getattr(solution(), name, None)
+    return found if callable(found) else None
+
+
+def _enter(job: dict[str, Any]) -> None:
+    """Become the program: its standard streams, its limits."""
+    for name, descriptor, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        errors = "surrogateescape" if mode == "r" else "backslashreplace"
+        stream = open(descriptor, mode, encoding="utf-8", errors=errors, closefd=False)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    confine.limit(job["cpu_s"], job["memory"], job["file_size"])
+    confine.forbid()
+
+
+def _main_module() -> dict[str, Any]:
+    module = type(sys)("__main__")
+    sys.modules["__main__"] = module
+    return vars(module)
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"[:500]
+    except BaseException:  # an exception of the program's own, with a __str__ of its own
+        return type(error).__name__

@@ -1,0 +1,32 @@
+"""``regex``: the final answer matches the pattern that the row gives as its answer, as a whole.
+
+The final answer is found as by ``math``; a response without one is taken whole. Begin the pattern
+with ``(?i)`` or ``(?s)`` for its flags, and with ``.*`` to search.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rlvr.task import Prompt, Verdict
+from rlvr.verify.answer import NoAnswer, final_answer
+from rlvr.verify.base import judged
+
+
+class Regex:
+    """A match of the whole answer. A pattern that explodes costs the worker, not the run."""
+
+    def verify(self, prompt: Prompt, response_text: str) -> Verdict:
+        """Match ``prompt.answer``. Raises ValueError if it is no pattern."""
+        try:
+            answer = final_answer(response_text)
+        except NoAnswer:
+            answer = response_text.strip()
+        try:
+            found = re.fullmatch(prompt.answer, answer)
+        except re.error as error:
+            raise ValueError(f"'{prompt.answer[:200]}' is no pattern: {error}") from None
+        return judged(found is not None, answer[:200])
+
+
+VERIFIER = Regex

@@ -1,0 +1,153 @@
+"""Programs in the real sandbox."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import replace
+
+import pytest
+
+from rlvr.config import CodeConfig, VerifierConfig
+from rlvr.errors import ConfigError
+from rlvr.task import Outcome, Prompt
+from rlvr.verify.base import load
+from rlvr.verify.code import verify_code
+
+LIMITS = CodeConfig(wall_s=5.0, cpu_s=2, memory_mib=256, output_mib=1)
+
+
+def test_scripts() -> None:
+    dice = random.Random()
+    numbers = [dice.sample(range(100), 5) for _ in range(6)]
+    tests = {
+        "inputs": [" ".join(map(str, n)) for n in numbers],
+        "outputs": ["\n".join(map(str, sorted(n))) for n in numbers],
+    }
+    for reading in ("input()", "sys.stdin.readline()", "open(0).read()", "sys.stdin.read()"):
+        program = f"import sys\nprint(*sorted(map(int, {reading}.split())), sep='\\n')"
+        assert verify_code(program, tests, limits=LIMITS).outcome is Outcome.CORRECT
+    flushed = "import os\nprint(*sorted(map(int, input().split())), sep='\\n', flush=True)\n"
+    assert verify_code(flushed + "os._exit(0)", tests).outcome is Outcome.CORRECT
+    assert verify_code(flushed + "exit()", tests).outcome is Outcome.CORRECT
+    assert verify_code(flushed + "1 / 0", tests).outcome is Outcome.INCORRECT
+    wrong = verify_code("print(*sorted(input().split()), sep='\\n')\nprint(1)", tests)
+    assert wrong.outcome is Outcome.INCORRECT and "test 1 of 6" in wrong.detail
+
+
+def test_what_the_detail_says() -> None:
+    tests = {"inputs": [""], "outputs": ["1"]}
+    assert "ZeroDivisionError" in verify_code("1 / 0", tests).detail
+    assert "exit status 3" in verify_code("exit(3)", tests).detail
+    assert "'2\\n' is not '1'" in verify_code("print(2)", tests).detail
+    broken = verify_code("print(", tests)
+    assert broken.outcome is Outcome.UNPARSEABLE and "SyntaxError" in broken.detail
+    slow = verify_code("while True: pass", tests, limits=replace(LIMITS, cpu_s=1))
+    assert slow.outcome is Outcome.TIMEOUT and "cpu_s=1" in slow.detail
+    slow = verify_code("import time; time.sleep(9)", tests, limits=replace(LIMITS, wall_s=0.5))
+    assert slow.outcome is Outcome.TIMEOUT and "wall_s=0.5" in slow.detail
+
+
+def test_functions() -> None:
+    tests = {"inputs": [[[3, 1, 2]], [[]]], "outputs": [[1, 2, 3], []], "fn_name": "order"}
+    for program in (
+        "def order(x): return sorted(x)",
+        "def order(x): return tuple(sorted(x))",
+        "order = sorted",
+        "class Solution:\n    def order(self, x): return sorted(x)",
+    ):
+        assert verify_code(program, tests).outcome is Outcome.CORRECT, program
+    for program in (
+        "def order(x): return x",
+        "def order(): return []",
+        "def sort(x): return sorted(x)",
+        "1 / 0\ndef order(x): return sorted(x)",
+        "def order(x): print(sorted(x))",
+    ):
+        assert verify_code(program, tests).outcome is Outcome.INCORRECT, program
+    assert "NameError" in verify_code("def order(x): return y", tests).detail
+
+
+def test_asserts() -> None:
+    program = "def half(x):\n    if x % 2: raise ValueError(x)\n    return x // 2\n"
+    check = "def check(candidate):\n    for i in range(9):\n        assert candidate(2 * i) == i\n"
+    assert verify_code(program, check, entry_point="half").outcome is Outcome.CORRECT
+    called = check + "check(half)\n"
+    assert verify_code(program, called, entry_point="half").outcome is Outcome.CORRECT
+    asserts = ["assert half(4) == 2", "assert half(0) == 0"]
+    assert verify_code(program, asserts).outcome is Outcome.CORRECT
+    raising = "def test_odd():\n    try:\n        half(3)\n    except ValueError:\n        return\n"
+    raising += "    assert False\n"
+    assert verify_code(program, raising).outcome is Outcome.CORRECT
+    assert verify_code(program.replace("raise", "return"), raising).outcome is Outcome.INCORRECT
+    wrong = verify_code("def half(x): return x", check, entry_point="half")
+    assert wrong.outcome is Outcome.INCORRECT and "AssertionError" in wrong.detail
+    missing = verify_code("def other(x): return x", check, entry_point="half")
+    assert missing.outcome is Outcome.INCORRECT and "no function half" in missing.detail
+
+
+def test_a_helper_of_the_task_is_not_the_programs_to_change() -> None:
+    prelude = "def poly(xs, x):\n    return sum(c * x**i for i, c in enumerate(xs))\n"
+    check = "def check(candidate):\n    assert abs(poly([1, 2], candidate([1, 2]))) < 1e-6\n"
+    forged = "def poly(xs, x): return 0\ndef zero(xs): return 7\n"
+    honest = "def zero(xs): return -xs[0] / xs[1]\n"
+    for program, expected in ((forged, Outcome.INCORRECT), (honest, Outcome.CORRECT)):
+        verdict = verify_code(program, check, entry_point="zero", prelude=prelude)
+        assert verdict.outcome is expected
+
+
+@pytest.mark.parametrize(
+    "tests", ["def check(c: pass", "def check(c): import no_such_module", "x = 1", ""]
+)
+def test_broken_tests_are_nobodys_failure(tests: str) -> None:
+    with pytest.raises(ValueError, match="tests are broken"):
+        verify_code("def f(): pass", tests, entry_point="f")
+
+
+def test_limits_of_size() -> None:
+    tests = {"inputs": [""], "outputs": ["x" * 10**6]}
+    assert verify_code("print('x' * 10**6)", tests, limits=LIMITS).outcome is Outcome.CORRECT
+    small = replace(LIMITS, disk_mib=1)
+    writing = "for name in 'ab': open('/tmp/' + name, 'wb').write(bytes({}))\nprint('x' * 10**6)"
+    fits = verify_code(writing.format(400_000), tests, limits=small)
+    assert fits.outcome is Outcome.CORRECT
+    full = verify_code(writing.format(600_000), tests, limits=small)
+    assert full.outcome is Outcome.INCORRECT and "No space left" in full.detail
+    large = {"inputs": ["7" * 10**6], "outputs": [str(7 * 10**6)]}
+    program = "print(sum(map(int, input())))"
+    assert verify_code(program, large, limits=LIMITS).outcome is Outcome.CORRECT
+
+
+def test_sets_come_in_the_same_order_every_time() -> None:
+    tests = {"inputs": [""], "outputs": ["?"]}
+    program = "print(*{str(i) for i in range(50)})"
+    assert len({verify_code(program, tests).detail for _ in range(3)}) == 1
+
+
+def test_the_verifier_reads_the_row() -> None:
+    code = load("code", VerifierConfig())
+    head = 'def twice(x):\n    """Twice x."""\n'
+    prompt = Prompt(
+        "p", (), f"<user>\n{head}<assistant>\n", "assert False", "code",
+        meta={"tests": "def check(c):\n    assert c(2) == 4\n", "entry_point": "twice"},
+    )  # fmt: skip
+    for text in ("    return 2 * x\n", "```python\ndef twice(x):\n    return x + x\n```"):
+        assert code.verify(prompt, text).outcome is Outcome.CORRECT
+    assert code.verify(prompt, "I cannot.").outcome is Outcome.UNPARSEABLE
+    assert code.verify(prompt, "```python\ndef twice(x):").outcome is Outcome.UNPARSEABLE
+    assert code.verify(prompt, "    return x\n").outcome is Outcome.INCORRECT
+
+
+def test_unsafe_does_the_same_without_a_sandbox() -> None:
+    limits = replace(LIMITS, sandbox="unsafe")
+    tests = {"inputs": [""], "outputs": [str(os.getuid())]}
+    assert verify_code("import os\nprint(os.getuid())", tests, limits=limits).reward == 1
+    check = "def check(c):\n    assert c(2) == 4\n"
+    program = "def f(x): return 2 * x"
+    assert verify_code(program, check, entry_point="f", limits=limits).reward == 1
+    assert verify_code("1 / 0", tests, limits=limits).outcome is Outcome.INCORRECT
+
+
+def test_the_sandbox_must_end_before_the_verifier_does() -> None:
+    with pytest.raises(ConfigError, match="wall_s=8 must be less than verifier.timeout_s=5"):
+        load("code", VerifierConfig(timeout_s=5.0))
