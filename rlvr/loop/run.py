@@ -19,6 +19,7 @@ from rlvr.loop.state import RunState, resume_folder
 from rlvr.loop.trainer import Trainer
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
+from rlvr.verify.base import names
 
 
 async def train(config: RunConfig) -> None:
@@ -36,7 +37,7 @@ async def train(config: RunConfig) -> None:
     folder = (RunFolder.open if resuming else RunFolder.create)(config.train.output_dir)
     telemetry = Telemetry(config.telemetry, folder)
     try:
-        verifier_names = sorted({p.verifier for p in [*train_set.prompts, *eval_prompts]})
+        verifier_names = names([*train_set.prompts, *eval_prompts])
         pad = int(tokenizer.pad_token_id or 0)
         async with start_actors(config, pad, verifier_names) as actors:
             stops = stop_token_ids(config, tokenizer)

@@ -22,6 +22,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "data.on_bad_row": ("error", "drop"),
     "learner.optimizer": ("adamw", "sgd"),
     "learner.features": ("auto", "device", "host", "recompute"),
+    "verifier.code.sandbox": ("bubblewrap", "unsafe"),
     "weights.backend": ("auto", *BACKENDS),
     "cluster.placement": ("disaggregated", "colocated"),
     "telemetry.wandb": ("online", "offline", "disabled"),
@@ -123,6 +124,11 @@ def _values(config: RunConfig) -> list[str]:
         problems.append(f"learner.zero_stage={config.learner.zero_stage}: must be 0, 1, 2 or 3")
     if config.learner.offload and config.learner.zero_stage == 0:
         problems.append("learner.offload=true needs learner.zero_stage of 1, 2 or 3")
+    if config.learner.zero_stage == 0 and config.model.dtype == "bfloat16":
+        problems.append(
+            "learner.zero_stage=0 keeps no fp32 master weights of a bfloat16 model; use 1, 2 or "
+            "3, or model.dtype=float32"
+        )
     if not 0 < config.rollout.top_p <= 1:
         problems.append(f"rollout.top_p={config.rollout.top_p}: must be in (0, 1]")
     if config.rollout.temperature <= 0:
@@ -215,6 +221,11 @@ def _cluster(config: RunConfig) -> list[str]:
         problems.append(
             f"rollout.tensor_parallel={tp} exceeds cluster.gpus_per_node={cluster.gpus_per_node}"
         )
+    if cluster.placement == "colocated" and tp > 1:
+        problems.append(
+            f"rollout.tensor_parallel={tp} is not supported with cluster.placement=colocated; use "
+            "1, or cluster.placement=disaggregated"
+        )
     if cluster.placement == "colocated" and ranks != workers * tp:
         problems.append(
             f"cluster.placement=colocated: learner.ranks={ranks} must equal rollout.workers x "
@@ -238,5 +249,7 @@ def _files(config: RunConfig) -> list[str]:
 
 
 def _get(config: RunConfig, key: str) -> Any:
-    group, name = key.split(".")
-    return getattr(getattr(config, group), name)
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value

@@ -32,6 +32,7 @@ _ROOT = _INSIDE.parents[2]  # the folder that holds our package
 _APP = "/app"
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 _STDERR = 2000
+_END_S = 5.0
 
 MISSING = (
     "verifier 'code' runs what a model has written, and needs bubblewrap for it, which is not "
@@ -134,12 +135,36 @@ class Sandbox:
             except ProcessLookupError:
                 pass
             self._folder.cleanup()
-        self._process.kill()
-        self._process.wait()
+        self._end_inside()
+        try:
+            self._process.wait(timeout=_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
         os.close(self._stderr)
+
+    def _end_inside(self) -> None:
+        """Kill the first process inside and with it all others; bubblewrap then reaps and ends.
+
+        Killing bubblewrap would do, too, but leave a zombie where nobody reaps orphans, as in many
+        containers.
+        """
+        pid = self._process.pid
+        if self._process.poll() is not None:  # the number may be another's by now
+            return
+        try:
+            with open(f"/proc/{pid}/task/{pid}/children") as children:
+                first = [int(child) for child in children.read().split()]
+        except OSError:
+            first = []
+        for child in first or [pid]:
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def last_words(self) -> str:
         """The end of what the process wrote to its standard error before a program had it."""

@@ -44,6 +44,11 @@ def put(config: RunConfig, key: str, value: object) -> None:
             {"cluster.placement": "colocated", "learner.ranks": 3, "rollout.workers": 2},
             "must equal",
         ),
+        ({"learner.zero_stage": 0}, r"learner\.zero_stage=0 keeps no fp32 master weights"),
+        (
+            {"cluster.placement": "colocated", "rollout.tensor_parallel": 2},
+            r"tensor_parallel=2 is not supported with cluster\.placement=colocated",
+        ),
         ({"weights.backend": "shm"}, r"weights\.backend=shm is for the CPU"),
         ({"weights.backend": "ipc"}, r"weights\.backend=ipc needs cluster\.placement=colocated"),
         ({"evaluation.every": 5}, r"data\.eval names no file"),
