@@ -124,10 +124,12 @@ class RolloutPool:
 
     async def close(self) -> None:
         """Stop the workers."""
+        collecting = [w.collecting for w in self._workers if w.collecting is not None]
+        for task in collecting:
+            task.cancel()
         for worker in self._workers:
-            if worker.collecting is not None:
-                worker.collecting.cancel()
             ray.kill(worker.actor)
+        await asyncio.gather(*collecting, return_exceptions=True)
         self._workers = []
 
     async def _route(
