@@ -22,7 +22,7 @@ METHODS = {
 }
 # OAR's scores are differences of nearly equal distributions, stretched to [0, 1] by their range:
 # float32 rounding of the forward passes is stretched with them.
-TOLERANCE = {"oar_p": 1e-3, "oar_g": 1e-4}
+TOLERANCE = {"oar_p": 1e-2, "oar_g": 1e-3}
 SHAPES = [(1, 0), (2, 2), (2, 3)]
 
 
