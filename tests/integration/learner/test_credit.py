@@ -101,7 +101,7 @@ def test_coefficients_do_not_depend_on_ranks_stage_packing_or_store(results, met
     assert [len(reference[i]) for i in range(GROUPS * SIZE)] == lengths
     everything = torch.cat([reference[i] for i in range(GROUPS * SIZE)])
     assert torch.isfinite(everything).all() and (everything >= 0).all()
-    if method != "random":
+    if method not in ("random", "nthr"):  # random data may hold no token that NTHR damps
         assert everything.unique().numel() > 1
     others = [case for case in merged if case[2] == method]
     assert len(others) >= 6
