@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -51,7 +51,7 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
     except HydraException as error:
         raise ConfigError(f"command line: {str(error).splitlines()[0]}") from error
     for override in overrides:
-        _store_open_choice(override)
+        _store_open_choices(override)
     if len(words) < len(arguments):
         return
     with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
@@ -73,10 +73,14 @@ def run_config(node: DictConfig) -> RunConfig:
     return config
 
 
-def _store_open_choice(override: Override) -> None:
-    group, value = override.key_or_group, override.value()
-    if not isinstance(value, str):
-        return
+def _store_open_choices(override: Override) -> None:
+    value = override.value()
+    for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
+        if isinstance(choice, str):
+            _store_open_choice(override.key_or_group, choice)
+
+
+def _store_open_choice(group: str, value: str) -> None:
     if Path(CONFIG_PATH, group, f"{value}.yaml").exists():
         return
     store = ConfigStore.instance()

@@ -1,25 +1,60 @@
-"""``python -m rlvr.train [overrides]``: train a policy. ``--help`` lists what can be set."""
+"""``python -m rlvr.train [overrides]``: train a policy. ``--help`` lists what can be set.
+
+``--multirun credit=uniform,delta train.seed=0,1,2`` trains one policy for every combination, one
+after the other with the same engines, each in a folder of its own under ``train.output_dir``.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import hydra
+import ray
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from rlvr.config import RunConfig
 from rlvr.errors import ConfigError, RunError
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
-from rlvr.loop.run import run
+from rlvr.loop.run import Session
 from rlvr.loop.shape import check
 
 
-@hydra.main(config_path=CONFIG_PATH, config_name="train", version_base="1.3")
-def train(node: DictConfig) -> None:
-    """Validate, then run."""
+def main() -> None:
+    """Entry point."""
+    logging.getLogger().setLevel(logging.WARNING)
+    register()
+    with _errors_for_people():
+        check_overrides("train", sys.argv[1:])
+    session = Session()
+    with asyncio.Runner() as runner:
+
+        @hydra.main(config_path=CONFIG_PATH, config_name="train", version_base="1.3")
+        def train(node: DictConfig) -> None:
+            with _errors_for_people():  # in here: Hydra would print others its own way
+                config = run_config(node)
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    _name_after_its_choices(config)
+                runner.run(session.train(check(config)))
+
+        try:
+            train()
+        finally:
+            runner.run(session.close())
+            ray.shutdown()
+
+
+@contextmanager
+def _errors_for_people() -> Iterator[None]:
+    """Expected failures end the program with their message; all others keep their traceback."""
     try:
-        config = check(run_config(node))
-        run(config)
+        yield
     except ConfigError as error:
         sys.exit(f"\nThis configuration cannot run:\n{error}\n")
     except KeyboardInterrupt:
@@ -31,22 +66,22 @@ def train(node: DictConfig) -> None:
         sys.exit(f"\nThe run has failed:\n{known[0]}\n")
 
 
+def _name_after_its_choices(config: RunConfig) -> None:
+    """Give a run of a sweep the folder ``<train.output_dir>/<key=value of what is swept>``."""
+    words = [a for a in sys.argv[1:] if not a.startswith("-")]
+    given = OverridesParser.create().parse_overrides(words)
+    swept = {o.key_or_group for o in given if o.is_sweep_override()}
+    told = [o.lstrip("+") for o in HydraConfig.get().overrides.task]
+    name = ",".join(o for o in told if o.split("=")[0] in swept).replace("/", "_")
+    config.train.output_dir = f"{config.train.output_dir}/{name}"
+    print(f"\n== {name}", flush=True)
+
+
 def _causes(error: BaseException) -> list[BaseException]:
     """The single errors inside of exception groups."""
     if isinstance(error, BaseExceptionGroup):
         return [leaf for e in error.exceptions for leaf in _causes(e)]
     return [error]
-
-
-def main() -> None:
-    """Entry point."""
-    logging.getLogger().setLevel(logging.WARNING)
-    register()
-    try:
-        check_overrides("train", sys.argv[1:])
-    except ConfigError as error:
-        sys.exit(f"\nThis configuration cannot run:\n{error}\n")
-    train()
 
 
 if __name__ == "__main__":

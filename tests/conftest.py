@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -59,3 +60,19 @@ def tiny_model(tmp_path_factory):
         return made[tied]
 
     return make
+
+
+@pytest.fixture
+def train(ray_here):
+    """``train(config)``: a whole run with processes of its own."""
+    from rlvr.loop.run import Session
+    from rlvr.loop.shape import check
+
+    async def whole(config) -> None:
+        session = Session()
+        try:
+            await session.train(check(config))
+        finally:
+            await session.close()
+
+    return lambda config: asyncio.run(whole(config))

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import ray
+from jaxtyping import Float
 from ray.actor import ActorHandle
+from torch import Tensor
 
 from rlvr.config import RunConfig
 from rlvr.errors import RunError
@@ -45,8 +47,17 @@ class LearnerGroup:
         [(address, port)] = await self._call("address", timeout_s=limit, ranks=self.ranks[:1])
         await self._call("start", address, port, timeout_s=limit)
 
+    async def rebuild(self, config: RunConfig) -> None:
+        """Load the model anew on every rank, for another run of as many ranks."""
+        self._config = config
+        await self._call("rebuild", config, timeout_s=config.learner.init_timeout_s)
+
     async def load(
-        self, groups: Sequence[Group], advantages: np.ndarray, answers: Answers | None = None
+        self,
+        groups: Sequence[Group],
+        advantages: np.ndarray,
+        answers: Answers | None = None,
+        token_scores: Float[Tensor, "N"] | None = None,
     ) -> None:
         """Share a rollout batch out over the ranks; ``advantages`` is [S], in sample order."""
         train = self._config.train
@@ -56,6 +67,7 @@ class LearnerGroup:
             ranks=len(self.ranks),
             groups_per_mini_batch=train.prompts_per_mini_batch or len(groups),
             answers=answers,
+            token_scores=token_scores,
         )
         limit = self._config.learner.step_timeout_s
         await self._gather(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -50,14 +51,27 @@ class LearnerWorker:
             WORLD_SIZE=str(self._config.learner.ranks),
             LOCAL_RANK="0",  # Ray shows each rank its own device only
         )
-        device = torch.device("cuda", 0) if gpu else torch.device("cpu")
+        self._device = torch.device("cuda", 0) if gpu else torch.device("cpu")
         deepspeed.init_distributed("nccl" if gpu else "gloo", verbose=False)
 
         from rlvr.learner.engine import gathered
         from rlvr.learner.rank import LearnerRank
 
-        self._rank = LearnerRank(self._config, device, self._pad_token_id)
+        self._rank = LearnerRank(self._config, self._device, self._pad_token_id)
         self._source = ShardedWeightSource(self._rank.policy.model, gathered)
+
+    def rebuild(self, config: RunConfig) -> None:
+        """Load the model anew, for a run of ``config`` in the same process group."""
+        from rlvr.learner.rank import LearnerRank
+
+        self._rank.engine.destroy()
+        del self._rank
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._config = config
+        self._rank = LearnerRank(config, self._device, self._pad_token_id)
+        self._source.attach(self._rank.policy.model)
 
     # -- a training step ------------------------------------------------------------------------
 

@@ -5,64 +5,121 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from rlvr.config import RunConfig
 from rlvr.learner.group import LearnerGroup
-from rlvr.loop.cluster import connect, reserve
+from rlvr.loop.cluster import Placement, connect, reserve
 from rlvr.rollout.pool import RolloutPool
 from rlvr.telemetry.progress import Phase
 from rlvr.verify.pool import VerifierPool
 from rlvr.weights.publish import WeightPublisher
 
 
-@dataclass(frozen=True)
 class Actors:
     """Everything that runs in other processes."""
 
-    rollout: RolloutPool
-    verifiers: VerifierPool
-    learners: LearnerGroup
-    weights: WeightPublisher
+    def __init__(
+        self,
+        config: RunConfig,
+        placement: Placement,
+        pad_token_id: int,
+        verifier_names: Sequence[str],
+    ) -> None:
+        self._built_from = _built_from(config, pad_token_id, verifier_names)
+        self._placement = placement
+        backend = config.weights.backend
+        self.rollout = RolloutPool(
+            config.model,
+            config.rollout,
+            backend=backend,
+            gpu=config.cluster.gpus > 0,
+            options=placement.engines,
+        )
+        self.verifiers = VerifierPool(
+            config.verifier, placement.verifiers, verifiers=verifier_names
+        )
+        self.learners = LearnerGroup(config, pad_token_id, placement.learners)
+        self._config = config
+        self.weights: WeightPublisher
 
+    @classmethod
+    async def start(
+        cls, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]
+    ) -> Actors:
+        """Start all kinds at once; an error leaves none behind."""
+        with Phase("starting Ray"):
+            connect(config)
+        # Ray takes SIGTERM for itself when it connects; here it shall end a run as Ctrl-C does.
+        interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, interrupt)
+        actors = cls(config, await reserve(config), pad_token_id, verifier_names)
+        try:
+            await actors._start()
+        except BaseException:
+            await actors.close()
+            raise
+        return actors
 
-@asynccontextmanager
-async def start_actors(
-    config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]
-) -> AsyncIterator[Actors]:
-    """Start the actors, all kinds at once, and leave none behind."""
-    with Phase("starting Ray"):
-        connect(config)
-    # Ray takes SIGTERM for itself when it connects; here it shall end a run as Ctrl-C does.
-    interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, interrupt)
-    placement = await reserve(config)
-    gpu = config.cluster.gpus > 0
-    backend = config.weights.backend
-    rollout = RolloutPool(
-        config.model, config.rollout, backend=backend, gpu=gpu, options=placement.engines
-    )
-    verifiers = VerifierPool(config.verifier, placement.verifiers, verifiers=verifier_names)
-    learners = LearnerGroup(config, pad_token_id, placement.learners)
-    try:
+    async def _start(self) -> None:
+        config = self._config
         with Phase(
             f"starting {config.rollout.workers} vLLM, {config.learner.ranks} DeepSpeed and "
             f"{config.verifier.actors} verifier workers"
         ):
             async with asyncio.TaskGroup() as starting:
-                starting.create_task(rollout.start())
-                starting.create_task(learners.start())
-                starting.create_task(verifiers.start())
-        weights = WeightPublisher(
-            config.weights, backend, learners.ranks, rollout.actors, config.rollout.tensor_parallel
+                starting.create_task(self.rollout.start())
+                starting.create_task(self.learners.start())
+                starting.create_task(self.verifiers.start())
+        self.weights = WeightPublisher(
+            config.weights,
+            config.weights.backend,
+            self.learners.ranks,
+            self.rollout.actors,
+            config.rollout.tensor_parallel,
         )
-        await weights.start()
-        yield Actors(rollout, verifiers, learners, weights)
-    finally:
+        await self.weights.start()
+
+    def fit(self, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> bool:
+        """Whether a run of ``config`` would start the same processes."""
+        return self._built_from == _built_from(config, pad_token_id, verifier_names)
+
+    async def restart(self, config: RunConfig) -> None:
+        """Make them what they were at the start, for a run of ``config``, which they must fit."""
+        await self.learners.rebuild(config)
+        await self.weights.publish(0)
+
+    async def close(self) -> None:
+        """End every process."""
         await asyncio.gather(
-            rollout.close(), verifiers.close(), learners.close(), return_exceptions=True
+            self.rollout.close(),
+            self.verifiers.close(),
+            self.learners.close(),
+            return_exceptions=True,
         )
-        placement.release()
+        self._placement.release()
+
+
+def _built_from(config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> Any:
+    """What the processes depend on. How a request is sampled is the request's own affair."""
+    return (
+        config.model,
+        replace(
+            config.rollout,
+            group_size=0,
+            temperature=0.0,
+            top_p=0.0,
+            top_k=0,
+            max_response_tokens=0,
+        ),
+        config.verifier,
+        config.weights,
+        config.cluster,
+        config.learner.ranks,
+        config.telemetry.worker_logs,
+        pad_token_id,
+        tuple(verifier_names),
+    )

@@ -1,17 +1,16 @@
-"""One run, assembled and taken down."""
+"""Runs, assembled and taken down."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 
-import ray
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from rlvr.algorithm.credit import CREDITS, Needs
 from rlvr.config import ConfigError, RunConfig
-from rlvr.data.dataset import load_dataset
+from rlvr.data.dataset import Dataset, load_dataset
 from rlvr.data.stream import PromptStream
-from rlvr.loop.actors import start_actors
+from rlvr.loop.actors import Actors
 from rlvr.loop.answers import AnswerFinder
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
@@ -22,28 +21,41 @@ from rlvr.telemetry.run_log import Telemetry
 from rlvr.verify.base import names
 
 
-async def train(config: RunConfig) -> None:
-    """Train as configured, from the data to the saved model.
+class Session:
+    """Runs, one after the other: a single one, or those of a sweep.
 
-    Everything that can be found wrong without an engine is found before the first one starts.
+    Actors wait for the next run, which takes them over if it needs the same ones: an engine
+    takes longer to start than many a step.
     """
-    tokenizer = load_tokenizer(config)
-    train_set = load_dataset(config.data.train, config.data, tokenizer)
-    held_out = load_dataset(config.data.eval, config.data, tokenizer) if config.data.eval else None
-    eval_prompts = held_out.prompts if held_out else []
-    print(train_set.summary(), flush=True)
-    resume_folder(config)  # a missing checkpoint is found before an engine starts
-    resuming = config.train.resume == "auto"
-    folder = (RunFolder.open if resuming else RunFolder.create)(config.train.output_dir)
-    telemetry = Telemetry(config.telemetry, folder)
-    try:
-        verifier_names = names([*train_set.prompts, *eval_prompts])
-        pad = int(tokenizer.pad_token_id or 0)
-        async with start_actors(config, pad, verifier_names) as actors:
+
+    def __init__(self) -> None:
+        self._actors: Actors | None = None
+
+    async def train(self, config: RunConfig) -> None:
+        """Train as configured, from the data to the saved model.
+
+        Everything that can be found wrong without an engine is found before the first starts.
+        """
+        tokenizer = load_tokenizer(config)
+        train_set = load_dataset(config.data.train, config.data, tokenizer)
+        held_out = (
+            load_dataset(config.data.eval, config.data, tokenizer)
+            if config.data.eval
+            else Dataset()
+        )
+        print(train_set.summary(), flush=True)
+        resume_folder(config)  # a missing checkpoint is found before an engine starts
+        resuming = config.train.resume == "auto"
+        folder = (RunFolder.open if resuming else RunFolder.create)(config.train.output_dir)
+        telemetry = Telemetry(config.telemetry, folder)
+        try:
+            verifier_names = names([*train_set.prompts, *held_out.prompts])
+            pad = int(tokenizer.pad_token_id or 0)
+            actors = await self._take_actors(config, pad, verifier_names)
             stops = stop_token_ids(config, tokenizer)
             stream = PromptStream(train_set.prompts, config.train.seed, config.data.shuffle)
             groups = GroupSource(config, stream, actors.rollout, actors.verifiers, tokenizer, stops)
-            evaluation = Evaluation(config, eval_prompts, groups, telemetry, stops)
+            evaluation = Evaluation(config, held_out.prompts, groups, telemetry, stops)
             state = RunState(config, stream, actors.learners)
             if await state.resume():
                 await actors.weights.publish(state.step)
@@ -52,9 +64,28 @@ async def train(config: RunConfig) -> None:
             finder = AnswerFinder(tokenizer) if Needs.ANSWER in needs else None
             trainer = Trainer(config, groups, actors, evaluation, state, telemetry, finder)
             await trainer.run()
-        telemetry.summary({**trainer.summary(), "rows_dropped": train_set.dropped})
-    finally:
-        telemetry.close()
+            telemetry.summary({**trainer.summary(), "rows_dropped": train_set.dropped})
+        except BaseException:
+            await self.close()  # after an error or an interrupt nobody knows their state
+            raise
+        finally:
+            telemetry.close()
+
+    async def _take_actors(
+        self, config: RunConfig, pad: int, verifier_names: Sequence[str]
+    ) -> Actors:
+        if self._actors is not None and self._actors.fit(config, pad, verifier_names):
+            await self._actors.restart(config)
+        else:
+            await self.close()
+            self._actors = await Actors.start(config, pad, verifier_names)
+        return self._actors
+
+    async def close(self) -> None:
+        """End every process of the session."""
+        actors, self._actors = self._actors, None
+        if actors is not None:
+            await actors.close()
 
 
 def load_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
@@ -75,11 +106,3 @@ def stop_token_ids(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> lis
         listed = None
     ids |= set(listed) if isinstance(listed, list) else {listed}
     return sorted(int(i) for i in ids if i is not None)
-
-
-def run(config: RunConfig) -> None:
-    """``train`` from synchronous code; Ray and every process of the run are gone afterwards."""
-    try:
-        asyncio.run(train(config))
-    finally:
-        ray.shutdown()

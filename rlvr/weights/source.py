@@ -36,8 +36,12 @@ class ShardedWeightSource:
     """
 
     def __init__(self, model: nn.Module, gather: Gather) -> None:
-        self._parameters = dict(model.named_parameters())  # tied weights appear once
         self._gather = gather
+        self.attach(model)
+
+    def attach(self, model: nn.Module) -> None:
+        """From now on stream ``model``, of the same architecture."""
+        self._parameters = dict(model.named_parameters())  # tied weights appear once
 
     def metadata(self) -> list[ParameterMeta]:
         """Name, dtype and full shape of every parameter, in the order of iteration."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from rlvr.config import RunConfig
-from rlvr.loop.run import train
-from rlvr.loop.shape import check
 
 DATA = Path(__file__).parents[2] / "data"
 VOCABULARY = 8192
@@ -67,7 +64,7 @@ def model(tmp_path_factory) -> str:
     return str(folder)
 
 
-def test_two_steps_on_dapo_math_rows(ray_here, model, tmp_path):
+def test_two_steps_on_dapo_math_rows(train, model, tmp_path):
     config = RunConfig()
     config.model.path, config.model.dtype = model, "float32"
     config.data.train = [str(DATA / "dapo_math.parquet")]
@@ -82,7 +79,7 @@ def test_two_steps_on_dapo_math_rows(ray_here, model, tmp_path):
     config.train.output_dir = str(tmp_path / "run")
     config.telemetry.wandb = "disabled"
     config.objective = {"name": "dapo"}
-    asyncio.run(train(check(config)))
+    train(config)
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [row for row in map(json.loads, lines) if "rollout/reward_mean" in row]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import pyarrow.parquet as pq
@@ -11,8 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from rlvr.config import ConfigError, RunConfig
-from rlvr.loop.run import train
-from rlvr.loop.shape import check
 
 
 def configuration(model: str, folder, name: str) -> RunConfig:
@@ -35,16 +32,16 @@ def configuration(model: str, folder, name: str) -> RunConfig:
     return config
 
 
-def test_resumed_equals_uninterrupted(ray_here, tiny_model, tmp_path):
+def test_resumed_equals_uninterrupted(train, tiny_model, tmp_path):
     whole = configuration(tiny_model(True), tmp_path, "whole")
-    asyncio.run(train(check(whole)))
+    train(whole)
     checkpoints = tmp_path / "whole" / "checkpoints"
     assert sorted(p.name for p in checkpoints.glob("step_*")) == ["step_000002", "step_000004"]
     (checkpoints / "latest").write_text("step_000002")
 
     resumed = configuration(tiny_model(True), tmp_path, "resumed")
     resumed.train.resume = str(tmp_path / "whole")
-    asyncio.run(train(check(resumed)))
+    train(resumed)
 
     expected = load_file(tmp_path / "whole" / "model" / "model.safetensors")
     actual = load_file(tmp_path / "resumed" / "model" / "model.safetensors")
@@ -58,8 +55,8 @@ def test_resumed_equals_uninterrupted(ray_here, tiny_model, tmp_path):
         assert a["prompt"].to_pylist() == b["prompt"].to_pylist()
 
 
-def test_a_missing_checkpoint_is_named(ray_here, tiny_model, tmp_path):
+def test_a_missing_checkpoint_is_named(train, tiny_model, tmp_path):
     config = configuration(tiny_model(True), tmp_path, "run")
     config.train.resume = str(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"train\.resume: no checkpoint in .*nothing"):
-        asyncio.run(train(check(config)))
+        train(config)

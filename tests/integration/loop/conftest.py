@@ -1,0 +1,84 @@
+"""A random model whose text earns rewards, and the command line that trains it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="session")
+def guesser(tmp_path_factory):
+    r"""Folder of a model that writes ``\boxed{0|1|2}`` now and then, and of problems for it."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    folder = tmp_path_factory.mktemp("guesser")
+    words = ["<pad>", "</s>"]
+    words += [f"\\boxed{{{i % 3}}}{' ' * (i // 3)}" for i in range(15)]
+    words += [f"w{i}" for i in range(64 - len(words))]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=64,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=1,
+            pad_token_id=0,
+            initializer_range=0.1,
+        )
+    )
+    model.float().save_pretrained(folder)
+    rows = [{"problem": f"w{i} w{i + 1} w{i + 2}", "answer": str(i % 3)} for i in range(32)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return folder
+
+
+@pytest.fixture
+def command_line(guesser):
+    """``command_line(*overrides)``: ``python -m rlvr.train`` on the guesser; returns its output."""
+
+    def call(*overrides: str, timeout_s: float) -> str:
+        arguments = [
+            *overrides,
+            f"model.path={guesser}",
+            "model.dtype=float32",
+            f"data.train=[{guesser}/rows.jsonl]",
+            "data.template=none",
+            "data.verifier=exact",
+            "data.max_prompt_tokens=8",
+            "rollout.max_response_tokens=12",
+            "telemetry.wandb=disabled",
+            "telemetry.progress=false",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "rlvr.train", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "RAY_ADDRESS": ""},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    return call

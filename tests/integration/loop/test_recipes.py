@@ -1,0 +1,29 @@
+"""The scaled-down twin of every published recipe trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rlvr.hydra_config import CONFIG_PATH
+
+RECIPES = sorted(p.stem for p in Path(CONFIG_PATH, "recipe").glob("*.yaml"))
+
+
+def test_the_twin_of_every_recipe(command_line, tmp_path):
+    command_line(
+        "--multirun",
+        f"+recipe={','.join(RECIPES)}",
+        "+scale=tiny",
+        f"train.output_dir={tmp_path}",
+        timeout_s=900,
+    )
+    for recipe in RECIPES:
+        run = tmp_path / f"recipe={recipe}"
+        rows = list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines()))
+        steps = [row for row in rows if "rollout/reward_mean" in row]
+        assert [row["step"] for row in steps] == [1, 2], recipe
+        assert any(row["update/grad_norm"] > 0 for row in steps), recipe
+        assert not any("nonfinite" in row for row in rows), recipe
+        assert any(key.startswith("evaluation/") for row in rows for key in row), recipe
+        assert (run / "model" / "model.safetensors").exists(), recipe
