@@ -28,6 +28,7 @@ SWEEPS = {
 }
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_allowed_pair(command_line, tmp_path, sweep):
     credits, objectives = SWEEPS[sweep]

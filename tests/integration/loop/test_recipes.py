@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from rlvr.hydra_config import CONFIG_PATH
 
 RECIPES = sorted(p.stem for p in Path(CONFIG_PATH, "recipe").glob("*.yaml"))
 
 
+@pytest.mark.timeout(900)
 def test_the_twin_of_every_recipe(command_line, tmp_path):
     command_line(
         "--multirun",
