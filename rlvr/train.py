@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -52,7 +53,7 @@ def main() -> None:
 
 @contextmanager
 def _errors_for_people() -> Iterator[None]:
-    """Expected failures end the program with their message; all others keep their traceback."""
+    """Expected failures end the program with their message, all others with their traceback."""
     try:
         yield
     except ConfigError as error:
@@ -61,9 +62,10 @@ def _errors_for_people() -> Iterator[None]:
         sys.exit("\nInterrupted.")
     except Exception as error:
         known = [e for e in _causes(error) if isinstance(e, RunError | ConfigError)]
-        if not known:
-            raise
-        sys.exit(f"\nThe run has failed:\n{known[0]}\n")
+        if known:
+            sys.exit(f"\nThe run has failed:\n{known[0]}\n")
+        traceback.print_exc()  # here: Hydra would go on with a sweep and tell at its end
+        sys.exit(1)
 
 
 def _name_after_its_choices(config: RunConfig) -> None:

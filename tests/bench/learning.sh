@@ -25,8 +25,8 @@ settings=(
     train.resume=auto train.checkpoint_every=24 train.keep_checkpoints=1
     telemetry.wandb=disabled telemetry.log_responses=false
 )
-python -m rlvr.train --multirun "${settings[@]}" \
-    "credit=$(choices credit)" objective=dapo "$@"
-python -m rlvr.train --multirun "${settings[@]}" \
-    credit=uniform "objective=$(choices objective dapo)" "$@"
+python -m rlvr.train --multirun \
+    "credit=$(choices credit)" objective=dapo "${settings[@]}" "$@"
+python -m rlvr.train --multirun \
+    credit=uniform "objective=$(choices objective dapo)" "${settings[@]}" "$@"
 python tests/bench/learning.py outputs/learning tests/bench
