@@ -105,11 +105,12 @@ class RewardConfig:
 class VerifierConfig:
     """The pool that turns response text into verdicts."""
 
-    actors: int = 1
-    processes: int = 1  # killable worker processes of each actor
+    actors: int | None = None  # default: one a node
+    processes: int | None = None  # killable ones, of each actor; default: a quarter of its CPUs
     timeout_s: float = 10.0
     memory_mib: int = 2048
     recycle_after: int = 2000  # verifications that a process serves before it is renewed
+    answer_pattern: str | None = None  # regular expression of final answers; default: the last box
     rewards: RewardConfig = field(default_factory=RewardConfig)
     format: FormatConfig = field(default_factory=FormatConfig)
     code: CodeConfig = field(default_factory=CodeConfig)

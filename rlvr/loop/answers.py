@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,11 +17,13 @@ class AnswerFinder:
     """Finds answer spans and tokenises gold answers.
 
     The sampled ids are never re-tokenised: the text is put together from the tokens' own pieces,
-    so that a place in the text is a place among the tokens.
+    so that a place in the text is a place among the tokens. ``pattern`` is what
+    ``verifier.answer_pattern`` says of final answers.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, pattern: re.Pattern[str] | None = None) -> None:
         self._tokenizer = tokenizer
+        self._pattern = pattern
         self._piece = lru_cache(maxsize=None)(self._decode)
 
     def find(self, groups: Sequence[Group]) -> Answers:
@@ -37,10 +40,10 @@ class AnswerFinder:
         pieces = [self._piece(int(i)) for i in token_ids]
         text = "".join(pieces)
         try:
-            answer = final_answer(text)
+            answer = final_answer(text, self._pattern)
         except NoAnswer:
             return -1, -1
-        box = text.rfind("\\boxed")
+        box = -1 if self._pattern else text.rfind("\\boxed")
         begin = text.find(answer, box) if box >= 0 else text.rfind(answer)
         if begin < 0:
             return -1, -1

@@ -53,7 +53,7 @@ def connect(config: RunConfig) -> None:
         ray.init(address=address, **common)
     else:
         actors = (config.learner.ranks or 1) + (config.rollout.workers or 1)
-        cpus = max(os.cpu_count() or 1, actors + config.verifier.actors)
+        cpus = max(os.cpu_count() or 1, actors + (config.verifier.actors or 1))
         ray.init(num_cpus=cpus, include_dashboard=False, **common)
 
 

@@ -76,6 +76,9 @@ def resolve(config: RunConfig) -> RunConfig:
             workers=workers,
             engine={"max_model_len": longest_sequence(config), **config.rollout.engine},
         ),
+        verifier=dataclasses.replace(
+            config.verifier, actors=config.verifier.actors or cluster.nodes
+        ),
         weights=dataclasses.replace(config.weights, backend=backend),
     )
 
@@ -118,8 +121,9 @@ def _values(config: RunConfig) -> list[str]:
         if value not in valid:
             problems.append(f"{key}={value}: unknown. {nearest(str(value), list(valid))}")
     for key, least in _AT_LEAST.items():
-        if _get(config, key) < least:
-            problems.append(f"{key}={_get(config, key)}: must be at least {least:g}")
+        value = _get(config, key)
+        if value is not None and value < least:
+            problems.append(f"{key}={value}: must be at least {least:g}")
     if config.learner.zero_stage not in (0, 1, 2, 3):
         problems.append(f"learner.zero_stage={config.learner.zero_stage}: must be 0, 1, 2 or 3")
     if config.learner.offload and config.learner.zero_stage == 0:

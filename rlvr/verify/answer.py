@@ -1,11 +1,16 @@
 """The final answer of a response: the last box, else the last ``Answer:`` line.
 
-One pass over the text, whatever it holds: the text is hostile.
+Or what ``verifier.answer_pattern`` finds. Without that, it takes one pass over the text, whatever
+it holds: the text is hostile.
 """
 
 from __future__ import annotations
 
 import re
+from collections import deque
+
+from rlvr.config import VerifierConfig
+from rlvr.errors import ConfigError
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\b")
@@ -19,23 +24,46 @@ class NoAnswer(Exception):
     """The response holds no final answer; the text says why."""
 
 
-def final_answer(text: str) -> str:
+def answer_pattern(config: VerifierConfig) -> re.Pattern[str] | None:
+    """``verifier.answer_pattern``, compiled. Raises ConfigError if it is no regular expression."""
+    if config.answer_pattern is None:
+        return None
+    try:
+        return re.compile(config.answer_pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"verifier.answer_pattern='{config.answer_pattern}' is no regular expression: {error}."
+        ) from None
+
+
+def final_answer(text: str, pattern: re.Pattern[str] | None = None) -> str:
     r"""What the response commits itself to.
+
+    With ``pattern``, the first group of its last match, or the whole match if it has no group.
+    Without:
 
     * The content of the last ``\boxed{...}`` (or ``\fbox``), with boxes inside it unwrapped. A
       response with several boxes is judged by the last alone.
     * Without a box, what follows ``Answer:`` on the last line that starts so (or the next line).
 
-    Raises NoAnswer if there is neither, if the last box is never closed, or if it is empty.
+    Raises NoAnswer if there is none, if the last box is never closed, or if it is empty.
     """
-    answer = _last_box(text)
+    if pattern is not None:
+        answer, wanted = _last_match(text, pattern), pattern.pattern
+    else:
+        answer, wanted = _last_box(text), "\\boxed{} and no line that starts with 'Answer:'"
+        if answer is None:
+            answer = _last_label(text)
     if answer is None:
-        answer = _last_label(text)
-    if answer is None:
-        raise NoAnswer("no \\boxed{} and no line that starts with 'Answer:'")
+        raise NoAnswer(f"no {wanted}")
     if not answer:
         raise NoAnswer("the final answer is empty")
     return answer
+
+
+def _last_match(text: str, pattern: re.Pattern[str]) -> str | None:
+    found = deque(pattern.finditer(text), maxlen=1)
+    return _unwrap(found[0][min(1, pattern.groups)] or "") if found else None
 
 
 def _last_box(text: str) -> str | None:

@@ -1,16 +1,17 @@
 r"""``choice``: the letter of the right option, as in A to D.
 
-The letter is what the final answer (the last box, else the last ``Answer:`` line) begins with,
-alone or in front of the option's text: ``C``, ``(C)``, ``C. Paris``, ``\text{C}``. Without such an
-answer, the last ``answer is C`` counts. A row's answer is a letter, written in any of these ways.
+The letter is what the final answer (found as by ``math``) begins with, alone or in front of the
+option's text: ``C``, ``(C)``, ``C. Paris``, ``\text{C}``. Without such an answer, the last
+``answer is C`` counts. A row's answer is a letter, written in any of these ways.
 """
 
 from __future__ import annotations
 
 import re
 
+from rlvr.config import VerifierConfig
 from rlvr.task import Prompt, Verdict
-from rlvr.verify.answer import NoAnswer, final_answer
+from rlvr.verify.answer import NoAnswer, answer_pattern, final_answer
 from rlvr.verify.base import judged, unparseable
 
 _LETTER = re.compile(
@@ -24,13 +25,16 @@ _PHRASE = re.compile(r"\banswer\s{1,9}is:?\s{1,9}(?:option\s|choice\s)?[*_$(\[]{
 class Choice:
     """Equality of letters."""
 
+    def __init__(self, config: VerifierConfig) -> None:
+        self._pattern = answer_pattern(config)
+
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
         """Compare the letters. Raises ValueError if ``prompt.answer`` has none."""
         gold = _letter(prompt.answer)
         if gold is None:
             raise ValueError(f"the answer '{prompt.answer[:200]}' does not begin with a letter")
         try:
-            letter = _letter(final_answer(response_text))
+            letter = _letter(final_answer(response_text, self._pattern))
         except NoAnswer:
             phrases = _PHRASE.findall(response_text)
             letter = phrases[-1] if phrases else None

@@ -17,15 +17,15 @@ from typing import Any
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.errors import ConfigError
 from rlvr.task import Outcome, Prompt, Verdict
+from rlvr.verify import forkserver
 from rlvr.verify.base import judged, unparseable
 from rlvr.verify.cases import Asserts, Calls, Runs, read_tests, same_output, same_value
-from rlvr.verify.inside import host, tester
+from rlvr.verify.forkserver import SandboxError
 from rlvr.verify.inside.plain import NotPlain
-from rlvr.verify.sandbox import Sandbox, SandboxError, check, job
+from rlvr.verify.sandbox import Sandbox, check, job
 
 _FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$", re.MULTILINE)
 _SHOWN = 200
-_KILLED = 128 + signal.SIGKILL
 
 
 def verify_code(
@@ -58,6 +58,7 @@ def verify_code(
     try:
         return _judge(program, cases, prelude, limits)
     except SandboxError:
+        forkserver.end(limits.sandbox)
         return _judge(program, cases, prelude, limits)
 
 
@@ -152,24 +153,21 @@ def task_code(text: str, entry_point: str) -> str:
     return ""
 
 
-class _Stopped(Exception):
-    """The program ended before its tests did."""
-
-
 def _judge(
     program: str, cases: Runs | Calls | Asserts, prelude: str, limits: CodeConfig
 ) -> Verdict:
     start = time.monotonic()
-    with Sandbox(host, limits, start + limits.wall_s) as box:
+    with Sandbox("host", limits, start + limits.wall_s) as box:
         try:
             return _test(box, program, cases, prelude, limits)
         except TimeoutError:
             return _overran(f"verifier.code.wall_s={limits.wall_s:g}")
-        except (EOFError, BrokenPipeError, _Stopped) as error:
+        except (EOFError, BrokenPipeError):
             status, seconds = box.exit_status(), time.monotonic() - start
-            if status == _KILLED and seconds >= limits.cpu_s:
+            if status == signal.SIGKILL and seconds >= limits.cpu_s:
                 return _overran(f"verifier.code.cpu_s={limits.cpu_s}")
-            return judged(False, f"the program ended before its tests did {_why(error, status)}")
+            how = "closed output" if status is None else _status(status)
+            return judged(False, f"the program ended before its tests did: {how}")
         except NotPlain as error:
             return judged(False, f"the program's answer cannot be read: {error}")
 
@@ -237,15 +235,13 @@ def _test_calls(box: Sandbox, cases: Calls) -> Verdict:
 
 def _test_asserts(box: Sandbox, cases: Asserts, prelude: str, limits: CodeConfig) -> Verdict:
     pipes = [box.requests, box.answers]
-    with Sandbox(tester, limits, box.deadline, keep=pipes) as tests:
+    with Sandbox("tester", limits, box.deadline, keep=pipes) as tests:
         try:
             tests.send(
                 {
                     "tests": cases.code,
                     "entry_point": cases.function,
                     "prelude": prelude,
-                    "requests": box.requests,
-                    "answers": box.answers,
                     "limit": limits.output_mib * 2**20,
                     "cpu_s": limits.cpu_s,
                     "memory": limits.memory_mib * 2**20,
@@ -253,7 +249,7 @@ def _test_asserts(box: Sandbox, cases: Asserts, prelude: str, limits: CodeConfig
             )
             result = tests.receive()
         except (EOFError, BrokenPipeError):
-            if tests.exit_status() == _KILLED:
+            if tests.exit_status() == signal.SIGKILL:
                 return _overran(f"verifier.code.cpu_s={limits.cpu_s} to have its results compared")
             raise SandboxError(f"the tests ended early: {tests.last_words()}") from None
     match result:
@@ -261,8 +257,10 @@ def _test_asserts(box: Sandbox, cases: Asserts, prelude: str, limits: CodeConfig
             return judged(True)
         case ["failed", str(why)]:
             return judged(False, why)
+        case ["ended", ""]:
+            raise EOFError
         case ["ended", str(why)]:
-            raise _Stopped(why)
+            return judged(False, why)
         case [_, why]:
             raise ValueError(f"the tests are broken: {why}")
     raise SandboxError(f"the tests say {result!r:.200}")
@@ -270,10 +268,6 @@ def _test_asserts(box: Sandbox, cases: Asserts, prelude: str, limits: CodeConfig
 
 def _overran(limit: str) -> Verdict:
     return Verdict(0.0, Outcome.TIMEOUT, f"the program needs more than {limit}")
-
-
-def _why(error: Exception, status: int) -> str:
-    return f"({error})" if str(error) else f"(exit status {status})"
 
 
 def _status(status: int) -> str:

@@ -1,23 +1,26 @@
 """``exact``: the final answer is the gold answer, letter by letter.
 
-White space and case do not count. The final answer is found as by ``math``: the last box, else the
-last ``Answer:`` line.
+White space and case do not count. The final answer is found as by ``math``.
 """
 
 from __future__ import annotations
 
+from rlvr.config import VerifierConfig
 from rlvr.task import Prompt, Verdict
-from rlvr.verify.answer import NoAnswer, final_answer
+from rlvr.verify.answer import NoAnswer, answer_pattern, final_answer
 from rlvr.verify.base import judged, unparseable
 
 
 class Exact:
     """Equality of text."""
 
+    def __init__(self, config: VerifierConfig) -> None:
+        self._pattern = answer_pattern(config)
+
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
         """Compare the final answer of ``response_text`` with ``prompt.answer``."""
         try:
-            answer = final_answer(response_text)
+            answer = final_answer(response_text, self._pattern)
         except NoAnswer as reason:
             return unparseable(str(reason))
         return judged(_plain(answer) == _plain(prompt.answer), answer[:200])

@@ -6,9 +6,12 @@ formulas by math-verify. The decisions in doubtful cases are listed in this fold
 
 from __future__ import annotations
 
+import re
+
+from rlvr.config import VerifierConfig
 from rlvr.task import Prompt, Verdict
 from rlvr.verify import latex
-from rlvr.verify.answer import NoAnswer, final_answer
+from rlvr.verify.answer import NoAnswer, answer_pattern, final_answer
 from rlvr.verify.base import judged, unparseable
 from rlvr.verify.number import Number, read_number
 from rlvr.verify.symbolic import MAX_CHARACTERS, NotParsed, same
@@ -25,18 +28,19 @@ _WARM_UP = (
 _MAX_ELEMENTS = 64  # of a collection that is compared element by element
 
 
-def verify_math(gold: str, prediction: str) -> Verdict:
+def verify_math(gold: str, prediction: str, pattern: re.Pattern[str] | None = None) -> Verdict:
     r"""Judge the final answer of a response.
 
     Args:
         gold: the right answer, in LaTeX or plain text, with or without ``\boxed``.
-        prediction: the whole response; its last box or ``Answer:`` line is what counts.
+        prediction: the whole response; its last box or ``Answer:`` line is what counts, or
+        pattern: what the first group of its last match in ``prediction`` holds.
 
     Nothing here limits the time: hostile text must be judged in a process that can be killed.
     Raises ValueError if ``gold`` is a broken box.
     """
     try:
-        answer = final_answer(prediction)
+        answer = final_answer(prediction, pattern)
     except NoAnswer as reason:
         return unparseable(str(reason))
     if "\\boxed" in gold:
@@ -62,13 +66,14 @@ class Math:
     and its first formulas take it a hundred times as long as the later ones.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: VerifierConfig) -> None:
+        self._pattern = answer_pattern(config)
         for gold, answer in _WARM_UP:
             _equal(gold, answer)
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
         """Compare the final answer of ``response_text`` with ``prompt.answer``."""
-        return verify_math(prompt.answer, response_text)
+        return verify_math(prompt.answer, response_text, self._pattern)
 
 
 def _equal(gold: str, answer: str) -> bool:

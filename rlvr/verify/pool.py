@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 
 from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
+from rlvr.verify.answer import answer_pattern
 from rlvr.verify.base import VerifierError, module_of
 from rlvr.verify.process import Fleet
 from rlvr.verify.reward import check_rewards, rewarded
@@ -23,7 +24,7 @@ from rlvr.verify.worker import decode
 
 QUEUE = 4096  # responses that wait at an actor; more wait at the caller
 # A Ray call costs some milliseconds of processor time, as much as verifying fifty short responses.
-_PACE_S = 0.05  # from one call to the same actor to the next
+_PACE_S = 0.03  # from one call to the same actor to the next
 _POLL_S = 0.25  # how long a call may wait for verdicts
 _START_S = 180.0
 _ANSWER_S = 30.0
@@ -142,7 +143,7 @@ class VerifierPool:
         verifiers: Sequence[str] = ("math",),
     ) -> None:
         self._config = config
-        self._options = {"num_cpus": 0, **(options or {})}
+        self._options = {"num_cpus": 0, "scheduling_strategy": "SPREAD", **(options or {})}
         self._verifiers = list(verifiers)
         self._slots: list[_Slot] = []
         self._serving: list[asyncio.Task[None]] = []
@@ -160,10 +161,11 @@ class VerifierPool:
     async def start(self) -> None:
         """Create the actors. Raises ConfigError or VerifierError if a verifier cannot be used."""
         check_rewards(self._config)
+        answer_pattern(self._config)
         for name in self._verifiers:
             module_of(name)
         self._slots = [
-            _Slot(f"verifier actor {i}", self._create()) for i in range(self._config.actors)
+            _Slot(f"verifier actor {i}", self._create()) for i in range(self._config.actors or 1)
         ]
         await asyncio.gather(*(self._start(slot) for slot in self._slots))
         self._failure = None

@@ -150,7 +150,9 @@ class Worker(asyncio.Protocol):
 
 
 class Fleet:
-    """``config.processes`` workers and the queue in front of them.
+    """``size`` workers and the queue in front of them.
+
+    The size is ``config.processes`` or, by default, a quarter of this machine's CPUs.
 
     ``deliver`` is called with a task's id and its encoded verdict, in the order of completion.
     ``failed`` is set when the nursery is lost and nothing can be verified any more.
@@ -163,6 +165,7 @@ class Fleet:
         deliver: Callable[[int, bytes], None],
     ) -> None:
         self._config = config
+        self.size = config.processes or max(1, len(os.sched_getaffinity(0)) // 4)
         self._nursery = Nursery(config, verifiers)
         self._deliver = deliver
         self._workers: list[Worker] = []
@@ -181,7 +184,7 @@ class Fleet:
         """Start the nursery and the workers."""
         try:
             await self._nursery.start()
-            for _ in range(self._config.processes):
+            for _ in range(self.size):
                 await self._add_worker()
         except BaseException:
             await self.close()

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import re
 
+from rlvr.config import VerifierConfig
 from rlvr.task import Prompt, Verdict
-from rlvr.verify.answer import NoAnswer, final_answer
+from rlvr.verify.answer import NoAnswer, answer_pattern, final_answer
 from rlvr.verify.base import judged
 
 
 class Regex:
     """A match of the whole answer. A pattern that explodes costs the worker, not the run."""
 
+    def __init__(self, config: VerifierConfig) -> None:
+        self._pattern = answer_pattern(config)
+
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
         """Match ``prompt.answer``. Raises ValueError if it is no pattern."""
         try:
-            answer = final_answer(response_text)
+            answer = final_answer(response_text, self._pattern)
         except NoAnswer:
             answer = response_text.strip()
         try:

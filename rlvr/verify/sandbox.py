@@ -1,10 +1,9 @@
 """The sandbox: a process that can see and reach nothing but the pipes it was given.
 
-bubblewrap unshares every namespace (files, processes, network, users, IPC, host name). Inside are
-a Python interpreter with its standard library, read-only; ``/dev/null``, ``/dev/zero`` and
-``/dev/urandom``; a small ``/tmp`` in memory; no ``/proc``, no capabilities, no environment. It all
-vanishes with the process. What the programs inside are and which further limits they set on
-themselves stands in ``rlvr.verify.inside``.
+It is forked from a warm interpreter (``rlvr.verify.forkserver``) into namespaces of its own: its
+own ``/tmp`` in memory, no other process, no network. It all vanishes with the process. What the
+programs inside are and which further limits they set on themselves stands in
+``rlvr.verify.inside``.
 """
 
 from __future__ import annotations
@@ -12,34 +11,20 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import signal
-import subprocess
-import sys
-import sysconfig
+import socket
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from rlvr.config import CodeConfig
 from rlvr.errors import ConfigError
-from rlvr.verify.inside import confine, host, plain
+from rlvr.verify import forkserver
+from rlvr.verify.forkserver import MISSING, SandboxError
+from rlvr.verify.inside import confine, plain
 
-_INSIDE = Path(plain.__file__).parent
-_ROOT = _INSIDE.parents[2]  # the folder that holds our package
-_APP = "/app"
-_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
-_STDERR = 2000
 _END_S = 5.0
 
-MISSING = (
-    "verifier 'code' runs what a model has written, and needs bubblewrap for it, which is not "
-    "installed. Install the package 'bubblewrap' on every machine (apt-get install bubblewrap, "
-    "dnf install bubblewrap, conda install -c conda-forge bubblewrap), or set "
-    "verifier.code.sandbox=unsafe to run programs without any protection."
-)
 BROKEN = (
     "verifier 'code': the sandbox does not start: {reason}\nIf namespaces are forbidden here, "
     "allow them (in Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined; "
@@ -48,51 +33,42 @@ BROKEN = (
 )
 
 
-class SandboxError(Exception):
-    """The sandbox, not the program in it, failed."""
-
-
 class Sandbox:
     """One process in a sandbox of its own, which ends with the ``with`` block.
 
     Args:
-        program: what to run, the module ``host`` or ``tester`` of ``rlvr.verify.inside``. (It is
-            imported out here, too: that leaves its bytecode for the inside.)
-        limits: memory and disk are bound here, the rest by the program itself.
+        program: what to run, ``host`` or ``tester`` of ``rlvr.verify.inside``.
+        limits: the size of ``/tmp`` is bound here, the rest by the program itself.
         deadline: on ``time.monotonic``; what takes longer raises TimeoutError.
-        keep: descriptors that the process inherits.
+        keep: further descriptors for the process; it has them as 3, 4, ...
+
+    Raises SandboxError if there is no sandbox to start it in.
     """
 
     def __init__(
-        self, program: ModuleType, limits: CodeConfig, deadline: float, keep: Sequence[int] = ()
+        self, program: str, limits: CodeConfig, deadline: float, keep: Sequence[int] = ()
     ) -> None:
         self.deadline = deadline
+        self._kind = limits.sandbox
         self._limit = limits.output_mib * 2**20 + 4096
+        self._server = forkserver.server(limits.sandbox)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        disk: int | None = limits.disk_mib * 2**20
         if limits.sandbox == "unsafe":
-            self._folder = tempfile.TemporaryDirectory(prefix="rlvr-unsafe-")
-            command = _python(program, str(_ROOT))
-        else:
-            command = [*_bubblewrap(limits), *_python(program, _APP)]
-        self._stderr = os.memfd_create("stderr")
+            disk, self._folder = None, tempfile.TemporaryDirectory(prefix="rlvr-unsafe-")
+        stdin, self.requests = os.pipe()
+        self.answers, stdout = os.pipe()
+        self._leash, leash = socket.socketpair()
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                bufsize=0,
-                pass_fds=keep,
-                env=_ENVIRONMENT,
-                cwd=self._folder.name if self._folder else "/",
-                process_group=0 if self._folder else None,
-            )
-        except FileNotFoundError:
-            os.close(self._stderr)
-            raise SandboxError(MISSING) from None
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self.requests: int = self._process.stdin.fileno()
-        self.answers: int = self._process.stdout.fileno()
+            folder = self._folder.name if self._folder else "/tmp"
+            self._server.fork(program, disk, folder, [leash.fileno(), stdin, stdout, *keep])
+        except SandboxError:
+            self._close()
+            raise
+        finally:
+            leash.close()
+            os.close(stdin)
+            os.close(stdout)
 
     def __enter__(self) -> Sandbox:
         return self
@@ -119,58 +95,42 @@ class Sandbox:
             raise plain.NotPlain(f"more than {self._limit >> 20} MiB of output")
         return plain.decode(self._read(size))
 
-    def exit_status(self) -> int:
-        """How a process that is about to be gone ended: its exit status, or 128 and the signal."""
+    def exit_status(self) -> int | None:
+        """The wait status of a process that is about to be gone; None if it goes on.
+
+        Raises SandboxError if it was ended together with its keeper, so from outside.
+        """
+        self._leash.settimeout(1.0)
         try:
-            status = self._process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:  # it has only closed its pipes
-            return 0
-        return status if status >= 0 else 128 - status
+            status = self._leash.recv(4)
+        except TimeoutError:  # it has only closed its pipes
+            return None
+        if not status:
+            raise SandboxError(f"the sandbox was ended: {self._server.last_words()}")
+        return int.from_bytes(status, "little")
 
     def kill(self) -> None:
-        """End the process and everything in its namespaces."""
-        if self._folder:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            self._folder.cleanup()
-        self._end_inside()
+        """End the process and everything in its namespaces; returns when it is gone."""
+        self._leash.shutdown(socket.SHUT_WR)
+        self._leash.settimeout(_END_S)
         try:
-            self._process.wait(timeout=_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        os.close(self._stderr)
-
-    def _end_inside(self) -> None:
-        """Kill the first process inside and with it all others; bubblewrap then reaps and ends.
-
-        Killing bubblewrap would do, too, but leave a zombie where nobody reaps orphans, as in many
-        containers.
-        """
-        pid = self._process.pid
-        if self._process.poll() is not None:  # the number may be another's by now
-            return
-        try:
-            with open(f"/proc/{pid}/task/{pid}/children") as children:
-                first = [int(child) for child in children.read().split()]
-        except OSError:
-            first = []
-        for child in first or [pid]:
-            try:
-                os.kill(child, signal.SIGKILL)
-            except ProcessLookupError:
+            while self._leash.recv(4):
                 pass
+        except TimeoutError:
+            forkserver.end(self._kind)
+        finally:
+            self._close()
 
     def last_words(self) -> str:
-        """The end of what the process wrote to its standard error before a program had it."""
-        size = os.fstat(self._stderr).st_size
-        words = os.pread(self._stderr, _STDERR, max(0, size - _STDERR))
-        return words.decode("utf-8", "replace").strip()
+        """Why it did not start, as far as it said so."""
+        return self._server.last_words()
+
+    def _close(self) -> None:
+        self._leash.close()
+        os.close(self.requests)
+        os.close(self.answers)
+        if self._folder:
+            self._folder.cleanup()
 
     def _read(self, size: int) -> bytes:
         data = bytearray()
@@ -203,7 +163,7 @@ def check(limits: CodeConfig) -> None:
         )
     if limits.sandbox == "bubblewrap" and shutil.which("bwrap") is None:
         raise ConfigError(MISSING)
-    with Sandbox(host, limits, time.monotonic() + 60.0) as sandbox:
+    with Sandbox("host", limits, time.monotonic() + 60.0) as sandbox:
         try:
             sandbox.receive()
             sandbox.send(job("", call=True, limits=limits))
@@ -211,6 +171,7 @@ def check(limits: CodeConfig) -> None:
         except (EOFError, OSError, TimeoutError) as error:
             reason = sandbox.last_words() or repr(error)
             raise ConfigError(BROKEN.format(reason=reason)) from None
+    forkserver.end(limits.sandbox)  # the processes that verify fork off from this one
     if answers != [["compiled"], ["ready"]]:
         raise ConfigError(BROKEN.format(reason=answers))
 
@@ -224,37 +185,3 @@ def job(program: str, *, call: bool, limits: CodeConfig) -> dict[str, Any]:
         "memory": limits.memory_mib * 2**20,
         "file_size": limits.output_mib * 2**20,
     }
-
-
-def _python(program: ModuleType, path: str) -> list[str]:
-    start = f"import sys; sys.path.insert(0, {path!r}); "
-    start += f"from {program.__name__} import main; sys.path.pop(0); main()"
-    # No site, no user folder, no bytecode. (-I would also ignore PYTHONHASHSEED.)
-    return [_interpreter(), "-S", "-s", "-B", "-c", start]
-
-
-def _interpreter() -> str:
-    return os.path.realpath(sys.executable)
-
-
-def _bubblewrap(limits: CodeConfig) -> list[str]:
-    words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    words += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
-    for folder in _system():
-        if os.path.islink(folder):
-            words += ["--symlink", os.readlink(folder), folder]
-        else:
-            words += ["--ro-bind", folder, folder]
-    words += ["--ro-bind", str(_INSIDE), f"{_APP}/rlvr/verify/inside"]
-    for device in ("null", "zero", "urandom"):
-        words += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    words += ["--size", str(limits.disk_mib * 2**20), "--tmpfs", "/tmp"]
-    return [*words, "--remount-ro", "/", "--chdir", "/tmp", "--"]
-
-
-def _system() -> list[str]:
-    """What an interpreter needs, and not the folders beside it: data may lie there."""
-    paths = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"]
-    prefix = sysconfig.get_config_var("installed_base")
-    paths += [f"{prefix}/lib", _interpreter()]
-    return [path for path in dict.fromkeys(paths) if os.path.lexists(path)]

@@ -1,29 +1,66 @@
 """How fast the verifiers are: python tests/bench/verifiers.py [--quick]
 
-Prints a table: verdicts per second, how long a verdict takes beyond the verifier's own time, and
-what the floor is. The numbers are those of this machine and of whatever else it does meanwhile.
+Prints a table: verdicts per second through the real pool, what the pool adds to a verifier's own
+time, and the floors below which no sandbox comes. The numbers are those of this machine and of
+whatever else it does meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import pickle
 import random
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ray
 
 from rlvr.config import CodeConfig, VerifierConfig
-from rlvr.task import Prompt, Verdict
-from rlvr.verify.process import Fleet
-from rlvr.verify.sandbox import _bubblewrap, _interpreter
-from rlvr.verify.worker import decode
+from rlvr.task import Outcome, Prompt, Verdict
+from rlvr.verify import forkserver
+from rlvr.verify.code import Code
+from rlvr.verify.math import Math
+from rlvr.verify.pool import VerifierPool
+from rlvr.verify.sandbox import Sandbox
 
 Item = tuple[Prompt, str]
+TIMED = "bench.verifiers"  # this file as a verifier
+TESTS = str(Path(__file__).parents[1])
 PROCESSES = 2
+WALL_S = 2.0  # the sleeper's own limit
+CONFIG = VerifierConfig(
+    processes=PROCESSES, timeout_s=WALL_S + 1, code=CodeConfig(wall_s=WALL_S, cpu_s=1)
+)
+
+
+class Timed:
+    """``math`` or ``code``, as the row's source says; the detail is worker, start and end."""
+
+    def __init__(self, config: VerifierConfig) -> None:
+        self._verifiers = {"math": Math(config), "code": Code(config)}
+
+    def verify(self, prompt: Prompt, response_text: str) -> Verdict:
+        start = time.monotonic()
+        verdict = self._verifiers[prompt.source].verify(prompt, response_text)
+        return replace(verdict, detail=f"{os.getpid()} {start} {time.monotonic()}")
+
+
+VERIFIER = Timed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report."""
+
+    name: str
+    measured: str
+    goal: str = ""
 
 
 def math_items(count: int) -> list[Item]:
@@ -45,115 +82,156 @@ def math_items(count: int) -> list[Item]:
     items = []
     for _ in range(count):
         gold, given = dice.choices(kinds, weights)[0](dice.randint(2, 200), dice.randint(2, 200))
-        items.append((Prompt("p", (), "", gold, "math"), f"So it is $\\boxed{{{given}}}$."))
+        prompt = Prompt("p", (), "", gold, TIMED, source="math")
+        items.append((prompt, f"So it is $\\boxed{{{given}}}$."))
     return items
 
 
-def code_items(count: int, style: str) -> list[Item]:
-    """Trivial programs with trivial tests."""
+def code_item(style: str, program: str = "") -> Item:
+    """A trivial program with trivial tests, in one of three styles."""
     meta: dict[str, object] = {"tests": {"inputs": ["1", "2"], "outputs": ["2", "4"]}}
     if style == "calls":
         meta = {"tests": {"inputs": [[1], [2]], "outputs": [2, 4], "fn_name": "f"}}
     elif style == "asserts":
         meta = {"tests": "def check(c):\n    assert c(1) == 2\n", "entry_point": "f"}
-    program = "def f(x): return 2 * x\nif __name__ == '__main__': print(f(int(input())))"
-    prompt = Prompt("p", (), "", "-", "code", meta=meta)
-    return [(prompt, f"```python\n{program}\n```")] * count
+    program = program or "def f(x): return 2 * x\nif __name__ == '__main__': print(f(int(input())))"
+    return Prompt("p", (), "", "-", TIMED, source="code", meta=meta), f"```python\n{program}\n```"
 
 
-async def measure(
-    items: Sequence[Item], processes: int = PROCESSES, timeout_s: float = 10.0
-) -> tuple[float, list[Verdict], list[float]]:
-    """Seconds for all; the verdicts; when each came, in seconds after all were queued."""
-    came: dict[int, tuple[float, bytes]] = {}
-    done = asyncio.Event()
-
-    def deliver(number: int, verdict: bytes) -> None:
-        came[number] = (time.perf_counter(), verdict)
-        if len(came) == len(items):
-            done.set()
-
-    config = VerifierConfig(
-        processes=processes, timeout_s=timeout_s, code=CodeConfig(wall_s=timeout_s - 1, cpu_s=1)
-    )
-    fleet = Fleet(config, [items[0][0].verifier], deliver)
-    await fleet.start()
+@asynccontextmanager
+async def running() -> AsyncIterator[VerifierPool]:
+    """The pool, with every process warm."""
+    if TESTS not in sys.path:
+        sys.path.append(TESTS)
+    options = {"runtime_env": {"env_vars": {"PYTHONPATH": TESTS}}}
+    pool = VerifierPool(CONFIG, options, verifiers=[TIMED])
+    await pool.start()
     try:
-        start = time.perf_counter()
-        for number, item in enumerate(items):
-            fleet.submit(number, pickle.dumps(item))
-        fleet.feed()
-        await done.wait()
+        await pool.verify([*math_items(50), *[code_item("calls")] * 20])
+        yield pool
     finally:
-        await fleet.close()
-    moments = [came[i][0] - start for i in range(len(items))]
-    return max(moments), [decode(came[i][1]) for i in range(len(items))], moments
+        await pool.close()
 
 
-def overhead_ms(verdicts: Sequence[Verdict], moments: Sequence[float]) -> list[float]:
-    """Milliseconds of each verdict beyond its verifier's time and beyond those in front of it.
+async def timed(pool: VerifierPool, items: Sequence[Item]) -> tuple[list[Verdict], list[float]]:
+    """The verdicts, all asked for at once, and when each came, in seconds after that."""
+    start = time.monotonic()
 
-    With one process the ideal moment of a verdict is the sum of all verifiers' times up to it; what
-    it is later than the one before, beyond its own time, is the pool's.
+    async def one(item: Item) -> tuple[Verdict, float]:
+        [verdict] = await pool.verify([item])
+        return verdict, time.monotonic() - start
+
+    given = await asyncio.gather(*map(one, items))
+    return [verdict for verdict, _ in given], [moment for _, moment in given]
+
+
+def added_ms(verdicts: Sequence[Verdict], arrived: Sequence[float]) -> list[float]:
+    """What the pool added to each verdict, sorted: its worker's pause before it, and its way back.
+
+    ``arrived`` is on ``time.monotonic``, as the times in the verdicts' details are.
     """
-    order = sorted(range(len(moments)), key=moments.__getitem__)
-    late, before = [], 0.0
-    for i in order:
-        late.append(1000 * max(0.0, moments[i] - before - verdicts[i].seconds))
-        before = moments[i]
-    return sorted(late)
+    ends: dict[str, float] = {}
+    added = []
+    spans = [(v.detail.split(), moment) for v, moment in zip(verdicts, arrived, strict=True)]
+    for (worker, start, end), moment in sorted(spans, key=lambda span: float(span[0][1])):
+        pause = float(start) - ends.get(worker, float(start))
+        added.append(1000 * (pause + moment - float(end)))
+        ends[worker] = float(end)
+    return sorted(added)
 
 
-def floor_ms(command: list[str], times: int) -> float:
-    """Milliseconds to start a command and see its end."""
-    start = time.perf_counter()
-    for _ in range(times):
-        subprocess.run(command, check=True, env={})
-    return 1000 * (time.perf_counter() - start) / times
+async def math_rows(pool: VerifierPool, count: int, queued: int) -> AsyncIterator[Row]:
+    """Rate, and the pool's share of the time."""
+    start = time.monotonic()
+    await pool.verify(math_items(count))
+    rate = count / (time.monotonic() - start)
+    yield Row(f"math, {PROCESSES} processes", f"{rate:.0f}/s", ">= 300/s")
+    start = time.monotonic()
+    verdicts, moments = await timed(pool, math_items(queued))
+    added = added_ms(verdicts, [start + moment for moment in moments])
+    own = sorted(1000 * v.seconds for v in verdicts)
+    p99 = int(0.99 * queued)
+    yield Row(f"  the verifier's own time at {queued:,} queued, p99", f"{own[p99]:.1f} ms")
+    yield Row("  what the pool adds to it, median", f"{added[queued // 2]:.1f} ms")
+    yield Row("  what the pool adds to it, p99", f"{added[p99]:.1f} ms", "< 50 ms")
+
+
+async def code_rows(pool: VerifierPool, count: int) -> AsyncIterator[Row]:
+    """Rates by style of test."""
+    for style in ("scripts", "calls", "asserts"):
+        start = time.monotonic()
+        verdicts = await pool.verify([code_item(style)] * count)
+        rate = count / (time.monotonic() - start)
+        assert {v.outcome for v in verdicts} == {Outcome.CORRECT}
+        yield Row(f"code, {style}, {PROCESSES} processes", f"{rate:.0f}/s", ">= 40/s")
+
+
+def floor_rows(times: int) -> list[Row]:
+    """How long the parts of a sandbox take, one after the other."""
+    interpreter = forkserver.python("/app")[0]
+    ours = forkserver.bubblewrap()
+    rows = []
+    for name, command in (
+        ("bwrap --unshare-all true", ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]),
+        ("python -I -S -c pass", [interpreter, "-I", "-S", "-c", "pass"]),
+        ("our bwrap python -I -S -c pass", [*ours, interpreter, "-I", "-S", "-c", "pass"]),
+    ):
+        start = time.monotonic()
+        for _ in range(times):
+            subprocess.run(command, check=True)
+        rows.append(Row(f"  floor: {name}", f"{1000 * (time.monotonic() - start) / times:.1f} ms"))
+    for attempt in range(times + 1):
+        if attempt == 1:  # the first starts the fork server
+            start = time.monotonic()
+        with Sandbox("host", CONFIG.code, time.monotonic() + 60) as box:
+            box.receive()
+    each_ms = 1000 * (time.monotonic() - start) / times
+    rows.append(Row("  a sandbox, forked and ended", f"{each_ms:.1f} ms"))
+    forkserver.end("bubblewrap")
+    return rows
+
+
+async def sleeper_rows(pool: VerifierPool, others: int) -> AsyncIterator[Row]:
+    """One response that sleeps for ever among others, against the same queue without it."""
+    place = others // 2
+    items = math_items(others)
+    _, before = await timed(pool, [*items[:place], code_item("scripts"), *items[place:]])
+    sleeper = code_item("scripts", "import time\ntime.sleep(10**9)")
+    verdicts, moments = await timed(pool, [*items[:place], sleeper, *items[place:]])
+    assert verdicts[place].outcome is Outcome.TIMEOUT, verdicts[place]
+    delays = [b - a for i, (a, b) in enumerate(zip(before, moments, strict=True)) if i != place]
+    name = f"one of {others + 1:,} sleeps for ever: it delays another by at most"
+    yield Row(name, f"{max(0.0, *delays):.2f} s", f"< {WALL_S:g} s")
+    yield Row("  the others without it, last", f"{max(before):.2f} s")
+    del moments[place]
+    yield Row("  the others with it, last", f"{max(moments):.2f} s")
+
+
+async def report(scale: int) -> list[Row]:
+    """All rows; ``scale`` divides the amount of work. Needs a Ray cluster."""
+    async with running() as pool:
+        rows = [row async for row in math_rows(pool, 3000 // scale, 1000 // scale)]
+        rows += [row async for row in code_rows(pool, 400 // scale)]
+        rows += [row async for row in sleeper_rows(pool, 1000 // scale - 1)]
+    return rows + floor_rows(40 // scale)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = ["| | measured | goal |", "| --- | ---: | ---: |"]
+    return "\n".join([*lines, *(f"| {r.name.strip()} | {r.measured} | {r.goal} |" for r in rows)])
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work")
-    scale = 10 if parser.parse_args().quick else 1
-    rows: list[tuple[str, str, str]] = []
-
-    seconds, _, _ = asyncio.run(measure(math_items(5000 // scale)))
-    rows.append((f"math, {PROCESSES} processes", f"{5000 // scale / seconds:.0f}/s", ">= 300/s"))
-    _, verdicts, moments = asyncio.run(measure(math_items(1000), processes=1))
-    late = overhead_ms(verdicts, moments)
-    rows.append(("math, 1,000 queued: p99 above own time", f"{late[990]:.1f} ms", "< 50 ms"))
-    own = sorted(v.seconds for v in verdicts)
-    rows.append(("  the verifier's own time, mean", f"{1000 * sum(own) / 1000:.2f} ms", ""))
-    rows.append(("  the verifier's own time, p99", f"{1000 * own[990]:.1f} ms", ""))
-
-    for style in ("scripts", "calls", "asserts"):
-        count = 200 // scale
-        seconds, verdicts, _ = asyncio.run(measure(code_items(count, style)))
-        assert all(v.reward == 1 for v in verdicts), verdicts[0]
-        rows.append(
-            (f"code, {style}, {PROCESSES} processes", f"{count / seconds:.0f}/s", ">= 40/s")
-        )
-    bubblewrap = _bubblewrap(CodeConfig())
-    python = [_interpreter(), "-S", "-s", "-B", "-c", "pass"]
-    times = 50 // min(scale, 5)
-    path = os.environ["PATH"]
-    rows.append(("  start of python alone", f"{floor_ms(python, times):.1f} ms", ""))
-    whole = ["/usr/bin/env", f"PATH={path}", *bubblewrap, *python]
-    rows.append(("  start of python in bubblewrap", f"{floor_ms(whole, times):.1f} ms", ""))
-
-    items = math_items(999)
-    sleeper = Prompt("p", (), "", json.dumps({"inputs": [""], "outputs": [""]}), "code")
-    items.insert(500, (sleeper, "import time\ntime.sleep(10**9)"))
-    seconds, verdicts, moments = asyncio.run(measure(items, timeout_s=3.0))
-    others = max(m for i, m in enumerate(moments) if i != 500)
-    rows.append(("one sleeper (2 s) among 1,000: the last of the others", f"{others:.2f} s", ""))
-    rows.append(("  the sleeper", f"{moments[500]:.2f} s, {verdicts[500].outcome}", "3 s"))
-
-    print(f"{'':<56}{'measured':>18}  goal")
-    for name, measured, goal in rows:
-        print(f"{name:<56}{measured:>18}  {goal}")
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the work")
+    scale = 20 if parser.parse_args().quick else 1
+    ray.init(num_cpus=PROCESSES, include_dashboard=False, logging_level="ERROR")
+    try:
+        print(table(asyncio.run(report(scale))))
+    finally:
+        ray.shutdown()
 
 
 if __name__ == "__main__":

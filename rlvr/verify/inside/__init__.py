@@ -1,5 +1,1 @@
-"""The programs that run inside of the sandbox.
-
-Each verdict starts them anew, so they import next to nothing: ``typing`` alone would take longer
-than the rest together.
-"""
+"""The programs that run inside of the sandbox. They import each other and the standard library."""

@@ -1,9 +1,10 @@
-"""What a program under test loses before its first line runs, on top of its namespaces.
+"""What a program under test loses before its first line runs.
 
-Limits on processor time, memory and the size of a file, and a seccomp filter. The filter's main
-point is that a program stays one process: threads yes, children no. So the limits, which hold for
-one process each, hold for all of it, and there is no fork bomb to survive. (``RLIMIT_NPROC`` would
-not do: it counts a user's processes everywhere, and does not bind root.)
+Its view of everything else, by namespaces of its own; its capabilities; processor time, memory and
+the size of files, by limits; and system calls, by a seccomp filter. The filter's main point is that
+a program stays one process: threads yes, children no. So the limits, which hold for one process
+each, hold for all of it, and there is no fork bomb to survive. (``RLIMIT_NPROC`` would not do: it
+counts a user's processes everywhere, and does not bind root.)
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
+import struct
 
+_NEW_NAMESPACES = 0x6E020000  # mounts, cgroup, UTS, IPC, processes, network: CLONE_NEW*
+_PRIVATE, _NO_SUID, _NO_DEVICES = 0x44000, 2, 4  # MS_REC | MS_PRIVATE, MS_NOSUID, MS_NODEV
+_CAPABILITY_VERSION = 0x20080522
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
 _SET_SECCOMP, _FILTER = 22, 2  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 _CLONE_THREAD = 0x00010000
@@ -57,6 +64,37 @@ _DENIED = {
 MACHINES = {"x86_64": (0, 56, 0xC000003E), "aarch64": (1, 220, 0xC00000B7)}
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def isolate(disk: int) -> None:
+    """Move into fresh namespaces with a ``/tmp`` of ``disk`` bytes.
+
+    The next child is the first process of its own. Needs CAP_SYS_ADMIN; raises OSError.
+    """
+    _check(_libc.unshare(_NEW_NAMESPACES))
+    _check(_libc.mount(None, b"/", None, _PRIVATE, None))
+    options = b"mode=755,size=%d" % disk
+    _check(_libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _NO_SUID | _NO_DEVICES, options))
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends."""
+    _check(_libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
+
+
+def drop_capabilities() -> None:
+    """Give up every capability, for good: bubblewrap has forbidden new privileges."""
+    header = struct.pack("Ii", _CAPABILITY_VERSION, 0)
+    _check(_libc.capset(header, bytes(24)))
+
+
+def _check(failed: int) -> None:
+    if failed:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
 def limit(cpu_s: int, memory: int, file_size: int) -> None:
     """Bind this process: seconds of processor time, bytes of address space, bytes of a file."""
     for kind, value in (
@@ -80,11 +118,8 @@ def forbid() -> None:
         _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_char_p)]
 
     code = Filter(len(program) // 8, program)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.prctl(
-        _SET_SECCOMP, _FILTER, ctypes.byref(code), 0, 0
-    ):
-        raise OSError(ctypes.get_errno(), "the kernel refuses a seccomp filter")
+    _check(_libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
+    _check(_libc.prctl(_SET_SECCOMP, _FILTER, ctypes.byref(code), 0, 0))
 
 
 def _program() -> bytes:

@@ -20,13 +20,10 @@ from __future__ import annotations
 import builtins
 import os
 import sys
+from types import CodeType
+from typing import Any
 
 from rlvr.verify.inside import confine, plain
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import CodeType
-    from typing import Any
 
 _STDERR = 2000  # characters of it that are kept
 
@@ -84,6 +81,7 @@ def _serve_calls(code: CodeType, job: dict[str, Any]) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
+    os.close(null)
     _enter(job)
     namespace: dict[str, Any] = {"__name__": "solution"}
     try:

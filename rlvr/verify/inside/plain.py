@@ -3,8 +3,7 @@
 ``None``, ``bool``, ``int``, ``float``, ``complex``, ``str``, ``bytes``, ``list``, ``tuple``,
 ``set``, ``frozenset`` and ``dict`` arrive as themselves, their subclasses as their base. Anything
 else arrives as an ``Opaque``, which is equal to nothing: no code of the sender's comes along. (A
-pickle would run code, JSON has neither tuples nor sets and takes longer to import than a program
-takes to run.)
+pickle would run code, and JSON has neither tuples nor sets.)
 
 A value is one letter and what follows it::
 
@@ -15,11 +14,8 @@ A value is one letter and what follows it::
 from __future__ import annotations
 
 import os
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+from collections.abc import Callable
+from typing import Any
 
 MAX_DEPTH = 100
 

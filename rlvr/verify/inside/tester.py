@@ -4,7 +4,7 @@ It stands in a sandbox of its own and reaches the program only by calls over two
 data in both directions. So nothing that the program does to ``assert``, ``==``, ``unittest`` or
 the interpreter is seen here, and its end is not the end of the tests.
 
-It reads ``{tests, entry_point, prelude, requests, answers, limit, cpu_s, memory}`` and answers
+It reads ``{tests, entry_point, prelude, limit, cpu_s, memory}`` and answers
 ``["passed"]``, ``["failed", why]``, ``["ended", why]`` for the program's end, or
 ``["broken", why]`` for tests that cannot be run.
 """
@@ -12,13 +12,14 @@ It reads ``{tests, entry_point, prelude, requests, answers, limit, cpu_s, memory
 from __future__ import annotations
 
 import builtins
+import os
+import random
 from types import CodeType, FunctionType
+from typing import Any
 
 from rlvr.verify.inside import confine, plain
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+_PIPES = 3, 4  # the program's input and output
 
 
 class Ended(BaseException):
@@ -40,8 +41,10 @@ class Program:
             try:
                 plain.send(self._requests, [name, list(arguments), keywords])
                 answer = plain.receive(self._answers, self._limit)
-            except (EOFError, OSError, plain.NotPlain) as error:
-                raise Ended(str(error)) from None
+            except (EOFError, OSError):
+                raise Ended from None
+            except plain.NotPlain as error:
+                raise Ended(f"its answer cannot be read: {error}") from None
             match answer:
                 case ["returned", value]:
                     return value
@@ -49,7 +52,7 @@ class Program:
                     raise _exception(kind)(words)
                 case ["missing"]:
                     raise Ended(f"it defines no function {name}")
-            raise Ended("")
+            raise Ended("its answer is none")
 
         return call
 
@@ -57,13 +60,18 @@ class Program:
 def main() -> None:
     """Run one set of tests."""
     job = plain.receive(0)
+    result_to = os.dup(1)
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in (0, 1, 2):  # what the tests print is nobody's
+        os.dup2(null, descriptor)
+    os.close(null)
     confine.limit(job["cpu_s"], job["memory"], 2**24)
-    program = Program(job["requests"], job["answers"], job["limit"])
+    program = Program(*_PIPES, job["limit"])
     try:
         result = _run(job, program)
     except Ended as end:
         result = ["ended", str(end)]
-    plain.send(1, result)
+    plain.send(result_to, result)
 
 
 def _run(job: dict[str, Any], program: Program) -> list[str]:
@@ -81,10 +89,7 @@ def _run(job: dict[str, Any], program: Program) -> list[str]:
     if entry_point:
         namespace[entry_point] = program.function(entry_point)
     try:
-        if "random" in job["tests"]:
-            import random
-
-            random.seed(0)  # the same verdict every time
+        random.seed(0)  # the same verdict every time
         exec(code, namespace)
         for name, value in list(namespace.items()):
             if isinstance(value, FunctionType) and value.__code__.co_filename == "tests.py":

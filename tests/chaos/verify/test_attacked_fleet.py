@@ -47,15 +47,6 @@ MATH_ATTACKS = [
     r"\boxed{__import__('os').system('touch /tmp/left')}",
     "",
 ]
-CODE_ATTACKS = [
-    "import os\nwhile True: os.fork()",
-    "while True: pass",
-    "import time\ntime.sleep(1000)",
-    "hoard = []\nwhile True: hoard.append(bytearray(2**24))",
-    "import os\nos._exit(0)",
-    "import os, signal\nos.kill(-1, signal.SIGKILL)",
-    "while True: print('x' * 10**6)",
-]
 
 
 async def judge(fleet: Fleet, items: list[tuple[Prompt, str]], got: dict[int, bytes]) -> None:
@@ -109,29 +100,6 @@ def test_formulas_that_explode() -> None:
     assert time.monotonic() - start < 40
 
 
-def test_one_response_in_twenty_is_a_program_that_attacks() -> None:
-    dice = random.Random()
-    items, right = [], []
-    for number in range(100):
-        factor, wrong = dice.randrange(2, 100), dice.random() < 0.3
-        tests = {"inputs": ["1", "7"], "outputs": [str(factor), str(7 * factor)]}
-        prompt = Prompt(f"p{number}", (), "", json.dumps(tests), "code")
-        program = f"print({factor + wrong} * int(input()))"
-        items.append((prompt, f"This will do:\n```python\n{program}\n```\n"))
-        right.append(not wrong)
-    attacked = dice.sample(range(100), 5)
-    for place, attack in zip(attacked, dice.sample(CODE_ATTACKS, 5), strict=True):
-        items[place] = (items[place][0], f"```python\n{attack}\n```")
-    given = verdicts(items, ["code"])
-    for number, verdict in enumerate(given):
-        if number in attacked:
-            assert verdict.outcome in NOT_RIGHT and verdict.reward == 0
-        else:
-            expected = Outcome.CORRECT if right[number] else Outcome.INCORRECT
-            assert verdict.outcome is expected, verdict
-            assert verdict.reward == float(right[number])
-
-
 def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
     prompt = Prompt("p", (), "", json.dumps({"inputs": [""], "outputs": [""]}), "code")
     marker = f"x = {random.randrange(10**9)}"
@@ -144,7 +112,8 @@ def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
             fleet.submit(0, pickle.dumps((prompt, f"{marker}\nimport time\ntime.sleep(60)")))
             fleet.feed()
             async with asyncio.timeout(10):
-                while len(started := descendants(fleet.pids[0])) < 4:  # bwrap, its init, a fork
+                # bubblewrap, its init, the fork server, a keeper, the host, the program
+                while len(started := descendants(fleet.pids[0])) < 6:
                     await asyncio.sleep(0.01)
             os.kill(fleet.pids[0], 9)
             async with asyncio.timeout(10):

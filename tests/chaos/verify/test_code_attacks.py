@@ -7,17 +7,18 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attacks import FORGED, NEVER_ENDING, WASTEFUL
 
 from rlvr.config import CodeConfig
 from rlvr.task import Outcome
-from rlvr.verify import sandbox
+from rlvr.verify import forkserver
 from rlvr.verify.code import verify_code
-from rlvr.verify.inside import host
+from rlvr.verify.sandbox import Sandbox
 
 LIMITS = CodeConfig(wall_s=2.5, cpu_s=1, memory_mib=256, output_mib=1, disk_mib=4)
 RIGHT = "def double(x):\n    return 2 * x\n"
@@ -29,19 +30,42 @@ def check(candidate):
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[forkserver.ForkServer]:
+    """One fork server for all attacks, which none of them may harm; it leaves no process."""
+    mark = f"mark-{os.getpid()}-{random.getrandbits(64):x}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(forkserver._ENVIRONMENT, "MARK", mark)
+        forkserver.end("bubblewrap")
+        assert doubles("def double(x): return 2 * x", "calls") is Outcome.CORRECT
+        started = forkserver.server("bubblewrap")
+        yield started
+        assert forkserver.server("bubblewrap") is started
+        forkserver.end("bubblewrap")
+    wait_until(lambda: not marked(mark))
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_is_left(server: forkserver.ForkServer) -> Iterator[None]:
     """No process and no file survives a verdict by more than a moment."""
     files = set(os.listdir("/tmp")) | set(os.listdir("/dev/shm"))
-    mark = f"mark-{os.getpid()}-{random.getrandbits(64):x}"
-    monkeypatch.setitem(sandbox._ENVIRONMENT, "MARK", mark)
+    mark = forkserver._ENVIRONMENT["MARK"]
+    wait_until(lambda: len(marked(mark)) == SERVER)
+    before = marked(mark)
     yield
-    deadline = time.monotonic() + 5
-    while left := marked(mark):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.02)
+    wait_until(lambda: marked(mark) == before)
     new = (set(os.listdir("/tmp")) | set(os.listdir("/dev/shm"))) - files
     assert not [name for name in new if name.startswith(("rlvr-unsafe", "left"))]
+
+
+SERVER = 3  # processes: bubblewrap outside, bubblewrap inside, the fork server
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def marked(mark: str) -> list[str]:
@@ -58,9 +82,9 @@ def marked(mark: str) -> list[str]:
 
 def test_the_search_for_what_is_left_can_find_it() -> None:
     limits = replace(LIMITS, wall_s=60.0)
-    with sandbox.Sandbox(host, limits, time.monotonic() + 60.0) as box:
+    with Sandbox("host", limits, time.monotonic() + 60.0) as box:
         assert box.receive() == ["started"]
-        assert len(marked(sandbox._ENVIRONMENT["MARK"])) >= 2
+        assert len(marked(forkserver._ENVIRONMENT["MARK"])) == SERVER + 2  # keeper and program
 
 
 def doubles(program: str, style: str) -> Outcome:
@@ -86,57 +110,12 @@ def test_the_right_program_is_right(style: str) -> None:
     assert doubles(program.replace("2 *", "3 *"), style) is Outcome.INCORRECT
 
 
-NEVER_ENDING = {
-    "an infinite loop": "while True: pass",
-    "sleep": "import time\ntime.sleep(1000)",
-    "a signal handler against the limit": (
-        "import signal\nfor s in range(1, 32):\n"
-        "    try: signal.signal(s, signal.SIG_IGN)\n"
-        "    except (OSError, ValueError): pass\nwhile True: pass"
-    ),
-    "a pattern that explodes": "import re\nre.match(r'(a+)+$', 'a' * 50 + 'b')",
-    "a power tower": "9**9**9",
-    "threads that wait": (
-        "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
-        "threading.Event().wait()"
-    ),
-}
-
-
 @pytest.mark.parametrize("attack", NEVER_ENDING)
 def test_what_never_ends_is_a_timeout(attack: str) -> None:
     style = random.choice(STYLES)
     start = time.monotonic()
     assert doubles(NEVER_ENDING[attack], style) is Outcome.TIMEOUT, style
     assert time.monotonic() - start < LIMITS.wall_s + 1
-
-
-WASTEFUL = {
-    "a fork bomb": "import os\nwhile True: os.fork()",
-    "a fork bomb that does not give up": (
-        "import os\nfor _ in range(1000):\n    try: os.fork()\n    except OSError: pass\n"
-        "raise SystemExit(1)"
-    ),
-    "a bomb of threads": (
-        "import threading\nthreading.stack_size(32768)\n"
-        "while True: threading.Thread(target=threading.Event().wait, daemon=True).start()"
-    ),
-    "a shell": "import os\nassert os.system('true') == 0",
-    "a subprocess": "import subprocess\nsubprocess.run(['/bin/sh', '-c', 'sleep 1000'])",
-    "a memory bomb": "hoard = []\nwhile True: hoard.append(bytearray(2**24))",
-    "one great allocation": "bytearray(2**40)",
-    "anonymous files": "import os\nwhile True: os.memfd_create('x')",
-    "deep recursion": "def f(): f()\nf()",
-    "deep recursion without a limit": (
-        "import sys\nsys.setrecursionlimit(10**9)\ndef f(x): return [f(x) for _ in x]\nf([1])"
-    ),
-    "a deeply nested source": "x = " + "(" * 5000 + ")" * 5000,
-    "a constant that is expensive to fold": "x = " + "-" * 100_000 + "1",
-    "writing gigabytes": (
-        "for i in range(10**9):\n    with open(f'/tmp/left{i}', 'wb') as f: f.write(bytes(2**20))"
-    ),
-    "one file of gigabytes": "f = open('/tmp/left', 'wb')\nwhile True: f.write(bytes(2**20))",
-}
 
 
 @pytest.mark.parametrize("attack", WASTEFUL)
@@ -158,87 +137,6 @@ def test_gigabytes_of_output_are_cut() -> None:
     assert doubles("def double(x): return 'x' * 2**22", "calls") is Outcome.INCORRECT
     assert doubles("def double(x): return 'x' * 2**22", "check") is Outcome.INCORRECT
     assert time.monotonic() - start < 10
-
-
-FORGED = {
-    "os._exit(0)": "import os\nos._exit(0)",
-    "sys.exit(0)": "import sys\nsys.exit(0)",
-    "os._exit(0) when called": "import os\ndef double(x): os._exit(0)",
-    "sys.exit(0) when called": "import sys\ndef double(x): sys.exit(0)",
-    "end of the interpreter": "import atexit, os\natexit.register(os._exit, 0)",
-    "printed results": "print('passed'); print('[\"passed\"]'); print('OK')\nraise SystemExit(0)",
-    "a result on every descriptor": (
-        "import os\nfor d in range(64):\n"
-        "    for m in (b'l1:s6:passed', b'l2:s8:returnedT', b'l1:s5:ready'):\n"
-        "        try: os.write(d, len(m).to_bytes(4, 'little') + m)\n"
-        "        except OSError: pass\n"
-    ),
-    "an object equal to everything": (
-        "class Yes(int):\n    def __eq__(self, other): return True\n    __hash__ = None\n"
-        "    def __ne__(self, other): return False\n    def __rsub__(self, other): return 0\n"
-        "def double(x): return Yes(1)"
-    ),
-    "a bare object equal to everything": (
-        "class Yes:\n    def __eq__(self, other): return True\n    def __repr__(self): return '0'\n"
-        "def double(x): return Yes()"
-    ),
-    "a list equal to everything": (
-        "class Yes(list):\n    def __eq__(self, other): return True\ndef double(x): return Yes()"
-    ),
-    "builtins replaced": (
-        "import builtins\n"
-        "for name in ('print', 'open', 'all', 'len', 'isinstance', 'repr', 'AssertionError'):\n"
-        "    setattr(builtins, name, lambda *a, **k: True)\n"
-        "def double(x): return True"
-    ),
-    "AssertionError is no exception any more": (
-        "import builtins\nclass Quiet(Exception):\n    def __new__(cls, *a): raise SystemExit(0)\n"
-        "builtins.AssertionError = Quiet\ndef double(x): raise Quiet"
-    ),
-    "unittest replaced": (
-        "import unittest, sys\nunittest.TestCase.assertEqual = lambda *a: None\n"
-        "unittest.TestCase.run = lambda *a: None\ndef double(x): return None"
-    ),
-    "the host's own functions replaced": (
-        "import sys\n"
-        "plain = sys.modules['rlvr.verify.inside.plain']\n"
-        "plain.encode = lambda value: b'l1:s6:passed'\n"
-        "def double(x): return None"
-    ),
-    "a look at the caller": (
-        "import sys\ndef double(x):\n    frame = sys._getframe()\n    while frame:\n"
-        "        for value in [*frame.f_locals.values(), *frame.f_globals.values()]:\n"
-        "            if isinstance(value, dict) and 'tests' in value: return value\n"
-        "        frame = frame.f_back"
-    ),
-    "a trace function": (
-        "import sys\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: None)\n"
-        "def double(x): return None"
-    ),
-    "NUL in the source": "x = 1\0\n",
-    "half a surrogate pair": "print('\ud800')",
-    "the other direction": "# \u202e\nprint('\u202e\ufeff\0' * 100)",
-    "no text": "",
-    "a cycle": "def double(x):\n    a = []\n    a.append(a)\n    return a",
-    "depth": "def double(x):\n    a = []\n    for _ in range(10**5): a = [a]\n    return a",
-    "not a number": "def double(x): return float('nan')",
-    "no function": "double = 3",
-    "itself": "def double(x): return double",
-    "a generator": "def double(x):\n    while True: yield x",
-    "an exception with a will of its own": (
-        "class Cross(Exception):\n    def __str__(self): raise SystemExit(0)\n"
-        "def double(x): raise Cross"
-    ),
-    "the exception that means a broken test": "def double(x): raise ImportError('numpy')",
-    "killing its parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
-    "killing everybody": "import os, signal\nos.kill(-1, signal.SIGKILL)",
-    "stopping its parent": (
-        "import os, signal\n"
-        "try: os.kill(os.getppid(), signal.SIGSTOP)\nfinally: os.kill(os.getpid(), signal.SIGKILL)"
-    ),
-    "closed descriptors": "import os\nos.closerange(0, 64)",
-    "a crash": "import ctypes\nctypes.string_at(0)",
-}
 
 
 @pytest.mark.parametrize("attack", FORGED)
@@ -274,6 +172,12 @@ def test_the_outside_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyP
     environment = probe("sorted(__import__('os').environ)")
     assert "SECRET" not in environment and "HOME" in environment
     assert probe("__import__('os').getuid()") == "65534"
+    assert probe("__import__('os').getppid()") == "0"
+    capabilities = (
+        "(lambda c, b: [c.CDLL(None).capget(b'\\x22\\x05\\x08\\x20' + bytes(4), b), *b.raw])"
+        "(*(lambda c: (c, c.create_string_buffer(b'x' * 23)))(__import__('ctypes')))"
+    )
+    assert probe(capabilities) == f"{[0] * 25}"
     assert probe("open('/x', 'w')") == "OSError"
     assert probe("__import__('os').listdir('/tmp')") == "[]"
     for folder in ("/app/rlvr/verify/inside", "/usr/lib"):
@@ -300,7 +204,7 @@ def test_there_is_no_network() -> None:
         listening.start()
         port = server.getsockname()[1]
         connect = f"__import__('socket').create_connection(('127.0.0.1', {port}), 1)"
-        assert probe(connect) == "ConnectionRefusedError"
+        assert probe(connect) == "OSError"  # the network is unreachable, the loopback included
         assert probe("__import__('socket').create_connection(('1.1.1.1', 53), 1)") == "OSError"
         listening.join()
     assert not connected
@@ -325,3 +229,51 @@ def test_one_run_leaves_nothing_for_the_next() -> None:
         "print(2 * int(input()))\n"
     )
     assert doubles(program, "script") is Outcome.CORRECT
+
+
+def test_a_program_has_its_three_descriptors_and_no_more() -> None:
+    program = (
+        "import os\ninput()\nfound = []\nfor d in range(1024):\n"
+        "    try: os.fstat(d)\n    except OSError: continue\n    found.append(d)\nprint(found)"
+    )
+    tests = {"inputs": ["1"], "outputs": ["[0, 1, 2]"]}
+    assert verify_code(program, tests, limits=LIMITS).outcome is Outcome.CORRECT
+    # Where it is called: standard streams that lead nowhere, and the pipes of its calls.
+    program = "import os\ndef is_open(d):\n    try: os.fstat(d)\n    except OSError: return False\n"
+    program += "    return True\ndef look(): return [d for d in range(1024) if is_open(d)]\n"
+    tests = {"inputs": [[]], "outputs": [[0, 1, 2, 3, 4]], "fn_name": "look"}
+    verdict = verify_code(program, tests, limits=LIMITS)
+    assert verdict.outcome is Outcome.CORRECT, verdict.detail
+
+
+def test_programs_at_the_same_time_do_not_meet() -> None:
+    """Two of one fork server: neither files, nor processes, nor memory, nor sockets in common."""
+    meeting = (
+        "import os, socket, time\n"
+        "me, other = {me!r}, {other!r}\n"
+        "open('/tmp/' + me, 'w').close()\n"
+        "server = socket.socket(socket.AF_UNIX)\n"
+        "server.bind('\\0' + me)\n"
+        "server.listen()\n"
+        "time.sleep(1)\n"
+        "met = [name for name in os.listdir('/tmp') if name != me]\n"
+        "try: socket.socket(socket.AF_UNIX).connect('\\0' + other); met.append('socket')\n"
+        "except ConnectionRefusedError: pass\n"
+        "for pid in range(1, 100):\n"
+        "    try: os.sched_getparam(pid); met.append(pid)\n"
+        "    except ProcessLookupError: pass\n"
+        "print(met)\n"
+    )
+    tests = {"inputs": [""], "outputs": ["[1, 2]"]}  # its host and itself
+    given: list[object] = []
+
+    def run(me: str, other: str) -> None:
+        verdict = verify_code(meeting.format(me=me, other=other), tests, limits=LIMITS)
+        given.append((verdict.outcome, verdict.detail))
+
+    threads = [threading.Thread(target=run, args=pair) for pair in (("a", "b"), ("b", "a"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert given == [(Outcome.CORRECT, "1 tests")] * 2

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.errors import ConfigError
 from rlvr.task import Outcome, Prompt
+from rlvr.verify import forkserver
 from rlvr.verify.base import load
 from rlvr.verify.code import verify_code
 
@@ -136,6 +141,71 @@ def test_the_verifier_reads_the_row() -> None:
     assert code.verify(prompt, "I cannot.").outcome is Outcome.UNPARSEABLE
     assert code.verify(prompt, "```python\ndef twice(x):").outcome is Outcome.UNPARSEABLE
     assert code.verify(prompt, "    return x\n").outcome is Outcome.INCORRECT
+
+
+class Killing(threading.Thread):
+    """Kills the fork server, or the keeper of a program, when a program runs; so many times."""
+
+    def __init__(self, victim: str, times: int) -> None:
+        super().__init__(daemon=True)
+        self.victim, self.times, self.killed = victim, times, set[int]()
+
+    def run(self) -> None:
+        while len(self.killed) < self.times:
+            for server in list(forkserver._servers.values()):
+                root = server._process.pid
+                processes = descendants(root)  # init, server, keeper, host, program
+                if len(processes) == 5 and root not in self.killed:
+                    self.killed.add(root)
+                    os.kill(processes[1 if self.victim == "server" else 2], signal.SIGKILL)
+            time.sleep(0.02)
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = list(map(int, task.read_text().split()))
+        except OSError:
+            continue
+        for child in children:
+            found += [child, *descendants(child)]
+    return found
+
+
+@pytest.mark.parametrize("victim", ["server", "keeper"])
+def test_a_sandbox_that_is_lost_is_tried_once_more(victim: str) -> None:
+    forkserver.end("bubblewrap")
+    tests = {"inputs": ["3"], "outputs": ["6"]}
+    program = "import time\nn = int(input())\ntime.sleep(0.7)\nprint(2 * n)"
+    for times, outcome in ((1, Outcome.CORRECT), (2, None)):
+        killing = Killing(victim, times)
+        killing.start()
+        if outcome is not None:
+            assert verify_code(program, tests, limits=LIMITS).outcome is outcome
+        else:
+            with pytest.raises(forkserver.SandboxError, match="the sandbox was ended"):
+                verify_code(program, tests, limits=LIMITS)
+        killing.join()
+        assert len(killing.killed) == times
+        assert verify_code(program, tests, limits=LIMITS).outcome is Outcome.CORRECT
+        forkserver.end("bubblewrap")
+        assert not [pid for pid in killing.killed if os.path.exists(f"/proc/{pid}")]
+
+
+def test_a_verdict_is_never_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    fork = forkserver.ForkServer.fork
+    monkeypatch.setattr(
+        forkserver.ForkServer, "fork", lambda *a: (started.append(a[1]), fork(*a))[1]
+    )
+    tests = {"inputs": [""], "outputs": ["1"]}
+    killed = "import os\nos.kill(os.getpid(), 9)"
+    for program in ("print(2)", "print(", killed, "import os\nos.kill(1, 9)", "while True: pass"):
+        started.clear()
+        limits = replace(LIMITS, wall_s=1.5, cpu_s=1)
+        assert verify_code(program, tests, limits=limits).outcome is not Outcome.ERROR
+        assert started == ["host"], program
 
 
 def test_unsafe_does_the_same_without_a_sandbox() -> None:

@@ -51,7 +51,7 @@ class Verification:
 
     async def at_full_strength(self) -> list[int]:
         async with asyncio.timeout(10):
-            while len(self.fleet.pids) < self.fleet._config.processes:
+            while len(self.fleet.pids) < self.fleet.size:
                 await asyncio.sleep(0.01)
         return self.fleet.pids
 
@@ -241,3 +241,28 @@ def test_a_lost_nursery_takes_its_workers_along_and_is_reported(misbehaving: str
             assert not any(map(alive, workers))
 
     asyncio.run(scenario())
+
+
+def test_workers_are_replaced_in_under_a_second(misbehaving: str) -> None:
+    async def scenario() -> list[float]:
+        took = []
+        async with running(misbehaving, processes=1) as verification:
+            loop = asyncio.get_running_loop()
+            for _ in range(3):
+                [before] = verification.fleet.pids
+                start = loop.time()
+                os.kill(before, signal.SIGKILL)
+                while verification.fleet.pids in ([], [before]):
+                    await asyncio.sleep(0.005)
+                took.append(loop.time() - start)
+                assert outcomes(await verification.judge(["ok"])) == [Outcome.CORRECT]
+        return took
+
+    assert min(asyncio.run(scenario())) < 1.0  # of three: the machine may be busy
+
+
+def test_the_number_of_workers_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpus, size in ((1, 1), (2, 1), (8, 2), (192, 48)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)))
+        assert Fleet(VerifierConfig(), [], lambda *_: None).size == size
+    assert Fleet(VerifierConfig(processes=3), [], lambda *_: None).size == 3

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from rlvr.loop.answers import AnswerFinder
 from rlvr.types import Group, Outcome, Prompt, Response, Verdict
+
+PATTERN = re.compile("#### (.*)")
 
 
 class Characters:
@@ -35,6 +39,13 @@ class Characters:
 def test_span(pieces, expected):
     finder = AnswerFinder(Characters(pieces))
     assert finder.span(list(range(len(pieces)))) == expected
+
+
+def test_span_of_a_configured_pattern():
+    finder = AnswerFinder(Characters(["\\boxed{7} ", "#### ", "7", "1", "\n\\boxed{2}"]), PATTERN)
+    assert finder.span(list(range(5))) == (2, 4)
+    finder = AnswerFinder(Characters(["\\boxed{", "7", "}"]), PATTERN)
+    assert finder.span(list(range(3))) == (-1, -1)
 
 
 def test_gold_answers_are_padded():

@@ -8,6 +8,7 @@ from itertools import islice
 
 import pytest
 
+from rlvr.config import VerifierConfig
 from rlvr.quickstart.arithmetic import (
     FAULTLESS,
     SLOPPY,
@@ -90,7 +91,7 @@ def test_the_verifiers_agree(rng):
     for addition in islice(additions(rng, set()), 200):
         solution = work_out(addition, SLOPPY, rng)
         prompt = Prompt("p", [1], addition.problem, addition.answer, "exact")
-        verdict = exact.Exact().verify(prompt, solution)
+        verdict = exact.Exact(VerifierConfig()).verify(prompt, solution)
         assert addition.solved_by(solution) == (verdict.reward == 1.0)
 
 

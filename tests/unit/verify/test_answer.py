@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.verify.answer import NoAnswer, final_answer
+from rlvr.config import ConfigError, VerifierConfig
+from rlvr.task import Prompt
+from rlvr.verify.answer import NoAnswer, answer_pattern, final_answer
+from rlvr.verify.base import load
 
 FOUND = [
     (r"so \boxed{5}", "5"),
@@ -50,6 +53,37 @@ def test_finds_the_last_commitment(text: str, answer: str) -> None:
 def test_says_why_there_is_none(text: str, reason: str) -> None:
     with pytest.raises(NoAnswer, match=reason):
         final_answer(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "answer"),
+    [
+        (r"#### *(.*)", "#### 4\nno:\n#### 5 \n\\boxed{6}", "5"),
+        (r"#### *(.*)", r"#### \boxed{5}", "{5}"),
+        (r"-?\d+(?=$)", "from 3 to -7", "-7"),
+        (r"<answer>(?s:(.*?))</answer>", "<answer>\n1\n</answer><answer> 2\n</answer>", "2"),
+        (r"#### *(.*)", r"\boxed{5}", None),
+        (r"#### *(.*)", "#### 5\n#### ", None),
+        (r"a(b)?", "ab a", None),
+    ],
+)
+def test_a_configured_pattern_alone_counts(pattern: str, text: str, answer: str | None) -> None:
+    compiled = answer_pattern(VerifierConfig(answer_pattern=pattern))
+    if answer is not None:
+        assert final_answer(text, compiled) == answer
+    else:
+        with pytest.raises(NoAnswer):
+            final_answer(text, compiled)
+
+
+@pytest.mark.parametrize("name", ["math", "exact", "choice", "regex"])
+def test_every_verifier_of_final_answers_has_the_pattern(name: str) -> None:
+    verifier = load(name, VerifierConfig(answer_pattern="#### *(.*)"))
+    prompt = Prompt("p", (), "", "A", name)
+    assert verifier.verify(prompt, "\\boxed{B}\n#### A").reward == 1
+    assert verifier.verify(prompt, "\\boxed{A}\n#### B").reward == 0
+    with pytest.raises(ConfigError, match=r"verifier\.answer_pattern='\(' is no regular"):
+        load(name, VerifierConfig(answer_pattern="("))
 
 
 balanced = st.recursive(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Prompt
 from rlvr.verify.exact import Exact
 
@@ -17,6 +18,6 @@ from rlvr.verify.exact import Exact
     ],
 )
 def test_exact(gold: str, text: str, outcome: Outcome) -> None:
-    verdict = Exact().verify(Prompt("p", (), "", gold, "exact"), text)
+    verdict = Exact(VerifierConfig()).verify(Prompt("p", (), "", gold, "exact"), text)
     assert verdict.outcome is outcome
     assert verdict.reward == float(outcome is Outcome.CORRECT)
