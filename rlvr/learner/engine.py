@@ -1,4 +1,7 @@
-"""DeepSpeed: the configuration that this learner needs, and nothing it does not."""
+"""DeepSpeed: the configuration that this learner needs, and nothing it does not.
+
+It is imported where it is used: what only reads this package's policy or features needs none.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import deepspeed
 import torch
 from torch import nn
 
@@ -49,6 +51,8 @@ def deepspeed_config(learner: LearnerConfig, model: ModelConfig) -> dict[str, An
 
 def start_engine(policy: nn.Module, learner: LearnerConfig, model: ModelConfig) -> Any:
     """Shard ``policy`` and its optimizer over the initialised process group."""
+    import deepspeed
+
     engine, *_ = deepspeed.initialize(
         model=policy,
         optimizer=_optimizer(policy.parameters(), learner),
@@ -63,6 +67,8 @@ def start_reference(policy: nn.Module, learner: LearnerConfig, model: ModelConfi
     policy.requires_grad_(False)
     if learner.zero_stage < 3:
         return policy
+    import deepspeed
+
     config = deepspeed_config(learner, model)
     config["zero_optimization"].pop("offload_optimizer", None)
     engine, *_ = deepspeed.initialize(model=policy, config=config, dist_init_required=False)
@@ -72,7 +78,11 @@ def start_reference(policy: nn.Module, learner: LearnerConfig, model: ModelConfi
 def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
     """The full values of ZeRO-3 shards, for reading; a collective. No-op for other stages."""
     shards = [p for p in parameters if hasattr(p, "ds_id")]
-    return deepspeed.zero.GatheredParameters(shards) if shards else nullcontext()
+    if not shards:
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(shards)
 
 
 def _optimizer(parameters: Iterable[nn.Parameter], learner: LearnerConfig) -> torch.optim.Optimizer:

@@ -26,59 +26,92 @@ class ScoringFeatures:
 
     Hidden states wait on the ``device``, in (pinned) ``host`` memory, or nowhere
     (``recompute``: each pass over them is a forward pass, a collective among the ranks).
-    ``scored`` marks the tokens that the scoring pass covered: responses that can receive no
-    gradient are left out, their statistics and states are 0.
+
+    Args:
+        scored: this rank's tokens whose response can receive a gradient; of the others,
+            statistics are 0 and hidden states are not kept.
+        policy: lent on.
+        temperature: of the sampling.
+        store: ``device``, ``host`` or ``recompute``.
+        recompute: streams the hidden states of the scored tokens.
     """
 
     def __init__(
         self,
-        batch: TokenBatch,
+        scored: Bool[Tensor, "N"],
         policy: LentPolicy,
         temperature: float,
         *,
         store: str,
         recompute: Recompute,
     ) -> None:
-        n, device = batch.num_response_tokens, batch.input_ids.device
-        self.batch = batch
+        n, device = len(scored), scored.device
+        self.scored = scored
         self.policy: FrozenPolicy = policy
         self.temperature = temperature
         self.logp: Float[Tensor, "N"] = torch.zeros(n, device=device)
         self.entropy: Float[Tensor, "N"] = torch.zeros(n, device=device)
         self.log_normaliser: Float[Tensor, "N"] = torch.zeros(n, device=device)
-        self.scored: Bool[Tensor, "N"] = torch.zeros(n, dtype=torch.bool, device=device)
-        self.store = store
+        self.recomputes = store == "recompute"
         self._recompute = recompute
-        self._hidden: Float[Tensor, "N d"] | None = None
-        if store in ("device", "host"):
-            on_host = store == "host" and device.type == "cuda"
-            self._hidden = torch.zeros(
-                (n, policy.hidden_size),
-                dtype=policy.dtype,
-                device="cpu" if on_host else device,
-                pin_memory=on_host,
-            )
+        # In the order in which the portions came, so that no chunk has to be gathered.
+        kept = 0 if self.recomputes else int(scored.sum())
+        on_host = store == "host" and device.type == "cuda"
+        self._count = 0
+        self._place = torch.zeros(kept, dtype=torch.long, device=device)
+        self._hidden = torch.empty(
+            (kept, policy.hidden_size),
+            dtype=policy.dtype,
+            device="cpu" if on_host else device,
+            pin_memory=on_host,
+        )
 
     def keep(
         self, n: Int[Tensor, "n"], statistics: tuple[Tensor, ...], hidden: Float[Tensor, "n d"]
     ) -> None:
         """Take in one portion of the scoring pass; ``n`` is its place on the N axis."""
         self.logp[n], self.entropy[n], self.log_normaliser[n] = statistics
-        self.scored[n] = True
-        if self._hidden is not None:
-            self._hidden[n.to(self._hidden.device)] = hidden.to(self._hidden.device)
+        if len(self._place):
+            rows = slice(self._count, self._count + len(n))
+            self._place[rows] = n
+            self._hidden[rows].copy_(hidden, non_blocking=True)
+            self._count = rows.stop
 
     def hidden(self) -> Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n d"]]]:
         """Stream (place on the N axis, hidden states) of all scored tokens; each token once.
 
         May be iterated again. Every rank must iterate equally often.
         """
-        if self._hidden is None:
+        if self.recomputes:
             yield from self._recompute()
             return
-        for n in torch.nonzero(self.scored)[:, 0].split(_STREAM_TOKENS):
-            rows = self._hidden[n.to(self._hidden.device)]
-            yield n, rows.to(n.device, non_blocking=True)
+        places = self._place.split(_STREAM_TOKENS)
+        yield from zip(places, brought(self._hidden, self._place.device), strict=True)
+
+
+def brought(rows: Float[Tensor, "n d"], device: torch.device) -> Iterator[Float[Tensor, "m d"]]:
+    """``rows`` on ``device``, a chunk at a time; the next one travels while one is being used."""
+    side = torch.cuda.Stream(device) if rows.device != device else None
+    if side is not None:
+        side.wait_stream(torch.cuda.current_stream(device))  # the rows may still be arriving
+    ahead: list[tuple[Tensor, torch.cuda.Event | None]] = []
+    for chunk in rows.split(_STREAM_TOKENS):
+        with torch.cuda.stream(side):
+            coming = chunk.to(device, non_blocking=True)
+            ahead.append((coming, side.record_event() if side is not None else None))
+        if len(ahead) > 1:
+            yield _arrived(*ahead.pop(0))
+    for last in ahead:
+        yield _arrived(*last)
+
+
+def _arrived(rows: Float[Tensor, "m d"], event: torch.cuda.Event | None) -> Float[Tensor, "m d"]:
+    """``rows``, safe to use on the current stream."""
+    if event is not None:
+        current = torch.cuda.current_stream(rows.device)
+        current.wait_event(event)
+        rows.record_stream(current)
+    return rows
 
 
 class LentPolicy:
@@ -101,21 +134,28 @@ class LentPolicy:
         """Input embeddings; a collective under ZeRO-3."""
         return self._policy.embed(input_ids).detach()
 
-    def hidden(self, embeddings: Float[Tensor, "T d"], batch: TokenBatch) -> Float[Tensor, "T d"]:
+    def hidden(
+        self,
+        embeddings: Float[Tensor, "T d"],
+        batch: TokenBatch,
+        prefix: Int[Tensor, "S 2"] | None = None,
+    ) -> Float[Tensor, "T d"]:
         """Final states from embeddings, differentiable in them; a collective under ZeRO-3."""
-        return self._policy.hidden(batch, embeddings)
+        return self._policy.hidden(batch, embeddings, prefix)
 
 
-def choose_store(asked: str, batch: TokenBatch, policy: LentPolicy) -> str:
-    """Resolve ``learner.features: auto`` from the memory at hand: device, host, recompute."""
+STORES = ("device", "host", "recompute")  # in the order of their cost
+
+
+def choose_store(asked: str, tokens: int, policy: LentPolicy, device: torch.device) -> str:
+    """Resolve ``learner.features: auto`` from the memory at hand, for so many scored tokens."""
     if asked != "auto":
-        if asked not in ("device", "host", "recompute"):
+        if asked not in STORES:
             raise ConfigError(
-                f"learner.features: '{asked}' is unknown. Valid: auto, device, host, recompute."
+                f"learner.features: '{asked}' is unknown. Valid: auto, {', '.join(STORES)}."
             )
         return asked
-    needed = batch.num_response_tokens * policy.hidden_size * policy.dtype.itemsize
-    device = batch.input_ids.device
+    needed = tokens * policy.hidden_size * policy.dtype.itemsize
     if device.type == "cpu":
         return "device" if needed < _host_memory() * 0.25 else "recompute"
     free, _ = torch.cuda.mem_get_info(device)

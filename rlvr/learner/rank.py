@@ -18,7 +18,7 @@ from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
 from rlvr.learner.collectives import DistributedRanks
 from rlvr.learner.engine import start_engine, start_reference
-from rlvr.learner.features import LentPolicy, ScoringFeatures, choose_store
+from rlvr.learner.features import STORES, LentPolicy, ScoringFeatures, choose_store
 from rlvr.learner.metrics import MetricSums
 from rlvr.learner.policy import load_policy
 from rlvr.types import TokenBatch, Totals
@@ -73,34 +73,44 @@ class LearnerRank:
         """Old log-probabilities, and the hidden states that the credit method asked for.
 
         Left out is what costs a forward and changes nothing: responses without gradient, and,
-        when credit needs no features, the first mini-batch, whose update starts at ratio 1 and
-        computes the same log-probabilities itself.
+        when credit needs nothing of the pass, the first mini-batch, whose update starts at ratio
+        1 and computes the same log-probabilities itself.
         """
         wanted = self._active()
         if self.reference is not None:
             self._score_reference(torch.nonzero(wanted)[:, 0])
         batch = self.batch
-        if not self.credit.needs:
+        scored = wanted[batch.sequence_id]
+        if not self.credit.needs & (Needs.STATISTICS | Needs.HIDDEN):
             wanted &= batch.mini_batch > 0
         sequences = torch.nonzero(wanted)[:, 0]
-        keeps = Needs.HIDDEN in self.credit.needs
         self.features = ScoringFeatures(
-            batch,
+            scored,
             self.frozen,
             self.config.rollout.temperature,
-            store=choose_store(self.config.learner.features, batch, self.frozen)
-            if keeps
-            else "recompute",
+            store=self._store(int(scored.sum())),
             recompute=lambda: self._stream_hidden(sequences),
         )
+        tokens = 0
+        assert batch.logp_old is not None
         for micro, n in self._portions(sequences, self.config.learner.tokens_per_scoring_batch):
             statistics, hidden = self.engine(micro)
             if n is not None:
                 self.features.keep(n, statistics, hidden)
-        scored = self.features.scored
-        assert batch.logp_old is not None
-        batch.logp_old[scored] = self.features.logp[scored]
-        return {"score/tokens": (float(scored.sum()), 1.0 / self.ranks.size)}
+                batch.logp_old[n] = statistics[0]
+                tokens += len(n)
+        return {"score/tokens": (float(tokens), 1.0 / self.ranks.size)}
+
+    def _store(self, tokens: int) -> str:
+        """Where the hidden states of so many tokens wait: one answer for all ranks.
+
+        Recomputing is a collective, so that a rank short of memory decides for the others too.
+        """
+        if Needs.HIDDEN not in self.credit.needs:
+            return "recompute"
+        asked = self.config.learner.features
+        own = choose_store(asked, tokens, self.frozen, self.device)
+        return STORES[self.ranks.max_count(STORES.index(own))]
 
     def _score_reference(self, sequences: Int[Tensor, "s"]) -> None:
         """Log-probabilities under the frozen reference policy, for the KL term."""
@@ -137,8 +147,9 @@ class LearnerRank:
         portions simply add up. DeepSpeed averages over ranks: hence the factor ``ranks.size``.
         """
         totals = self._totals(members)
-        if self.objective.coupled and self.moved:
-            self._couple_responses(members, totals)
+        coupled_loss = 0.0
+        if self.objective.coupled:
+            coupled_loss = self._couple_responses(members, totals)
         active = members[self._active()[members]]
         budget = self.config.learner.tokens_per_micro_batch
         for micro, n in self._portions(active, budget, at_least=1):
@@ -154,7 +165,7 @@ class LearnerRank:
         self.steps += 1
         self.moved = True
         once = 1.0 / self.ranks.size  # for what every rank reports of one and the same step
-        sums.add("update/loss", 0.0, once)
+        sums.add("update/loss", coupled_loss * once, once)
         sums.add("update/grad_norm", float(self.engine.get_global_grad_norm() or 0.0) * once, once)
         sums.add("update/lr", self.learning_rate * once, once)
         sums.add("update/active_share", len(active) / max(totals.responses, 1), once)
@@ -175,7 +186,8 @@ class LearnerRank:
         loss = terms.loss
         if bonus := self.config.learner.entropy_bonus:
             loss = loss - bonus * token_mean(entropy, totals)
-        sums.add("update/loss", loss, 0.0)
+        if not self.objective.coupled:  # what is coupled has its loss from the whole groups
+            sums.add("update/loss", loss, 0.0)
         sums.add("update/entropy", entropy.sum(), float(len(n)))
         gap = (micro.logp_old - micro.logp_rollout).abs()
         sums.add("mismatch/logp", gap.sum(), float(len(n)))
@@ -193,8 +205,8 @@ class LearnerRank:
         importance, mismatch = self.correction.weights(logp_old, micro.logp_rollout, micro)
         return replace(micro, logp_old=logp_old, importance=importance), mismatch
 
-    def _couple_responses(self, members: Int[Tensor, "s"], totals: Totals) -> None:
-        """Set ∂L/∂s̄_i of the members, from the scores of the mini-batch on all ranks.
+    def _couple_responses(self, members: Int[Tensor, "s"], totals: Totals) -> float:
+        """Set ∂L/∂s̄_i of the members, from the scores of the mini-batch on all ranks; return L.
 
         Until the policy has moved away from the old one every score is 0 and costs no forward.
         """
@@ -218,6 +230,7 @@ class LearnerRank:
         place = torch.searchsorted(table[:, 0].contiguous(), batch.response_id[members].double())
         assert batch.response_weight is not None
         batch.response_weight[members] = weights[place].to(batch.response_weight.dtype)
+        return float(objective.value(table[:, 1], table[:, 2], table[:, 3].long(), totals))
 
     # -- portions -------------------------------------------------------------------------------
 
@@ -269,7 +282,7 @@ class LearnerRank:
         with torch.no_grad():
             budget = self.config.learner.tokens_per_scoring_batch
             for micro, n in self._portions(sequences, budget):
-                _, hidden = self.engine(micro)
+                hidden = self.policy.hidden(micro)[micro.predict_index]  # the head is not needed
                 if n is not None:
                     yield n, hidden
 

@@ -3,29 +3,27 @@
 v_t stands for the token's gradient. μ₊ and μ₋ are the |A|-weighted centroids of the tokens with
 A > 0 and A < 0 over the whole rollout batch, refined K times towards the tokens that lie nearer
 to their own side. With w = μ₊ − μ₋ and b = ‖μ₋‖² − ‖μ₊‖² the difference of squared distances
-is D⁺ = ‖v−μ₋‖² − ‖v−μ₊‖² = 2 v·w + b: one dot product a token, and v is only ever streamed.
+is D⁺ = ‖v−μ₋‖² − ‖v−μ₊‖² = 2 v·w + b: one dot product a token, and v is only ever streamed
+(``delta_solver``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks, SoloRanks
-from rlvr.algorithm.credit.diagnostics import coefficient_metrics, separation_auc
+from rlvr.algorithm.credit.delta_solver import DeltaSolver, FewStreamsSolver, Proxies
+from rlvr.algorithm.credit.diagnostics import coefficient_metrics
 from rlvr.algorithm.registry import require, require_one_of
 from rlvr.types import TokenBatch
 
-# Streams (place on the N axis, v there); may be iterated again.
-Proxies = Callable[[], Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n d"]]]]
-
-_MIN_VARIANCE = 1e-8
 _CHUNK = 1 << 26  # elements of logits, or of gathered rows of lm_head
 
 
@@ -115,7 +113,7 @@ class Delta:
 
     @torch.no_grad()
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
-        """c_t, without a forward pass when the hidden states were kept."""
+        """c_t, without a forward pass when the hidden states were kept, with K + 2 when not."""
         advantage = batch.token_advantage
         dtype = at_least_float32(features.logp).dtype
         sides = ranks.all_reduce(torch.stack([(advantage > 0).sum(), (advantage < 0).sum()]))
@@ -126,9 +124,12 @@ class Delta:
             if self.config.proxy == "topk_hidden":
                 head = stack.enter_context(features.policy.head())
                 proxies = topk_proxies(batch, features, head, self.config.top_k)
+                few = False  # what the proxy needs is kept
             else:
                 proxies = realised_proxies(features)
-            solver = DeltaSolver(proxies, advantage, self.config, scope)
+                few = features.recomputes and not self.config.within_side
+            solver_class = FewStreamsSolver if few else DeltaSolver
+            solver = solver_class(proxies, advantage, self.config, scope)
             coefficients = solver.coefficients()
         metrics = coefficient_metrics(coefficients, advantage, ranks) | solver.metrics(ranks)
         return Credit(coefficients.to(dtype), metrics)
@@ -157,9 +158,9 @@ def topk_proxies(
     kept = []
     for n, hidden in features.hidden():
         for part, h in zip(n.split(rows), hidden.split(rows), strict=True):
-            logits = at_least_float32(h @ head.T) / features.temperature
-            top = logits.topk(k, dim=-1)
-            kept.append((part, top.values.softmax(-1), top.indices))
+            top = (h @ head.T).topk(k, dim=-1)
+            p = (at_least_float32(top.values) / features.temperature).softmax(-1)
+            kept.append((part, p, top.indices))
     target = batch.input_ids[batch.response_index]
 
     def stream() -> Iterator[tuple[Tensor, Tensor]]:
@@ -168,118 +169,3 @@ def topk_proxies(
             yield n, at_least_float32(head[target[n]]) - expected
 
     return stream
-
-
-class DeltaSolver:
-    """The alternation between centroids and assignments, in float64 wherever sums are long."""
-
-    def __init__(
-        self,
-        proxies: Proxies,
-        advantage: Float[Tensor, "N"],
-        config: DeltaConfig,
-        ranks: Ranks,
-    ) -> None:
-        self.proxies = proxies
-        self.config = config
-        self.ranks = ranks
-        self.weight = advantage.abs().double()
-        self.sides: Bool[Tensor, "2 N"] = torch.stack([advantage > 0, advantage < 0])
-        self.side_count = ranks.all_reduce(self.sides.sum(1))
-        self.centroids: Float[Tensor, "2 d"] = self._mean(self.weight, None)
-        self.margin: Float[Tensor, "N"] = self._margin()
-
-    def coefficients(self) -> Float[Tensor, "N"]:
-        """c_t, float64; all 1 if a side is empty."""
-        gamma = self._gamma()
-        for _ in range(self.config.refinements):
-            alpha = self._assign(gamma)
-            self.centroids = self._mean(self.weight * alpha, self.centroids)
-            gamma = self._gamma()  # of the old margin: γ lags behind by one pass
-            self.margin = self._margin()
-        if int(self.side_count.min()) == 0:
-            return torch.ones_like(self.weight)
-        return self._scale(self._assign(gamma))
-
-    def metrics(self, ranks: Ranks) -> dict[str, float]:
-        """Distance of the centroids and how well they tell the sides apart. Collective."""
-        distance = (self.centroids[0] - self.centroids[1]).norm()
-        metrics = {"centroid_distance": float(ranks.all_reduce(distance)) / ranks.size}
-        if not self.config.within_side:
-            member = self.sides.any(0)
-            toward_positive = torch.where(self.sides[0], self.margin, -self.margin)
-            metrics["separation_auc"] = separation_auc(
-                toward_positive[member], self.sides[0][member], ranks
-            )
-        return metrics
-
-    def _mean(
-        self, weight: Float[Tensor, "N"], previous: Float[Tensor, "2 d"] | None
-    ) -> Float[Tensor, "2 d"]:
-        """μ± = Σ weight · v / Σ weight of each side; ``previous`` where nothing has weight."""
-        weights = weight * self.sides
-        total = weight.new_zeros(2, 0)
-        for n, v in self.proxies():
-            part = (weights[:, n].to(v.dtype) @ v).double()
-            total = part if total.shape[1] == 0 else total + part
-        width = self.ranks.all_reduce(torch.tensor(total.shape[1]), "max")
-        if total.shape[1] == 0:  # a rank without tokens
-            total = weight.new_zeros(2, int(width))
-        total = self.ranks.all_reduce(total)
-        mass = self.ranks.all_reduce(weights.sum(1))[:, None]
-        fallback = torch.zeros_like(total) if previous is None else previous
-        return torch.where(mass > 0, total / mass, fallback)
-
-    def _margin(self) -> Float[Tensor, "N"]:
-        """D: how much nearer a token lies to its own side's centroid; 0 where A = 0."""
-        plus, minus = self.centroids
-        margin = torch.zeros_like(self.weight)
-        if self.config.within_side:
-            for n, v in self.proxies():
-                dots = (v @ self.centroids.to(v.dtype).T).double()
-                distance = (
-                    (v * v).sum(1).double()[:, None] - 2 * dots + self.centroids.norm(dim=1) ** 2
-                )
-                margin[n] = -(distance * self.sides[:, n].T).sum(1)
-            return margin - self._on_side(self._side_mean(margin))
-        w = plus - minus
-        b = -(w * (plus + minus)).sum()
-        for n, v in self.proxies():
-            margin[n] = 2 * (v @ w.to(v.dtype)).double() + b
-        return margin * (self.sides[0].double() - self.sides[1].double())
-
-    def _gamma(self) -> Float[Tensor, "2"]:
-        """γ±: population deviation of D over the tokens of each side."""
-        if self.config.gamma == "fixed":
-            return self.weight.new_full((2,), self.config.gamma_value)
-        off = self.margin - self._on_side(self._side_mean(self.margin))
-        return self._side_mean(off**2).clamp(min=_MIN_VARIANCE).sqrt()
-
-    def _assign(self, gamma: Float[Tensor, "2"]) -> Float[Tensor, "N"]:
-        """α = σ(D/γ), the maximiser of αD + γ·H(α) over [0, 1]; 0 where A = 0."""
-        if self.config.hard:
-            return (self.margin > 0).double()
-        member = self.sides.any(0)
-        return torch.where(member, torch.sigmoid(self.margin / self._on_side(gamma)), 0.0)
-
-    def _scale(self, alpha: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
-        """c = λ N/Z."""
-        low, high = self.config.lambda_range if self.config.range_map else (0.0, 1.0)
-        coefficients = low + (high - low) * alpha
-        if not self.config.normalise:
-            return coefficients
-        return normalised(coefficients, self.ranks)
-
-    def _side_mean(self, x: Float[Tensor, "N"]) -> Float[Tensor, "2"]:
-        return self.ranks.all_reduce((x * self.sides).sum(1)) / self.side_count.clamp(min=1)
-
-    def _on_side(self, x: Float[Tensor, "2"]) -> Float[Tensor, "N"]:
-        """The value of each token's side, 0 where A = 0."""
-        return (x[:, None] * self.sides).sum(0)
-
-
-def normalised(coefficients: Float[Tensor, "N"], ranks: Ranks) -> Float[Tensor, "N"]:
-    """λ N/Z with N tokens and Z = Σ λ over all ranks, so that Σ c = N. Collective."""
-    count = coefficients.new_tensor(float(len(coefficients)))
-    n, z = ranks.all_reduce(torch.stack([count, coefficients.sum()]))
-    return coefficients * (n / z) if float(z) > 0 else torch.ones_like(coefficients)

@@ -46,16 +46,19 @@ def coefficient_metrics(
 
 
 def separation_auc(score: Float[Tensor, "n"], positive: Bool[Tensor, "n"], ranks: Ranks) -> float:
-    """Probability that a positive scores above a negative, from a histogram of 4,096 bins.
+    """Probability that a positive scores above a negative, from a histogram over all ranks.
 
-    Ties within a bin count half. NaN if a side is empty. Collective.
+    A pair within a bin counts half, so the error is at most half the share of such pairs. The
+    4,096 bins are even in x/(1+|x|), x the standardised score, so that a few outliers do not
+    crowd the others into one bin. NaN if a side is empty. Collective.
     """
     score = score.double()
-    high = ranks.all_reduce(_largest(score), "max")
-    low = -ranks.all_reduce(_largest(-score), "max")
-    width = (high - low).clamp(min=torch.finfo(torch.float64).tiny)
-    bins = ((score - low) / width * _BINS).long().clamp(0, _BINS - 1)
-    counts = torch.stack([torch.bincount(bins[s], minlength=_BINS) for s in (positive, ~positive)])
+    count = torch.full_like(score.sum(), len(score))
+    count, first, second = ranks.all_reduce(torch.stack([count, score.sum(), (score**2).sum()]))
+    mean = first / count
+    x = (score - mean) / (second / count - mean**2).clamp(min=1e-300).sqrt()
+    place = ((x / (1 + x.abs()) + 1) / 2 * _BINS).long().clamp(0, _BINS - 1)
+    counts = torch.stack([torch.bincount(place[s], minlength=_BINS) for s in (positive, ~positive)])
     above, below = ranks.all_reduce(counts.double())
     wins = (above * (below.cumsum(0) - below / 2)).sum()
     return float(wins / (above.sum() * below.sum()))

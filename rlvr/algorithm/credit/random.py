@@ -8,7 +8,7 @@ import torch
 
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
-from rlvr.algorithm.credit.delta import normalised
+from rlvr.algorithm.credit.delta_solver import normalised
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
 from rlvr.algorithm.credit.noise import response_generators
 from rlvr.algorithm.registry import require

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rlvr.algorithm.credit import CREDITS, SoloRanks
-from rlvr.algorithm.credit.delta import delta_coefficients
+from rlvr.algorithm.credit.delta import DeltaConfig, delta_coefficients
+from rlvr.algorithm.credit.delta_solver import DeltaSolver, FewStreamsSolver
 
 ABLATIONS = [
     {},
@@ -183,6 +184,18 @@ def test_half_precision_far_from_the_origin(seed):
     assert half.isfinite().all() and float(half.sum()) == pytest.approx(4000, rel=1e-4)
 
 
+def test_second_moments_far_from_the_origin(seed):
+    """The first γ is a difference of large numbers then; float64 holds it."""
+    v, advantage = draw(4000, 64)
+    v = (v + 100 * torch.randn(64).double()).float()
+    chunks = list(zip(torch.arange(4000).split(700), v.split(700), strict=True))
+    few, many = (
+        solver(lambda: iter(chunks), advantage, DeltaConfig(), SoloRanks()).coefficients()
+        for solver in (FewStreamsSolver, DeltaSolver)
+    )
+    torch.testing.assert_close(few, many, rtol=1e-5, atol=0)
+
+
 def build(**options):
     return CREDITS.build({"name": "delta", **options}, "credit")
 
@@ -225,14 +238,35 @@ def test_from_features(tiny, proxy, temperature):
     assert 0.4 < metrics["separation_auc"] <= 1
 
 
+@pytest.mark.parametrize("options", ABLATIONS, ids=str)
+def test_recomputed_features_cost_two_streams_beyond_the_refinements(tiny, options):
+    policy, batch = tiny.Policy(), tiny.batch((4, 4, 3))
+    batch.advantage[batch.group_id == 100] = 0
+    batch = tiny.replace(batch, advantage=batch.advantage + 0.3 * batch.advantage.abs())
+    features = tiny.Features(batch, policy, scored=batch.token_advantage != 0, recomputes=True)
+    credit = build(**options).assign(batch, features, SoloRanks())
+    v = proxies(batch, policy, tiny.Features(batch, policy))
+    expected = oracle(v, batch.token_advantage, **options)
+    torch.testing.assert_close(credit.coefficients, expected, rtol=1e-9, atol=1e-9)
+    refinements = options.get("refinements", 1)
+    if not options.get("within_side"):
+        assert features.streams == refinements + 2
+
+
 @pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("options", [{}, {"proxy": "topk_hidden"}, {"refinements": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"proxy": "topk_hidden"}, {"refinements": 2}, {"recomputes": True}], ids=str
+)
 def test_any_number_of_ranks_gives_the_same(tiny, size, options):
     policy, batch = tiny.Policy(), tiny.batch((4, 4, 3))
+    options = dict(options)
+    store = {"recomputes": options.pop("recomputes", False)}
     whole = tiny.assign(build(**options), batch, policy)
     # Groups are torn apart, and the last rank may get nothing.
     owners = [random.randrange(max(size - 1, 2)) for _ in range(batch.num_sequences)]
-    coefficients, credits = tiny.assign_on_ranks(build(**options), batch, policy, owners, size)
+    coefficients, credits = tiny.assign_on_ranks(
+        build(**options), batch, policy, owners, size, **store
+    )
     torch.testing.assert_close(coefficients, whole.coefficients, rtol=1e-9, atol=1e-9)
     assert credits[0].metrics == pytest.approx(whole.metrics, rel=1e-6)
 

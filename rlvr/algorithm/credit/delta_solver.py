@@ -1,0 +1,193 @@
+"""DelTA's centroids and assignments: from v kept, or from as few streams of v as there can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlvr.algorithm.credit.base import Ranks
+from rlvr.algorithm.credit.diagnostics import separation_auc
+
+if TYPE_CHECKING:
+    from rlvr.algorithm.credit.delta import DeltaConfig
+
+# Streams (place on the N axis, v there); may be iterated again.
+Proxies = Callable[[], Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n d"]]]]
+# Weights of a chunk of tokens in its side's mean.
+Weigh = Callable[[Int[Tensor, "n"], Float[Tensor, "n d"]], Float[Tensor, "n"]]
+
+_MIN_VARIANCE = 1e-8
+
+
+class DeltaSolver:
+    """The alternation between centroids and assignments, in float64 wherever sums are long."""
+
+    def __init__(
+        self,
+        proxies: Proxies,
+        advantage: Float[Tensor, "N"],
+        config: DeltaConfig,
+        ranks: Ranks,
+    ) -> None:
+        self.proxies = proxies
+        self.config = config
+        self.ranks = ranks
+        self.weight = advantage.abs().double()
+        self.sides: Bool[Tensor, "2 N"] = torch.stack([advantage > 0, advantage < 0])
+        self.side_count = ranks.all_reduce(self.sides.sum(1))
+        self.centroids: Float[Tensor, "2 d"] = self.weight.new_zeros(2, 0)
+        self.margin: Float[Tensor, "N"] = torch.zeros_like(self.weight)
+
+    def coefficients(self) -> Float[Tensor, "N"]:
+        """c_t, float64; all 1 if a side is empty. Streams v 2 (K + 1) times."""
+        self.centroids = self._mean(lambda n, v: self.weight[n])
+        self.margin = self._margins()
+        gamma = self._gamma()
+        for _ in range(self.config.refinements):
+            weight = self.weight * self._assign(self.margin, self._on_side(gamma))
+            self.centroids = self._mean(lambda n, v, weight=weight: weight[n])  # type: ignore[misc]
+            gamma = self._gamma()  # of the old margin: γ lags behind by one pass
+            self.margin = self._margins()
+        return self._scale(gamma)
+
+    def metrics(self, ranks: Ranks) -> dict[str, float]:
+        """Distance of the centroids and how well they tell the sides apart. Collective."""
+        distance = (self.centroids[0] - self.centroids[1]).norm()
+        metrics = {"centroid_distance": float(ranks.all_reduce(distance)) / ranks.size}
+        if not self.config.within_side:
+            member = self.sides.any(0)
+            toward_positive = torch.where(self.sides[0], self.margin, -self.margin)
+            metrics["separation_auc"] = separation_auc(
+                toward_positive[member], self.sides[0][member], ranks
+            )
+        return metrics
+
+    def _mean(self, weigh: Weigh) -> Float[Tensor, "2 d"]:
+        """μ± = Σ weight · v / Σ weight of each side; as it was where nothing has weight."""
+        total, mass = self.weight.new_zeros(2, 0), self.weight.new_zeros(2)
+        for n, v in self.proxies():
+            weights = weigh(n, v) * self.sides[:, n]
+            part = (weights.to(v.dtype) @ v).double()
+            total = part if total.shape[1] == 0 else total + part
+            mass += weights.sum(1)
+        width = self.ranks.all_reduce(torch.tensor(total.shape[1]), "max")
+        if total.shape[1] == 0:  # a rank without tokens
+            total = self.weight.new_zeros(2, int(width))
+        total, mass = self.ranks.all_reduce(total), self.ranks.all_reduce(mass)[:, None]
+        previous = self.centroids if self.centroids.shape[1] else torch.zeros_like(total)
+        return torch.where(mass > 0, total / mass, previous)
+
+    def _margins(self) -> Float[Tensor, "N"]:
+        """D: how much nearer a token lies to its own side's centroid; 0 where A = 0."""
+        margin = torch.zeros_like(self.weight)
+        for n, v in self.proxies():
+            margin[n] = self._margin(n, v)
+        if self.config.within_side:
+            return margin - self._on_side(self._side_mean(margin))
+        return margin
+
+    def _margin(self, n: Int[Tensor, "n"], v: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+        """D of a chunk; within the side, up to the side's mean."""
+        plus, minus = self.centroids
+        if self.config.within_side:
+            dots = (v @ self.centroids.to(v.dtype).T).double()
+            square = (v * v).sum(1).double()[:, None]
+            distance = square - 2 * dots + self.centroids.norm(dim=1) ** 2
+            return -(distance * self.sides[:, n].T).sum(1)
+        w = plus - minus
+        b = -(w * (plus + minus)).sum()
+        towards_plus = 2 * (v @ w.to(v.dtype)).double() + b
+        return torch.where(self.sides[0, n], towards_plus, -towards_plus) * self.sides[:, n].any(0)
+
+    def _gamma(self) -> Float[Tensor, "2"]:
+        """γ±: population deviation of D over the tokens of each side."""
+        if self.config.gamma == "fixed":
+            return self.weight.new_full((2,), self.config.gamma_value)
+        off = self.margin - self._on_side(self._side_mean(self.margin))
+        return self._side_mean(off**2).clamp(min=_MIN_VARIANCE).sqrt()
+
+    def _assign(self, margin: Float[Tensor, "n"], gamma: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """α = σ(D/γ), the maximiser of αD + γ·H(α) over [0, 1]; where A = 0, γ is 0 and so is α."""
+        if self.config.hard:
+            return (margin > 0).double()
+        return torch.where(gamma > 0, torch.sigmoid(margin / gamma), 0.0)
+
+    def _scale(self, gamma: Float[Tensor, "2"]) -> Float[Tensor, "N"]:
+        """c = λ N/Z; 1 if a side is empty."""
+        if int(self.side_count.min()) == 0:
+            return torch.ones_like(self.weight)
+        alpha = self._assign(self.margin, self._on_side(gamma))
+        low, high = self.config.lambda_range if self.config.range_map else (0.0, 1.0)
+        coefficients = low + (high - low) * alpha
+        if not self.config.normalise:
+            return coefficients
+        return normalised(coefficients, self.ranks)
+
+    def _side_mean(self, x: Float[Tensor, "N"]) -> Float[Tensor, "2"]:
+        return self.ranks.all_reduce((x * self.sides).sum(1)) / self.side_count.clamp(min=1)
+
+    def _on_side(self, x: Float[Tensor, "2"]) -> Float[Tensor, "N"]:
+        """The value of each token's side, 0 where A = 0."""
+        return (x[:, None] * self.sides).sum(0)
+
+
+class FewStreamsSolver(DeltaSolver):
+    """The same from K + 2 streams, for features whose every stream is a forward pass.
+
+    A refinement needs γ before it can weigh a token, and γ is the deviation of all tokens' D. The
+    first γ follows from second moments that the first stream gathers: Var(D) = 4 wᵀ Cov(v) w. All
+    later ones are of the pass before. So D and the mean that it weighs share a stream. Not for
+    ``within_side``, whose D is quadratic in v.
+    """
+
+    def coefficients(self) -> Float[Tensor, "N"]:
+        """c_t, float64; all 1 if a side is empty."""
+        self.first: Float[Tensor, "2 d"] = self.weight.new_zeros(2, 0)
+        self.second: Float[Tensor, "2 d d"] = self.weight.new_zeros(2, 0, 0)
+        self.centroids = self._mean(self._observe)
+        gamma = self._gamma() if self.config.gamma == "fixed" else self._first_gamma()
+        for _ in range(self.config.refinements):
+            self.centroids = self._mean(partial(self._refine, gamma))
+            gamma = self._gamma()
+        self.margin = self._margins()
+        return self._scale(gamma)
+
+    def _observe(self, n: Int[Tensor, "n"], v: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+        """Weights of the first means; meanwhile Σ v and Σ v vᵀ over each side."""
+        if self.first.shape[1] == 0:
+            self.first = self.weight.new_zeros(2, v.shape[1])
+            self.second = self.weight.new_zeros(2, v.shape[1], v.shape[1])
+        for side, first, second in zip(self.sides[:, n], self.first, self.second, strict=True):
+            own = v[side].double()
+            first += own.sum(0)
+            second.addmm_(own.T, own)
+        return self.weight[n]
+
+    def _first_gamma(self) -> Float[Tensor, "2"]:
+        """γ± of the margins to the first centroids, before any of them is formed."""
+        w = self.centroids[0] - self.centroids[1]
+        sums = self.weight.new_zeros(2, 2)
+        if self.first.shape[1]:  # else a rank without tokens
+            sums = torch.stack([self.first @ w, self.second @ w @ w])
+        mean, square = self.ranks.all_reduce(sums) / self.side_count.clamp(min=1)
+        return (4 * (square - mean**2)).clamp(min=_MIN_VARIANCE).sqrt()
+
+    def _refine(
+        self, gamma: Float[Tensor, "2"], n: Int[Tensor, "n"], v: Float[Tensor, "n d"]
+    ) -> Float[Tensor, "n"]:
+        """Weights of the next means, from the distances to the present ones."""
+        self.margin[n] = self._margin(n, v)
+        own = (gamma[:, None] * self.sides[:, n]).sum(0)
+        return self.weight[n] * self._assign(self.margin[n], own)
+
+
+def normalised(coefficients: Float[Tensor, "N"], ranks: Ranks) -> Float[Tensor, "N"]:
+    """λ N/Z with N tokens and Z = Σ λ over all ranks, so that Σ c = N. Collective."""
+    count = coefficients.new_tensor(float(len(coefficients)))
+    n, z = ranks.all_reduce(torch.stack([count, coefficients.sum()]))
+    return coefficients * (n / z) if float(z) > 0 else torch.ones_like(coefficients)
