@@ -27,6 +27,14 @@ from rlvr.task import Verdict as Verdict
 
 
 @dataclass(frozen=True, slots=True)
+class TokenChoices:
+    """Some tokens of a next-token distribution, after temperature."""
+
+    token_ids: np.ndarray  # int32 [K]
+    logp: np.ndarray  # float32 [K]
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     """What the rollout engine sampled for a prompt; the ids are never re-tokenised."""
 
@@ -34,6 +42,7 @@ class Response:
     logp_rollout: np.ndarray  # float32 [n], after temperature, under the policy that sampled
     policy_version: np.ndarray  # int32 [n], the version that sampled each token
     finish_reason: str  # "stop" | "length"
+    choices: TokenChoices | None = None  # at the first token, if the request asked
 
     @property
     def truncated(self) -> bool:
@@ -74,6 +83,15 @@ class Answers:
     reference: np.ndarray  # int64 [S, L]: the gold answer's ids, padded with -1
 
 
+@dataclass(frozen=True, slots=True)
+class RankedTokens:
+    """Some response tokens of a rollout batch, in descending order of their coefficients."""
+
+    response: np.ndarray  # int64 [k]: position of the response in the rollout batch
+    position: np.ndarray  # int64 [k]: among the response's tokens
+    coefficient: np.ndarray  # float64 [k]
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """Packed sequences of one learner rank, without padding.
@@ -104,6 +122,7 @@ class TokenBatch:
 
     answer_span: Int[Tensor, "S 2"] | None = None  # [start, end) among the response's tokens
     reference_answer: Int[Tensor, "S L"] | None = None  # gold answer's ids, padded with -1
+    token_score: Float[Tensor, "N"] | None = None  # by the rollout engines; NaN: none
     logp_old: Float[Tensor, "N"] | None = None
     logp_reference: Float[Tensor, "N"] | None = None
     importance: Float[Tensor, "N"] | None = None  # off-policy correction w_t
@@ -189,7 +208,14 @@ class TokenBatch:
         return replace(self, **moved)
 
 
-_PER_TOKEN = ("logp_rollout", "policy_version", "logp_old", "logp_reference", "importance")
+_PER_TOKEN = (
+    "logp_rollout",
+    "policy_version",
+    "token_score",
+    "logp_old",
+    "logp_reference",
+    "importance",
+)
 _PER_SEQUENCE = (
     "reward",
     "advantage",

@@ -1,16 +1,21 @@
 """Attention over packed sequences: every token attends within its own sequence only.
 
+Sequences may share a prefix: one holds it, the others begin after it and attend to it there.
+
 Registered with transformers under the name ``rlvr_packed``, so that any model that uses its
 attention interface can be trained on packed batches. The sequence boundaries travel as the
 keyword arguments that transformers uses for flash attention (``cu_seq_lens_q``,
-``max_length_q``).
+``cu_seq_lens_k``, ``max_length_q``, ``max_length_k``).
 """
 
 from __future__ import annotations
 
+from inspect import signature
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -26,43 +31,74 @@ def packed_attention(
     attention_mask: None,
     *,
     cu_seq_lens_q: Int[Tensor, "S+1"],
+    cu_seq_lens_k: Int[Tensor, "S+1"],
     max_length_q: int,
+    max_length_k: int,
+    key_index: Int[Tensor, "K"] | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **_: object,
 ) -> tuple[Float[Tensor, "1 T H d"], None]:
-    """Causal attention inside each packed sequence, in the signature of transformers."""
+    """Causal attention inside each packed sequence, in the signature of transformers.
+
+    ``key_index``, made by ``with_prefixes``, says where in T the keys of every sequence lie, if
+    they are not simply its own tokens; its queries belong to the last of them.
+    """
     if dropout:
         raise ValueError(f"attention dropout is {dropout}: a policy gradient needs it to be 0")
     attend = _varlen if query.is_cuda else _padded
-    out = attend(query[0], key[0], value[0], cu_seq_lens_q, max_length_q, scaling, sliding_window)
+    k, v = (x[0] if key_index is None else x[0][:, key_index] for x in (key, value))
+    boundaries, longest = (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k)
+    out = attend(query[0], k, v, boundaries, longest, scaling, sliding_window)
     return out.unsqueeze(0), None
+
+
+def with_prefixes(
+    cu_seqlens: Int[Tensor, "S+1"], prefix: Int[Tensor, "S 2"]
+) -> tuple[Int[Tensor, "K"], Int[Tensor, "S+1"]]:
+    """Keys of sequences with prefixes, and where each sequence's keys begin and end among them.
+
+    Args:
+        cu_seqlens: boundaries of the sequences' own tokens in T.
+        prefix: [start, end) in T of the tokens before them; empty where there are none.
+    """
+    start = torch.stack([prefix[:, 0], cu_seqlens[:-1]], 1)
+    length = torch.stack([prefix[:, 1] - prefix[:, 0], cu_seqlens.diff()], 1).long()
+    end = length.flatten().cumsum(0)
+    index = torch.repeat_interleave(start.flatten() - end + length.flatten(), length.flatten())
+    index += torch.arange(len(index), device=index.device)
+    boundaries = F.pad(length.sum(1).cumsum(0), (1, 0)).to(cu_seqlens.dtype)
+    return index, boundaries
 
 
 def _varlen(
     query: Float[Tensor, "H T d"],
-    key: Float[Tensor, "K T d"],
-    value: Float[Tensor, "K T d"],
-    cu_seqlens: Int[Tensor, "S+1"],
-    longest: int,
+    key: Float[Tensor, "h K d"],
+    value: Float[Tensor, "h K d"],
+    boundaries: tuple[Int[Tensor, "S+1"], Int[Tensor, "S+1"]],
+    longest: tuple[int, int],
     scaling: float | None,
     window: int | None,
 ) -> Float[Tensor, "T H d"]:
-    """torch's variable-length flash attention (forward and backward)."""
+    """torch's variable-length flash attention (forward and backward).
+
+    Its causal mask is aligned at the end: the last query sees all keys.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
+    # Before torch 2.12 fewer key heads than query heads went without saying.
+    known = signature(varlen_attn).parameters
+    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
     out = varlen_attn(
         query.transpose(0, 1),
         key.transpose(0, 1),
         value.transpose(0, 1),
-        cu_seqlens,
-        cu_seqlens,
-        longest,
-        longest,
+        *boundaries,
+        *longest,
         scale=scaling,
         window_size=(window - 1 if window else -1, 0),
-        enable_gqa=query.shape[0] != key.shape[0],
+        **grouped,
     )
     assert isinstance(out, Tensor)  # no auxiliary output was asked for
     return out
@@ -70,10 +106,10 @@ def _varlen(
 
 def _padded(
     query: Float[Tensor, "H T d"],
-    key: Float[Tensor, "K T d"],
-    value: Float[Tensor, "K T d"],
-    cu_seqlens: Int[Tensor, "S+1"],
-    longest: int,
+    key: Float[Tensor, "h K d"],
+    value: Float[Tensor, "h K d"],
+    boundaries: tuple[Int[Tensor, "S+1"], Int[Tensor, "S+1"]],
+    longest: tuple[int, int],
     scaling: float | None,
     window: int | None,
 ) -> Float[Tensor, "T H d"]:
@@ -81,22 +117,30 @@ def _padded(
 
     Padding exists inside this function alone, and only where there is no varlen kernel.
     """
-    start, length = cu_seqlens[:-1].long(), (cu_seqlens[1:] - cu_seqlens[:-1]).long()
-    column = torch.arange(longest, device=query.device)
-    real = column[None, :] < length[:, None]
-    place = torch.where(real, start[:, None] + column[None, :], 0)
-
+    q_place, real = _places(boundaries[0], longest[0])
+    k_place, _ = _places(boundaries[1], longest[1])
     repeat = query.shape[0] // key.shape[0]
-    q = query[:, place].transpose(0, 1)  # [S H L d]
-    k = key.repeat_interleave(repeat, 0)[:, place].transpose(0, 1)
-    v = value.repeat_interleave(repeat, 0)[:, place].transpose(0, 1)
-    if window is None or window >= longest:
+    q = query[:, q_place].transpose(0, 1)  # [S H L d]
+    k = key.repeat_interleave(repeat, 0)[:, k_place].transpose(0, 1)
+    v = value.repeat_interleave(repeat, 0)[:, k_place].transpose(0, 1)
+    if boundaries[0] is boundaries[1] and (window is None or window >= longest[0]):
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
     else:
-        distance = column[:, None] - column[None, :]
-        visible = (distance >= 0) & (distance < window)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scaling)
+        before = boundaries[1].diff() - boundaries[0].diff()  # keys of the prefix
+        rows, columns = (torch.arange(n, device=query.device) for n in longest)
+        distance = before[:, None, None] + rows[:, None] - columns
+        visible = (distance >= 0) & (distance < (window or longest[1] + longest[0]))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None], scale=scaling)
     return out.transpose(1, 2)[real]
+
+
+def _places(
+    cu_seqlens: Int[Tensor, "S+1"], longest: int
+) -> tuple[Int[Tensor, "S L"], Bool[Tensor, "S L"]]:
+    """Where the tokens of padded sequences come from, and which are none."""
+    column = torch.arange(longest, device=cu_seqlens.device)
+    real = column < cu_seqlens.diff()[:, None]
+    return torch.where(real, cu_seqlens[:-1, None].long() + column, 0), real
 
 
 AttentionInterface.register(NAME, packed_attention)

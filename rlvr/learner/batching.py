@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlvr.types import Answers, Group, Outcome, TokenBatch
@@ -20,6 +20,7 @@ def rank_batches(
     ranks: int,
     groups_per_mini_batch: int,
     answers: Answers | None = None,
+    token_scores: Float[Tensor, "N"] | None = None,
 ) -> list[TokenBatch]:
     """One packed batch per rank, each with its part of every mini-batch.
 
@@ -33,6 +34,7 @@ def rank_batches(
         ranks: number of learner ranks.
         groups_per_mini_batch: groups of one optimizer step.
         answers: where the responses' answers lie, for credit methods that ask.
+        token_scores: what the rollout engines said of all response tokens, for methods that ask.
     """
     rows: list[list[tuple[int, int, int]]] = [[] for _ in range(ranks)]  # (group, sample, response)
     first = np.cumsum([0] + [len(g.responses) for g in groups])
@@ -49,16 +51,22 @@ def rank_batches(
         for rank, piece in enumerate(_cut(cost, ranks)):
             rows[rank] += line[piece]
     batches = [_pack(groups, advantages, r, groups_per_mini_batch) for r in rows]
-    if answers is None:
-        return batches
-    return [
-        replace(
-            b,
-            answer_span=torch.from_numpy(answers.span)[b.response_id],
-            reference_answer=torch.from_numpy(answers.reference)[b.response_id],
-        )
-        for b in batches
-    ]
+    if answers is not None:
+        batches = [
+            replace(
+                b,
+                answer_span=torch.from_numpy(answers.span)[b.response_id],
+                reference_answer=torch.from_numpy(answers.reference)[b.response_id],
+            )
+            for b in batches
+        ]
+    if token_scores is not None:
+        parts = token_scores.split([len(r.token_ids) for g in groups for r in g.responses])
+        batches = [
+            replace(b, token_score=_flat([parts[k].numpy() for k in b.response_id], np.float32))
+            for b in batches
+        ]
+    return batches
 
 
 def micro_batches(lengths: Int[Tensor, "S"], budget: int) -> list[Int[Tensor, "s"]]:

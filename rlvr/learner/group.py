@@ -15,9 +15,10 @@ from torch import Tensor
 from rlvr.config import RunConfig
 from rlvr.errors import RunError
 from rlvr.learner.batching import rank_batches
-from rlvr.learner.metrics import Pair, means
+from rlvr.learner.extremes import merged
+from rlvr.learner.metrics import means
 from rlvr.learner.worker import LearnerWorker
-from rlvr.types import Answers, Group
+from rlvr.types import Answers, Group, RankedTokens
 
 
 class LearnerError(RunError):
@@ -82,6 +83,10 @@ class LearnerGroup:
         """Token coefficients; see ``LearnerRank.assign_credit``."""
         return means(await self._stage("assign_credit"))
 
+    async def extreme_tokens(self, count: int = 10) -> RankedTokens:
+        """The ``count`` response tokens with the largest and the smallest coefficients."""
+        return merged(await self._stage("extreme_tokens", count), count)
+
     async def update(self) -> dict[str, float]:
         """The optimizer steps; see ``LearnerRank.update``."""
         return means(await self._stage("update"))
@@ -106,7 +111,7 @@ class LearnerGroup:
         for rank in self.ranks:
             ray.kill(rank)
 
-    async def _stage(self, method: str, *arguments: Any) -> list[dict[str, Pair]]:
+    async def _stage(self, method: str, *arguments: Any) -> list[Any]:
         limit = self._config.learner.step_timeout_s
         return await self._call(method, *arguments, timeout_s=limit)
 

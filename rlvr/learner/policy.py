@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from rlvr.config import LearnerConfig, ModelConfig
 from rlvr.learner.attention import NAME as PACKED_ATTENTION
+from rlvr.learner.attention import with_prefixes
 from rlvr.learner.logprob import LogProbHead, TokenStatistics
 from rlvr.types import TokenBatch
 
@@ -49,9 +50,19 @@ class Policy(nn.Module):
         return self.head(hidden, target), hidden
 
     def hidden(
-        self, batch: TokenBatch, embeddings: Float[Tensor, "T d"] | None = None
+        self,
+        batch: TokenBatch,
+        embeddings: Float[Tensor, "T d"] | None = None,
+        prefix: Int[Tensor, "S 2"] | None = None,
     ) -> Float[Tensor, "T d"]:
-        """States after the final norm, from the tokens or from ``embeddings`` in their place."""
+        """States after the final norm, from the tokens or from ``embeddings`` in their place.
+
+        ``prefix`` is [start, end) in T of the tokens that each sequence continues.
+        """
+        keys = batch.cu_seqlens
+        shared = {}
+        if prefix is not None:
+            shared["key_index"], keys = with_prefixes(batch.cu_seqlens, prefix)
         source: dict[str, Tensor]
         if embeddings is None:
             source = {"input_ids": batch.input_ids[None]}
@@ -62,9 +73,10 @@ class Policy(nn.Module):
             position_ids=batch.position_ids[None],
             use_cache=False,
             cu_seq_lens_q=batch.cu_seqlens,
-            cu_seq_lens_k=batch.cu_seqlens,
+            cu_seq_lens_k=keys,
             max_length_q=int(batch.sequence_length.max()),
-            max_length_k=int(batch.sequence_length.max()),
+            max_length_k=int(keys.diff().max()),
+            **shared,
         )
         return out.last_hidden_state[0]
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from rlvr.config import RunConfig
+from rlvr.learner.extremes import extreme_tokens
 from rlvr.learner.metrics import Pair
-from rlvr.types import TokenBatch
+from rlvr.types import RankedTokens, TokenBatch
 from rlvr.weights.sender import WeightSender, open_sender
 from rlvr.weights.source import ShardedWeightSource
 
@@ -86,6 +87,10 @@ class LearnerWorker:
     def assign_credit(self) -> dict[str, Pair]:
         """See ``LearnerRank.assign_credit``."""
         return self._rank.assign_credit()
+
+    def extreme_tokens(self, count: int) -> RankedTokens:
+        """Those of this rank whose coefficients stand out; no collective."""
+        return extreme_tokens(self._rank.batch, self._rank.coefficients, count)
 
     def update(self) -> dict[str, Pair]:
         """See ``LearnerRank.update``."""

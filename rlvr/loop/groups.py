@@ -69,6 +69,10 @@ class GroupSource:
             stop_token_ids=tuple(stop_token_ids),
         )
 
+    def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of token ids, with all that is special in them."""
+        return self._decoder.batch_decode(list(sequences), skip_special_tokens=False)
+
     async def batches(self, start: int) -> AsyncIterator[RolloutBatch]:
         """The batches of steps ``start`` .. ``train.steps - 1``."""
         pending: deque[asyncio.Task[RolloutBatch]] = deque()

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.config import RunConfig
@@ -13,9 +15,11 @@ from rlvr.loop.actors import Actors
 from rlvr.loop.answers import AnswerFinder
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource, RolloutBatch
+from rlvr.loop.prober import Prober
 from rlvr.loop.state import RunState
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.telemetry.timing import Stopwatch
+from rlvr.telemetry.tokens import token_rows
 from rlvr.types import Answers
 
 
@@ -31,6 +35,7 @@ class Trainer:
         state: RunState,
         telemetry: Telemetry,
         finder: AnswerFinder | None = None,
+        prober: Prober | None = None,
     ) -> None:
         self.advantage = ADVANTAGES.build(config.advantage, "advantage")
         self.groups = groups
@@ -41,6 +46,7 @@ class Trainer:
         self.state = state
         self.telemetry = telemetry
         self.finder = finder
+        self.prober = prober
         self.watch = Stopwatch()
         self.seconds = 0.0
         self.tokens = 0
@@ -50,10 +56,12 @@ class Trainer:
         await self.evaluation.at_start(self.state.step)
         self.watch.lap()
         async for batch in self.batches():
-            advantages = self.advantages(batch)
+            advantages, answers = self.advantages(batch), self.answers(batch)
+            with self.watch.stage("credit"):
+                scores = await self.token_scores(batch, answers)
             async with self.rollout.memory_lent():
                 with self.watch.stage("score"):
-                    await self.learners.load(batch.groups, advantages, self.answers(batch))
+                    await self.learners.load(batch.groups, advantages, answers, scores)
                     metrics = await self.learners.score()
                 with self.watch.stage("credit"):
                     metrics |= await self.learners.assign_credit()
@@ -83,6 +91,14 @@ class Trainer:
         """Where the final answers lie, if the credit method asks."""
         return self.finder.find(batch.groups) if self.finder is not None else None
 
+    async def token_scores(
+        self, batch: RolloutBatch, answers: Answers | None
+    ) -> Float[Tensor, "N"] | None:
+        """What the rollout workers say of the response tokens, if the credit method asks."""
+        if self.prober is None:
+            return None
+        return await self.prober.token_scores(batch.step, batch.groups, answers)
+
     async def log(
         self, batch: RolloutBatch, advantages: np.ndarray, metrics: dict[str, float]
     ) -> None:
@@ -92,7 +108,11 @@ class Trainer:
         self.tokens += sum(len(r.token_ids) for g in batch.groups for r in g.responses)
         metrics["groups/discarded"] = batch.discarded
         texts = [text for group in batch.texts for text in group]
-        await self.telemetry.step(batch.step + 1, batch.groups, advantages, texts, metrics, timings)
+        extremes = await self.learners.extreme_tokens()
+        tokens = token_rows(extremes, batch.groups, advantages, self.groups.decode)
+        await self.telemetry.step(
+            batch.step + 1, batch.groups, advantages, texts, metrics, timings, tokens
+        )
 
     def summary(self) -> dict[str, float | int]:
         """What the run came to."""

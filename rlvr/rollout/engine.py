@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from rlvr.config import ModelConfig, RolloutConfig
-from rlvr.rollout.request import Request
-from rlvr.types import Response
+from rlvr.rollout.request import MOST_CHOICES, Request
+from rlvr.types import Response, TokenChoices
 
 
 class Engine:
@@ -28,6 +28,7 @@ class Engine:
             EngineArgs(**engine_arguments(model, rollout, backend, gpu))
         )
         self._engine.set_weight_version("0")
+        self._vocabulary = self._engine.model_config.get_vocab_size()
 
     @property
     def busy(self) -> bool:
@@ -45,7 +46,8 @@ class Engine:
         from vllm.inputs import TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        s = request.sampling
+        s, choices = request.sampling, request.choices
+        named = None if isinstance(choices, int) else list(choices)
         params = SamplingParams(
             temperature=s.temperature,
             top_p=s.top_p,
@@ -53,7 +55,9 @@ class Engine:
             max_tokens=s.max_tokens,
             seed=request.seed if s.temperature > 0 else None,
             stop_token_ids=list(s.stop_token_ids),
-            logprobs=0,
+            logprobs=min(choices, self._vocabulary) if isinstance(choices, int) else None,
+            logprob_token_ids=named,
+            flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -112,6 +116,7 @@ def engine_arguments(
         "tensor_parallel_size": rollout.tensor_parallel,
         "max_num_seqs": rollout.max_running,
         "logprobs_mode": "processed_logprobs",  # after temperature, as the learner computes them
+        "max_logprobs": MOST_CHOICES,
         "enable_prefix_caching": True,
         "enforce_eager": rollout.enforce_eager or not gpu,
         "disable_log_stats": True,
@@ -131,15 +136,12 @@ def engine_arguments(
 def _response(output: Any) -> Response:
     completion = output.outputs[0]
     ids = np.asarray(completion.token_ids, dtype=np.int32)
-    logp = np.fromiter(
-        (
-            position[token].logprob
-            for position, token in zip(completion.logprobs, completion.token_ids, strict=True)
-        ),
-        dtype=np.float32,
-        count=len(ids),
-    )
+    flat = completion.logprobs  # the sampled token of every position, then the choices
+    known = np.asarray(flat.token_ids, dtype=np.int32), np.asarray(flat.logprobs, dtype=np.float32)
+    logp = known[1][np.asarray(flat.start_indices, dtype=np.int64)]
+    first = slice(1, flat.end_indices[0] if len(ids) else 1)
+    choices = TokenChoices(*(x[first] for x in known)) if first.stop > 1 else None
     version = np.zeros(len(ids), dtype=np.int32)
     for span in completion.weight_versions or []:
         version[span.start : span.end] = int(span.version)
-    return Response(ids, logp, version, str(completion.finish_reason))
+    return Response(ids, logp, version, str(completion.finish_reason), choices)

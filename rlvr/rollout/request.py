@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MOST_CHOICES = 128  # vLLM's bound on tokens named by a request
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -20,12 +22,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One response to sample; ``id`` is unique among the requests in flight."""
+    """One response to sample; ``id`` is unique among the requests in flight.
+
+    ``choices`` asks for further log-probabilities at the first token: of so many of the most
+    probable tokens, or of the tokens named (at most ``MOST_CHOICES``).
+    """
 
     id: str
     token_ids: Sequence[int]
-    seed: int
+    seed: int | None  # None: any
     sampling: Sampling
+    choices: int | Sequence[int] = 0
 
     @property
     def cost(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ class RunFolderError(Exception):
 class RunFolder:
     """Paths and files of one run.
 
-    Every file but ``metrics.jsonl`` is written whole or not at all; that one grows by a line,
-    and a line cut off by a kill is left out when it is read.
+    Every file is written whole or not at all, but ``metrics.jsonl`` and ``tokens.jsonl``: these
+    grow by lines, and a line cut off by a kill is left out when it is read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -27,6 +27,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
+        self.tokens = self.path / "tokens.jsonl"
         self.summary = self.path / "summary.json"
         self.checkpoints = self.path / "checkpoints"
 
@@ -67,8 +68,11 @@ class RunFolder:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``; ``row`` holds what JSON can say."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+        _append(self.metrics, [row])
+
+    def append_tokens(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines to ``tokens.jsonl``."""
+        _append(self.tokens, rows)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl`` so far.
@@ -76,25 +80,15 @@ class RunFolder:
         Raises:
             RunFolderError: a line other than a last, unfinished one is no JSON object.
         """
-        if not self.metrics.exists():
-            return []
-        *lines, _unfinished = self.metrics.read_text(encoding="utf-8").split("\n")
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise RunFolderError(
-                    f"{self.metrics}, line {number}: not JSON ({error}). Repair or delete the line."
-                ) from error
-        return rows
+        return _read(self.metrics)
 
     def rewind(self, step: int) -> None:
         """Forget what lies after ``step``, so that a resumed run records each step once."""
         self.summary.unlink(missing_ok=True)
-        if self.metrics.exists():
-            kept = [row for row in self.read_metrics() if row["step"] <= step]
-            write_text(self.metrics, "".join(_line(row) for row in kept))
+        for file in (self.metrics, self.tokens):
+            if file.exists():
+                kept = [row for row in _read(file) if row["step"] <= step]
+                write_text(file, "".join(_line(row) for row in kept))
         for pattern in ("responses/step_*.parquet", "evaluation/*/step_*.parquet"):
             for file in self.path.glob(pattern):
                 if (found := re.search(r"step_(\d+)", file.name)) and int(found[1]) > step:
@@ -120,6 +114,26 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _append(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write("".join(_line(row) for row in rows))
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    *lines, _unfinished = file.read_text(encoding="utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise RunFolderError(
+                f"{file}, line {number}: not JSON ({error}). Repair or delete the line."
+            ) from error
+    return rows
 
 
 def _line(row: Mapping[str, Any]) -> str:

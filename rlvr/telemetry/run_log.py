@@ -58,6 +58,7 @@ class Telemetry:
         texts: Sequence[str],
         metrics: Mapping[str, float],
         timings: Mapping[str, float],
+        tokens: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Record and show a finished training step.
 
@@ -68,6 +69,7 @@ class Telemetry:
             texts: [S] the responses as text, in sample order.
             metrics: what the other stages measured (``update/loss``, ``mismatch/kl``, ...).
             timings: a lap of the ``Stopwatch``.
+            tokens: those whose credit stands out, as ``token_rows`` has them.
 
         Raises:
             ResponseLogError: the responses of the step before could not be written.
@@ -83,6 +85,9 @@ class Telemetry:
         lost = self._record(step, row)
         if self._progress is not None:
             self._progress.advance(step, {**row, **lost})
+        if tokens and self._config.log_responses:
+            self._folder.append_tokens([json_clean({"step": step, **row}) for row in tokens])
+            self._tracker.table("credit/tokens", step, tokens)
         if self._config.log_responses:
             path = self._folder.responses(step)
             await self._responses.write(path, step, groups, texts, advantages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -37,6 +37,17 @@ class Tracker:
         """Send a row of metrics with its ``step``; None is left out."""
         known = {name: value for name, value in row.items() if value is not None}
         self._guarded(lambda: self._run and self._run.log(known))
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Send the rows of a step, all with the same keys, as a table."""
+        data = [list(row.values()) for row in rows]
+
+        def send() -> None:
+            if self._run and self._wandb:
+                table = self._wandb.Table(columns=list(rows[0]), data=data)
+                self._run.log({name: table, "step": step})
+
+        self._guarded(send)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set the run's summary values."""

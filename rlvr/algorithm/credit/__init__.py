@@ -6,7 +6,10 @@ from rlvr.algorithm.credit.base import (
     CreditAssigner,
     Features,
     FrozenPolicy,
+    Inquirer,
+    Inquiry,
     Needs,
+    Question,
     Ranks,
     SoloRanks,
 )
@@ -17,7 +20,10 @@ __all__ = [
     "CreditAssigner",
     "Features",
     "FrozenPolicy",
+    "Inquirer",
+    "Inquiry",
     "Needs",
+    "Question",
     "Ranks",
     "SoloRanks",
 ]

@@ -9,7 +9,7 @@ Calls marked *collective* must be made equally often, in the same order, by ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Flag, auto
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlvr.algorithm.registry import Registry
-from rlvr.types import TokenBatch
+from rlvr.types import Answers, Group, TokenBatch, TokenChoices
 
 
 class Needs(Flag):
@@ -34,6 +34,8 @@ class Needs(Flag):
     """Further forward passes from input embeddings, differentiable in them."""
     ANSWER = auto()
     """``batch.answer_span`` and ``batch.reference_answer``."""
+    TOKEN_SCORES = auto()
+    """``batch.token_score``, made of the rollout engines' replies; see ``Inquirer``."""
 
 
 @dataclass
@@ -87,10 +89,17 @@ class FrozenPolicy(Protocol):
         """Input embeddings, detached. Collective."""
         ...
 
-    def hidden(self, embeddings: Float[Tensor, "T d"], batch: TokenBatch) -> Float[Tensor, "T d"]:
+    def hidden(
+        self,
+        embeddings: Float[Tensor, "T d"],
+        batch: TokenBatch,
+        prefix: Int[Tensor, "S 2"] | None = None,
+    ) -> Float[Tensor, "T d"]:
         """Body and final norm, differentiable in ``embeddings``. Collective.
 
-        Of ``batch`` only ``input_ids``, ``position_ids`` and ``cu_seqlens`` are read.
+        Of ``batch`` only ``input_ids``, ``position_ids`` and ``cu_seqlens`` are read. A sequence
+        may continue tokens of another one, where that has them: ``prefix`` is [start, end) in T
+        of what each continues, empty for those that stand alone.
         """
         ...
 
@@ -99,7 +108,8 @@ class Features(Protocol):
     """What the scoring pass kept of this rank's response tokens.
 
     Responses that can receive no gradient may be left out: ``scored`` is False there, the
-    statistics are 0, and ``hidden`` does not yield them.
+    statistics are 0, and ``hidden`` does not yield them. A method that needs neither STATISTICS
+    nor HIDDEN may find statistics that are 0 elsewhere too.
     """
 
     temperature: float
@@ -110,6 +120,8 @@ class Features(Protocol):
     """logsumexp of logits / temperature at the position that predicts the token."""
     scored: Bool[Tensor, "N"]
     policy: FrozenPolicy
+    recomputes: bool
+    """Whether every stream of ``hidden`` is a forward pass; alike on all ranks."""
 
     def hidden(self) -> Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n d"]]]:
         """h_t of every scored token once, chunk by chunk, each with its place on the N axis.
@@ -130,6 +142,37 @@ class CreditAssigner(Protocol):
 
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
         """c_t on the N axis, without a gradient. Collective."""
+        ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which token comes next, under the policy and at the temperature that sampled the batch?
+
+    The reply has the log-probabilities of so many of the most probable ``choices``, best first
+    (of all tokens, if there are fewer), or of the tokens named, in their order.
+    """
+
+    token_ids: Sequence[int]
+    choices: int | Sequence[int]
+
+
+Inquiry = Generator[Iterable[Question], Sequence[TokenChoices], Float[Tensor, "N"]]
+"""Yields rounds of questions, is sent the replies to each, returns a score for every token."""
+
+
+class Inquirer(Protocol):
+    """A credit method with ``Needs.TOKEN_SCORES``, as the driver sees it."""
+
+    def inquire(
+        self, groups: Sequence[Group], answers: Answers | None, pad_token_id: int, longest: int
+    ) -> Inquiry:
+        """Scores of all response tokens of ``groups``, in sample order; NaN where there is none.
+
+        A question has at most ``longest`` tokens. ``answers`` come with ``Needs.ANSWER``. What
+        the method returns on the driver its ``assign`` finds on the ranks as
+        ``batch.token_score``.
+        """
         ...
 
 

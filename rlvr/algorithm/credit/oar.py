@@ -22,7 +22,7 @@ from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import Features, Ranks
 from rlvr.algorithm.credit.groups import group_index, groups_with_spread
 from rlvr.algorithm.registry import require, require_one_of
-from rlvr.types import TokenBatch
+from rlvr.types import Answers, Group, TokenBatch
 
 MODES = ("last", "answer_mean", "answer_joint")
 _CHUNK = 1 << 26  # elements of logits, or of a block of lm_head
@@ -150,6 +150,7 @@ def probes(batch: TokenBatch, features: Features, ranks: Ranks, target: str) -> 
             f"set does not extract answers; use another credit method."
         )
     index = group_index(batch.group_id, ranks)
+    reference = batch.reference_answer if target == "reference" else None
     wanted = groups_with_spread(batch, index, ranks)[index.of_sequence]
     scored = torch.zeros_like(wanted)
     scored[batch.sequence_id[features.scored]] = True
@@ -158,18 +159,45 @@ def probes(batch: TokenBatch, features: Features, ranks: Ranks, target: str) -> 
     first = torch.cumsum(length, 0) - length
     found = []
     for i in torch.nonzero(wanted)[:, 0].tolist():
-        begin, end = batch.answer_span[i].tolist()
         whole = batch.input_ids[int(batch.cu_seqlens[i]) : int(batch.cu_seqlens[i + 1])]
         start = int(batch.sequence_length[i] - length[i])
-        if batch.reference_answer is not None and target == "reference":
-            answer = batch.reference_answer[i]
-            answer = answer[answer >= 0].to(whole.dtype)
-        else:
-            answer = whole[start + begin : start + end]
-        if len(answer):
-            token_ids = torch.cat([whole[: start + begin], answer])
-            found.append(Probe(i, token_ids, start, begin, len(answer), int(first[i])))
-    return found
+        span, gold = batch.answer_span[i].tolist(), None if reference is None else reference[i]
+        found.append(_probe(i, whole, start, span, gold, int(first[i])))
+    return [probe for probe in found if probe.answer]
+
+
+def planned_probes(groups: Sequence[Group], answers: Answers, target: str) -> list[Probe]:
+    """``probes`` of a whole rollout batch, as the driver holds it, its responses numbered in
+    sample order: these and perhaps some that turn out to need no weights.
+    """
+    found, first = [], 0
+    responses = ((g, r) for g in groups for r in g.responses)
+    for i, (group, response) in enumerate(responses):
+        start, span = len(group.prompt.token_ids), answers.span[i].tolist()
+        if group.has_spread and span[0] > 0:
+            whole = torch.tensor([*group.prompt.token_ids, *response.token_ids])
+            gold = torch.from_numpy(answers.reference[i]) if target == "reference" else None
+            found.append(_probe(i, whole, start, span, gold, first))
+        first += len(response.token_ids)
+    return [probe for probe in found if probe.answer]
+
+
+def _probe(
+    sequence: int,
+    whole: Int[Tensor, "L"],
+    start: int,
+    span: Sequence[int],
+    gold: Int[Tensor, "n"] | None,
+    first: int,
+) -> Probe:
+    """Of a response that starts at ``start`` and whose answer lies in ``span``."""
+    begin, end = span
+    if gold is None:
+        answer = whole[start + begin : start + end]
+    else:
+        answer = gold[gold >= 0].to(whole.dtype)
+    token_ids = torch.cat([whole[: start + begin], answer])
+    return Probe(sequence, token_ids, start, begin, len(answer), first)
 
 
 def portions(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -185,8 +213,11 @@ def portions(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return cut
 
 
-def packed(sequences: Sequence[Int[Tensor, "L"]]) -> TokenBatch:
-    """A batch for a bare forward pass: no response tokens, nothing known of the sequences."""
+def packed(sequences: Sequence[Int[Tensor, "L"]], first: Sequence[int] | None = None) -> TokenBatch:
+    """A batch for a bare forward pass: no response tokens, nothing known of the sequences.
+
+    ``first`` is the position of each sequence's first token, by default 0.
+    """
     device = sequences[0].device
     lengths = torch.tensor([len(s) for s in sequences], device=device)
     cu_seqlens = torch.zeros(len(sequences) + 1, dtype=torch.int32, device=device)
@@ -195,7 +226,12 @@ def packed(sequences: Sequence[Int[Tensor, "L"]]) -> TokenBatch:
     per_sequence = torch.zeros(len(sequences), dtype=torch.long, device=device)
     return TokenBatch(
         input_ids=torch.cat(list(sequences)),
-        position_ids=torch.cat([torch.arange(len(s), device=device) for s in sequences]),
+        position_ids=torch.cat(
+            [
+                torch.arange(begin, begin + len(s), device=device)
+                for s, begin in zip(sequences, first or [0] * len(sequences), strict=True)
+            ]
+        ),
         cu_seqlens=cu_seqlens,
         response_index=nothing,
         sequence_id=nothing,

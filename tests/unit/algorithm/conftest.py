@@ -56,12 +56,15 @@ class TinyPolicy:
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.embedding.detach()[input_ids]
 
-    def hidden(self, embeddings: Tensor, batch: TokenBatch) -> Tensor:
+    def hidden(self, embeddings: Tensor, batch: TokenBatch, prefix: Tensor | None = None) -> Tensor:
         self.forwards += 1
         bounds = batch.cu_seqlens.tolist()
+        before = [(0, 0)] * len(bounds) if prefix is None else prefix.tolist()
         parts = [embeddings[:0]]
-        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
-            parts.append(self.sequence(embeddings[begin:end], batch.position_ids[begin:end]))
+        for i, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+            shared = slice(*before[i])
+            x, at = (torch.cat([y[shared], y[begin:end]]) for y in (embeddings, batch.position_ids))
+            parts.append(self.sequence(x, at)[len(x) - (end - begin) :])
         return torch.cat(parts)
 
     def sequence(self, x: Tensor, position: Tensor) -> Tensor:
@@ -83,8 +86,10 @@ class DenseFeatures:
         policy: TinyPolicy,
         temperature: float = 1.0,
         scored: Tensor | None = None,
+        recomputes: bool = False,
     ) -> None:
         self.policy = policy
+        self.recomputes = recomputes
         self.temperature = temperature
         n = batch.num_response_tokens
         self.scored = torch.ones(n, dtype=torch.bool) if scored is None else scored

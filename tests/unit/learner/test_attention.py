@@ -52,6 +52,41 @@ def test_packing_changes_nothing(name):
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_sequences_that_continue_others_are_what_they_are_whole(name):
+    model = MODELS[name]()
+    model.config._attn_implementation = "sdpa"
+    own, whole, prefix, alone = [], [], [], []
+    end = 0
+    for _ in range(4):  # a sequence, then some that part from it somewhere, or at once
+        trunk, start = torch.randint(50, (int(torch.randint(2, 14, ())),)), end
+        for at in [0, *torch.randint(len(trunk), (3,)).tolist()]:
+            changed = torch.cat([trunk[:at], torch.randint(50, (int(torch.randint(1, 9, ())),))])
+            changed = trunk if end == start else changed
+            own.append(changed[at:])
+            whole.append(changed)
+            prefix.append([start, start + at])
+            alone.append(model(changed[None]).logits[0, at:])
+            end += len(own[-1])
+
+    model.config._attn_implementation = packed.NAME
+    boundaries = torch.tensor([0, *(len(s) for s in own)]).cumsum(0).int()
+    key_index, keys = packed.with_prefixes(boundaries, torch.tensor(prefix))
+    assert torch.equal(torch.cat(own)[key_index], torch.cat(whole))
+    positions = [torch.arange(len(w) - len(s), len(w)) for s, w in zip(own, whole, strict=True)]
+    together = model(
+        torch.cat(own)[None],
+        position_ids=torch.cat(positions)[None],
+        use_cache=False,
+        cu_seq_lens_q=boundaries,
+        cu_seq_lens_k=keys,
+        max_length_q=max(map(len, own)),
+        max_length_k=max(map(len, whole)),
+        key_index=key_index,
+    ).logits[0]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
+
+
 def test_dropout_is_refused():
     q = torch.randn(1, 2, 3, 4)
     with pytest.raises(ValueError, match="dropout"):
@@ -62,6 +97,8 @@ def test_dropout_is_refused():
             q,
             None,
             cu_seq_lens_q=torch.tensor([0, 3]),
+            cu_seq_lens_k=torch.tensor([0, 3]),
             max_length_q=3,
+            max_length_k=3,
             dropout=0.1,
         )

@@ -39,7 +39,11 @@ def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks):
     generator = np.random.default_rng()
     groups = random_groups(generator, count=5, size=4)
     advantages = generator.standard_normal(20)
-    batches = rank_batches(groups, advantages, ranks=ranks, groups_per_mini_batch=2)
+    # the score of a token is its log-probability, to tell whose it is
+    scores = torch.from_numpy(np.concatenate([r.logp_rollout for g in groups for r in g.responses]))
+    batches = rank_batches(
+        groups, advantages, ranks=ranks, groups_per_mini_batch=2, token_scores=scores
+    )
     flat = [(g, i) for g in range(5) for i in range(4)]
     seen = []
     for batch in batches:
@@ -58,6 +62,7 @@ def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks):
             before = (prompt + response.token_ids.tolist())[len(prompt) - 1 : -1]
             assert batch.input_ids[batch.predict_index[n]].tolist() == before
             np.testing.assert_array_equal(batch.logp_rollout[n], response.logp_rollout)
+            assert torch.equal(batch.token_score[n], batch.logp_rollout[n])
             assert batch.policy_version[n].tolist() == response.policy_version.tolist()
             assert batch.reward[s] == np.float32(groups[g].verdicts[i].reward)
             assert batch.advantage[s] == np.float32(advantages[k])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 import statistics
 
+import numpy as np
 import pytest
 import torch
 
 from rlvr.algorithm.credit import CREDITS, SoloRanks
 from rlvr.algorithm.credit.oar import bilevel_weights, rank_correlation
-from rlvr.algorithm.credit.oar_p import chosen_positions, interpolated
+from rlvr.algorithm.credit.oar_p import chosen_positions, coarse_divergence, interpolated
+from rlvr.config import ConfigError
+from rlvr.types import Answers, Group, Outcome, Prompt, Response, TokenChoices, Verdict
 
 MODES = ["last", "answer_mean", "answer_joint"]
 
@@ -290,6 +293,115 @@ def test_some_positions_and_interpolation(tiny):
         at = first_token(batch, i)
         own = coarse.coefficients[at : at + len(scores)]
         torch.testing.assert_close(own, expected, rtol=1e-7, atol=1e-7)
+
+
+def test_coarse_divergence(seed):
+    p, q = torch.randn(2, 50).double().log_softmax(-1)
+    full = float((p.exp() * (p - q)).sum())
+    assert float(coarse_divergence(p, q[None])) == pytest.approx(full, rel=1e-5)
+    order = p.argsort(descending=True)
+    lower = [float(coarse_divergence(p[order[:k]], q[None, order[:k]])) for k in range(1, 51)]
+    assert all(a <= b + 1e-6 for a, b in zip(lower, [*lower[1:], full], strict=True))
+    assert float(coarse_divergence(p[:7], p[None, :7])) == 0
+    top = order[0]
+    a, b = float(p[top].exp()), float(q[top].exp())
+    two = a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))
+    assert lower[0] == pytest.approx(two, rel=1e-5)
+
+
+def as_groups(batch):
+    """The batch as the driver holds it, response i as sample i; groups stay together."""
+    groups = []
+    for g in dict.fromkeys(batch.group_id.tolist()):
+        responses, verdicts, prompt = [], [], []
+        for i in torch.nonzero(batch.group_id == g)[:, 0].tolist():
+            whole = batch.input_ids[batch.cu_seqlens[i] : batch.cu_seqlens[i + 1]].numpy()
+            n = int(batch.response_length[i])
+            prompt = whole[:-n].tolist()
+            logp, version = np.zeros(n, np.float32), np.zeros(n, np.int32)
+            responses.append(Response(whole[-n:], logp, version, "stop"))
+            reward = float(batch.reward[i])
+            verdicts.append(Verdict(reward, Outcome.CORRECT if reward else Outcome.INCORRECT))
+        groups.append(Group(Prompt(str(g), prompt, "", "", ""), responses, verdicts))
+    return groups
+
+
+def with_one_prompt_a_group(tiny, batch):
+    """Sequences rebuilt so that a group's responses share their prompt, as the driver has it."""
+    groups = as_groups(batch)
+    whole = [np.concatenate([g.prompt.token_ids, r.token_ids]) for g in groups for r in g.responses]
+    lengths = [len(w) for w in whole]
+    cu_seqlens = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    n = batch.response_length.tolist()
+    return groups, tiny.replace(
+        batch,
+        input_ids=torch.tensor(np.concatenate(whole)).long(),
+        position_ids=torch.cat([torch.arange(w) for w in lengths]),
+        cu_seqlens=cu_seqlens,
+        response_index=torch.cat(
+            [torch.arange(int(e) - k, int(e)) for e, k in zip(cu_seqlens[1:], n, strict=True)]
+        ),
+    )
+
+
+@pytest.mark.parametrize("target", ["own", "reference"])
+@pytest.mark.parametrize("top_tokens", [13, 3])
+def test_oar_p_of_engines_that_answer_questions(tiny, target, top_tokens):
+    policy = tiny.Policy()
+    groups, batch = with_one_prompt_a_group(tiny, draw(tiny))
+    options = {"target": target, "stride": 2}
+    method = build("oar_p", engine="rollout", top_tokens=top_tokens, **options)
+    longest = sorted(len(sequence(batch, i, target)[0]) for i in eligible(batch))[-2]
+    answers = Answers(batch.answer_span.numpy(), batch.reference_answer.numpy())
+
+    def reply(question):
+        assert len(question.token_ids) <= longest
+        embeddings = policy.embedding.detach()[question.token_ids]
+        log_p = outcome(policy, embeddings, None, "last", 0.8).detach()
+        chosen = question.choices
+        if isinstance(chosen, int):
+            chosen = log_p.argsort(descending=True)[:chosen].tolist()
+        return TokenChoices(np.array(chosen), log_p[chosen].numpy())
+
+    inquiry = method.inquire(groups, answers, policy.pad_token_id, longest)
+    questions, rounds = list(next(inquiry)), 0
+    with pytest.raises(StopIteration) as end:
+        while True:
+            rounds += 1
+            questions = list(inquiry.send([reply(q) for q in questions]))
+    assert rounds == 2
+    scores = end.value.value
+    told = tiny.replace(batch, token_score=scores)
+    credit = tiny.assign(method, told, policy, temperature=0.8)
+
+    expected = torch.ones(batch.num_response_tokens)
+    scored, too_long = torch.zeros_like(scores, dtype=torch.bool), 0
+    for i in eligible(batch):
+        oracle = torch.tensor(perturbed(policy, batch, i, "last", target, 0.8))
+        positions = chosen_positions(len(oracle), 2, None)
+        at = first_token(batch, i) + positions
+        if len(sequence(batch, i, target)[0]) > longest:
+            too_long += 1
+            continue
+        scored[at] = True
+        if top_tokens == 13:
+            torch.testing.assert_close(scores[at], oracle[positions], rtol=1e-4, atol=1e-5)
+        else:
+            assert (scores[at] <= oracle[positions] + 1e-5).all()
+        own = bilevel(interpolated(scores[at], positions, len(oracle)).tolist())
+        expected[at[0] : at[0] + len(own)] = own.float()
+    assert torch.equal(scores.isfinite(), scored)
+    torch.testing.assert_close(credit.coefficients.float(), expected, rtol=1e-3, atol=1e-3)
+    assert credit.metrics["too_long_to_score"] == too_long / len(list(eligible(batch)))
+
+
+def test_what_the_engines_cannot_tell_is_refused():
+    for mode in ("answer_mean", "answer_joint"):
+        with pytest.raises(ConfigError, match="engine=rollout needs mode=last"):
+            build("oar_p", engine="rollout", mode=mode)
+    for top_tokens in (0, 129):
+        with pytest.raises(ConfigError, match="top_tokens must be from 1 to 128"):
+            build("oar_p", engine="rollout", top_tokens=top_tokens)
 
 
 @pytest.mark.parametrize("name", ["oar_p", "oar_g"])
