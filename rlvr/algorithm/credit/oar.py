@@ -66,10 +66,15 @@ def outcome_divergence(
     clean: Float[Tensor, "k V"] | Float[Tensor, "k"],
     changed: Float[Tensor, "k V"] | Float[Tensor, "k"],
 ) -> Float[Tensor, "k"]:
-    """KL(clean ‖ changed) of log-distributions, or φ_clean − φ_changed of numbers."""
+    """KL(clean ‖ changed) of log-distributions, or φ_clean − φ_changed of numbers.
+
+    With d = log p − log q, Σ p d is a small difference of large terms. Σ p (d + e^−d − 1) is the
+    same, for Σ p e^−d = Σ q = 1, and no term of it is negative.
+    """
+    difference = clean - changed
     if clean.dim() == 1:
-        return clean - changed
-    return (clean.exp() * (clean - changed)).sum(-1)
+        return difference
+    return (clean.exp() * (difference + torch.expm1(-difference))).sum(-1)
 
 
 def rank_correlation(x: Float[Tensor, "n"], y: Float[Tensor, "n"]) -> float:

@@ -178,9 +178,9 @@ def coarse_divergence(
         changed: of the same tokens, in other distributions.
     """
     p, q = clean.double(), changed.double()
-    rest_p, rest_q = ((1 - x.exp().sum(-1)).clamp(min=_NOTHING) for x in (p, q))
-    told_apart = (p.exp() * (p - q)).sum(-1)
-    return (told_apart + rest_p * (rest_p / rest_q).log()).clamp(min=0).float()
+    rest_p, rest_q = ((1 - x.exp().sum(-1, True)).clamp(min=_NOTHING).log() for x in (p, q))
+    p = torch.cat([p, rest_p], -1).expand(len(q), -1)
+    return outcome_divergence(p, torch.cat([q, rest_q], -1)).float()
 
 
 def told_scores(
