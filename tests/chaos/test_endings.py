@@ -56,7 +56,7 @@ class Run:
         )
 
     def wait_for_step(self, step: int) -> None:
-        for _ in range(1200):
+        for _ in range(2400):
             if re.search(rf"step +{step}/", self.log.read_text()):
                 return
             assert self.process.poll() is None, self.log.read_text()[-3000:]

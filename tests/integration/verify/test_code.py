@@ -47,7 +47,7 @@ def test_what_the_detail_says() -> None:
     assert "'2\\n' is not '1'" in verify_code("print(2)", tests).detail
     broken = verify_code("print(", tests)
     assert broken.outcome is Outcome.UNPARSEABLE and "SyntaxError" in broken.detail
-    slow = verify_code("while True: pass", tests, limits=replace(LIMITS, cpu_s=1))
+    slow = verify_code("while True: pass", tests, limits=replace(LIMITS, cpu_s=1, wall_s=60.0))
     assert slow.outcome is Outcome.TIMEOUT and "cpu_s=1" in slow.detail
     slow = verify_code("import time; time.sleep(9)", tests, limits=replace(LIMITS, wall_s=0.5))
     assert slow.outcome is Outcome.TIMEOUT and "wall_s=0.5" in slow.detail
