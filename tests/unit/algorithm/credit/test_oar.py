@@ -165,7 +165,7 @@ def test_oar_p_equals_one_forward_per_position(tiny, mode, target):
         scores = perturbed(policy, batch, i, mode, target, 0.8)
         at = first_token(batch, i)
         expected[at : at + len(scores)] = bilevel(scores)
-    torch.testing.assert_close(credit.coefficients, expected, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(credit.coefficients, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -201,7 +201,7 @@ def test_oar_g_equals_autograd_of_one_response(tiny, mode, saliency, monkeypatch
             scores.append(product if saliency == "product" else float(gradient[t].norm()))
         at = first_token(batch, i)
         expected[at : at + reasoning] = bilevel(scores)
-    torch.testing.assert_close(credit.coefficients, expected, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(credit.coefficients, expected, rtol=1e-9, atol=1e-9)
     assert len({x.flatten()[0].item() for x in seen.values()}) == len(seen)
 
 
@@ -228,7 +228,7 @@ def test_any_number_of_ranks_and_packing_gives_the_same(tiny, name, size):
     owners = [random.randrange(max(size - 1, 2)) for _ in range(batch.num_sequences)]
     method = build(name, check_responses=99, tokens_per_chunk=random.randint(5, 60))
     coefficients, credits = tiny.assign_on_ranks(method, batch, policy, owners, size)
-    torch.testing.assert_close(coefficients, whole.coefficients, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(coefficients, whole.coefficients, rtol=1e-9, atol=1e-9)
     assert credits[0].metrics == pytest.approx(whole.metrics, rel=1e-5, abs=1e-7)
 
 
@@ -292,7 +292,7 @@ def test_some_positions_and_interpolation(tiny):
         expected = bilevel(interpolated(some, positions, len(scores)).tolist())
         at = first_token(batch, i)
         own = coarse.coefficients[at : at + len(scores)]
-        torch.testing.assert_close(own, expected, rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(own, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_coarse_divergence(seed):
