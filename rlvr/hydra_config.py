@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +39,35 @@ def register() -> None:
     ConfigStore.instance().store(name="run", node=RunConfig)
 
 
-def check_overrides(config_name: str, arguments: list[str]) -> None:
+def check_overrides(config_name: str, arguments: list[str]) -> list[DictConfig]:
     """Compose once before Hydra does, to turn its errors into ones that name the nearest key.
 
-    Also makes room for choices that no file can list: ``cluster=4x8`` for any numbers, and
-    ``credit=my_package.my_method`` for a method outside of this package. Arguments of Hydra's
-    own (``--help``, ``--multirun``) are left to Hydra.
+    Returns what was composed: the run, or of a sweep every combination of its groups' choices,
+    each once. Also makes room for choices that no file can list: ``cluster=4x8`` for any numbers,
+    and ``credit=my_package.my_method`` for a method outside of this package. Other arguments of
+    Hydra's own (``--help``, ``--cfg``) are left to Hydra.
     """
-    words = [a for a in arguments if not a.startswith("-")]
+    flags = {a for a in arguments if a.startswith("-")}
+    ours = flags <= {"-m", "--multirun"}
+    words = [a for a in arguments if a not in flags and (ours or "=" in a)]  # not --cfg's ``job``
+    parser = OverridesParser.create()
     try:
-        overrides = OverridesParser.create().parse_overrides(words)
+        overrides = parser.parse_overrides(words)
     except HydraException as error:
         raise ConfigError(f"command line: {str(error).splitlines()[0]}") from error
     for override in overrides:
         _store_open_choices(override)
-    if len(words) < len(arguments):
-        return
+    if not ours:
+        return []
+    nodes = []
     with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        try:
-            compose(config_name, overrides=words)
-        except (ConfigCompositionException, OmegaConfBaseException) as error:
-            reason = _explain(config_name, error, overrides)
-            raise ConfigError(reason) from None
+        for run in product(*map(_choices, overrides)):
+            try:
+                nodes.append(compose(config_name, overrides=list(run)))
+            except (ConfigCompositionException, OmegaConfBaseException) as error:
+                reason = _explain(config_name, error, parser.parse_overrides(list(run)))
+                raise ConfigError(reason) from None
+    return nodes
 
 
 def run_config(node: DictConfig) -> RunConfig:
@@ -71,6 +79,15 @@ def run_config(node: DictConfig) -> RunConfig:
     config = OmegaConf.to_object(node)
     assert isinstance(config, RunConfig)
     return config
+
+
+def _choices(override: Override) -> list[str]:
+    """The override for each choice that a sweep makes among a group's files; else the first."""
+    line = str(override.input_line)
+    if not override.is_sweep_override():
+        return [line]
+    every = [f"{line.split('=')[0]}={choice}" for choice in override.sweep_string_iterator()]
+    return every if Path(CONFIG_PATH, override.key_or_group).is_dir() else every[:1]
 
 
 def _store_open_choices(override: Override) -> None:

@@ -31,8 +31,9 @@ def main() -> None:
     """Entry point."""
     logging.getLogger().setLevel(logging.WARNING)
     register()
-    with _errors_for_people():
-        check_overrides("train", sys.argv[1:])
+    with _errors_for_people():  # of all runs of a sweep, before the first one starts
+        for node in check_overrides("train", sys.argv[1:]):
+            check(run_config(node))
     session = Session()
     with asyncio.Runner() as runner:
 

@@ -66,6 +66,7 @@ class LearnerWorker:
         from rlvr.learner.rank import LearnerRank
 
         self._rank.engine.destroy()
+        self._source.attach(torch.nn.Module())  # the old weights go before the new ones come
         del self._rank
         gc.collect()
         if self._device.type == "cuda":

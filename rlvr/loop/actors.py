@@ -89,7 +89,8 @@ class Actors:
 
     async def restart(self, config: RunConfig) -> None:
         """Make them what they were at the start, for a run of ``config``, which they must fit."""
-        await self.learners.rebuild(config)
+        async with self.rollout.memory_lent():
+            await self.learners.rebuild(config)
         await self.weights.publish(0)
 
     async def close(self) -> None:

@@ -63,7 +63,7 @@ class Literal:
         at = g * SIZE + i
         return self.logp(g, i), self.old[g][i], self.advantages[at], self.coefficients[at]
 
-    def clip(self, ratio, advantage, low, high, margin=1e-4):
+    def clip(self, ratio, advantage, low, high, margin=2e-5):
         """−min(r A, clip(r) A) for A of each token."""
         for kink in (1 - low, 1 + high):
             self.gap = min(self.gap, float((ratio.detach() - kink).abs().min()) / margin)
@@ -79,7 +79,7 @@ class Literal:
             if objective == "gspo":
                 log_s = (logp - old).mean().detach()
                 ratio = torch.exp(logp - logp.detach() + log_s)
-                terms.append(self.clip(ratio, advantage, 3e-4, 4e-4, margin=1e-5))
+                terms.append(self.clip(ratio, advantage, 3e-4, 4e-4, margin=3e-6))
             elif objective == "cispo":
                 terms.append(-ratio.detach().clamp(max=1.28) * advantage * logp)
             elif objective == "dapo":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -91,3 +93,29 @@ def test_what_must_be_set_is_listed():
         run_config(node)
     for key in ("model.path", "data.train", "train.steps"):
         assert f"- {key}: must be set" in str(caught.value)
+
+
+def test_a_sweep_is_composed_before_it_starts():
+    register()
+    words = ["--multirun", *NEEDED, "credit=uniform,delta", "objective=dapo,real", "train.seed=0,1"]
+    nodes = check_overrides("train", words)
+    pairs = [(node.credit.name, node.objective.name) for node in nodes]
+    assert pairs == [(c, o) for c in ("uniform", "delta") for o in ("dapo", "real")]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["credit=uniform,delat"], "credit=delat: no such choice. Did you mean 'delta'?"),
+        (["train.seed=0,1", "lerner.lr=1"], "lerner.lr: no such key. Did you mean 'learner'?"),
+    ],
+)
+def test_errors_of_a_sweep(words, message):
+    register()
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_overrides("train", ["--multirun", *NEEDED, *words])
+
+
+def test_the_words_of_hydras_flags_are_no_overrides():
+    register()
+    assert check_overrides("train", ["--cfg", "job", "credit=delta"]) == []
