@@ -10,9 +10,11 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,17 +49,13 @@ def check_overrides(config_name: str, arguments: list[str]) -> list[DictConfig]:
     and ``credit=my_package.my_method`` for a method outside of this package. Other arguments of
     Hydra's own (``--help``, ``--cfg``) are left to Hydra.
     """
-    flags = {a for a in arguments if a.startswith("-")}
-    ours = flags <= {"-m", "--multirun"}
-    words = [a for a in arguments if a not in flags and (ours or "=" in a)]  # not --cfg's ``job``
-    parser = OverridesParser.create()
     try:
-        overrides = parser.parse_overrides(words)
+        overrides = _parsed(arguments)
     except HydraException as error:
         raise ConfigError(f"command line: {str(error).splitlines()[0]}") from error
     for override in overrides:
         _store_open_choices(override)
-    if not ours:
+    if _hydras_own(arguments):
         return []
     nodes = []
     with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
@@ -65,9 +63,18 @@ def check_overrides(config_name: str, arguments: list[str]) -> list[DictConfig]:
             try:
                 nodes.append(compose(config_name, overrides=list(run)))
             except (ConfigCompositionException, OmegaConfBaseException) as error:
-                reason = _explain(config_name, error, parser.parse_overrides(list(run)))
+                reason = _explain(config_name, error, _parsed(list(run)))
                 raise ConfigError(reason) from None
     return nodes
+
+
+def sweep_name(arguments: list[str]) -> str:
+    """``key=value`` of all that is swept, for the run that Hydra has begun; empty in no sweep."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return ""
+    swept = {o.key_or_group for o in _parsed(arguments) if o.is_sweep_override()}
+    told = [o.lstrip("+") for o in HydraConfig.get().overrides.task]
+    return ",".join(o for o in told if o.split("=")[0] in swept).replace("/", "_")
 
 
 def run_config(node: DictConfig) -> RunConfig:
@@ -79,6 +86,19 @@ def run_config(node: DictConfig) -> RunConfig:
     config = OmegaConf.to_object(node)
     assert isinstance(config, RunConfig)
     return config
+
+
+def _hydras_own(arguments: list[str]) -> bool:
+    """Whether a flag asks something of Hydra other than a sweep."""
+    return any(a.startswith("-") and a not in ("-m", "--multirun") for a in arguments)
+
+
+def _parsed(arguments: list[str]) -> list[Override]:
+    """The overrides among the arguments. Raises HydraException for one that is none."""
+    words = [a for a in arguments if not a.startswith("-")]
+    if _hydras_own(arguments):
+        words = [w for w in words if "=" in w]  # without the ``job`` of ``--cfg job``
+    return OverridesParser.create().parse_overrides(words)
 
 
 def _choices(override: Override) -> list[str]:

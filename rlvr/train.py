@@ -15,14 +15,10 @@ from contextlib import contextmanager
 
 import hydra
 import ray
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from rlvr.config import RunConfig
 from rlvr.errors import ConfigError, RunError
-from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
+from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config, sweep_name
 from rlvr.loop.run import Session
 from rlvr.loop.shape import check
 
@@ -41,8 +37,9 @@ def main() -> None:
         def train(node: DictConfig) -> None:
             with _errors_for_people():  # in here: Hydra would print others its own way
                 config = run_config(node)
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    _name_after_its_choices(config)
+                if name := sweep_name(sys.argv[1:]):
+                    print(f"\n== {name}", flush=True)
+                    config.train.output_dir = f"{config.train.output_dir}/{name}"
                 runner.run(session.train(check(config)))
 
         try:
@@ -67,17 +64,6 @@ def _errors_for_people() -> Iterator[None]:
             sys.exit(f"\nThe run has failed:\n{known[0]}\n")
         traceback.print_exc()  # here: Hydra would go on with a sweep and tell at its end
         sys.exit(1)
-
-
-def _name_after_its_choices(config: RunConfig) -> None:
-    """Give a run of a sweep the folder ``<train.output_dir>/<key=value of what is swept>``."""
-    words = [a for a in sys.argv[1:] if not a.startswith("-")]
-    given = OverridesParser.create().parse_overrides(words)
-    swept = {o.key_or_group for o in given if o.is_sweep_override()}
-    told = [o.lstrip("+") for o in HydraConfig.get().overrides.task]
-    name = ",".join(o for o in told if o.split("=")[0] in swept).replace("/", "_")
-    config.train.output_dir = f"{config.train.output_dir}/{name}"
-    print(f"\n== {name}", flush=True)
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -154,6 +154,12 @@ class TokenBatch:
         return torch.bincount(self.sequence_id, minlength=self.num_sequences)
 
     @property
+    def response_start(self) -> Int[Tensor, "S"]:
+        """Place of every response's first token on the N axis."""
+        length = self.response_length
+        return length.cumsum(0) - length
+
+    @property
     def sequence_length(self) -> Int[Tensor, "S"]:
         """Prompt and response tokens of every sequence."""
         return (self.cu_seqlens[1:] - self.cu_seqlens[:-1]).long()

@@ -24,33 +24,48 @@ def ray_here():
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    """``tiny_model(tied)``: folder of a 2-layer Qwen3 of random weights, with a tokenizer."""
+def save_qwen3():
+    """``save_qwen3(folder, **settings)``: a 2-layer Qwen3 of random weights."""
+
+    def save(folder, **settings) -> None:
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
+        config = Qwen3Config(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            bos_token_id=None,
+            **settings,
+        )
+        Qwen3ForCausalLM(config).float().save_pretrained(folder)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_model(save_qwen3, tmp_path_factory):
+    """``tiny_model(tied)``: folder of a Qwen3 with 128 tokens, and its tokenizer."""
     made = {}
 
     def make(tied: bool) -> str:
         if tied not in made:
             from tokenizers import Tokenizer, models
-            from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+            from transformers import PreTrainedTokenizerFast
 
             folder = tmp_path_factory.mktemp("model") / ("tied" if tied else "untied")
-            config = Qwen3Config(
+            torch.manual_seed(int(tied))
+            save_qwen3(
+                folder,
                 vocab_size=128,
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                head_dim=32,
                 max_position_embeddings=512,
                 tie_word_embeddings=tied,
-                bos_token_id=None,
                 eos_token_id=1,
                 pad_token_id=0,
                 initializer_range=0.1,
             )
-            torch.manual_seed(int(tied))
-            Qwen3ForCausalLM(config).float().save_pretrained(folder)
             words = {f"w{i}": i for i in range(128)}
             PreTrainedTokenizerFast(
                 tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w2")),

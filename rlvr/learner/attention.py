@@ -10,6 +10,7 @@ keyword arguments that transformers uses for flash attention (``cu_seq_lens_q``,
 
 from __future__ import annotations
 
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -87,9 +88,6 @@ def _varlen(
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    # Before torch 2.12 fewer key heads than query heads went without saying.
-    known = signature(varlen_attn).parameters
-    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
     out = varlen_attn(
         query.transpose(0, 1),
         key.transpose(0, 1),
@@ -98,10 +96,18 @@ def _varlen(
         *longest,
         scale=scaling,
         window_size=(window - 1 if window else -1, 0),
-        **grouped,
+        **_grouped(),
     )
     assert isinstance(out, Tensor)  # no auxiliary output was asked for
     return out
+
+
+@cache
+def _grouped() -> dict[str, Any]:
+    """Before torch 2.12 fewer key heads than query heads went without saying."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
 def _padded(

@@ -21,8 +21,7 @@ def extreme_tokens(batch: TokenBatch, coefficients: Float[Tensor, "N"], count: i
     c = coefficients[weighed].double()
     k = min(count, len(c))
     n = weighed[torch.unique(torch.cat([c.topk(k).indices, (-c).topk(k).indices]))]
-    length = batch.response_length
-    position = n - (length.cumsum(0) - length)[batch.sequence_id[n]]
+    position = n - batch.response_start[batch.sequence_id[n]]
     found = batch.response_id[batch.sequence_id[n]], position, coefficients[n].double()
     return ranked(*(x.cpu().numpy() for x in found))
 

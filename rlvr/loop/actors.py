@@ -43,7 +43,6 @@ class Actors:
             config.verifier, placement.verifiers, verifiers=verifier_names
         )
         self.learners = LearnerGroup(config, pad_token_id, placement.learners)
-        self._config = config
         self.weights: WeightPublisher
 
     @classmethod
@@ -58,14 +57,13 @@ class Actors:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, interrupt)
         actors = cls(config, await reserve(config), pad_token_id, verifier_names)
         try:
-            await actors._start()
+            await actors._start(config)
         except BaseException:
             await actors.close()
             raise
         return actors
 
-    async def _start(self) -> None:
-        config = self._config
+    async def _start(self, config: RunConfig) -> None:
         with Phase(
             f"starting {config.rollout.workers} vLLM, {config.learner.ranks} DeepSpeed and "
             f"{config.verifier.actors} verifier workers"

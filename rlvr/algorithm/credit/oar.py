@@ -160,8 +160,7 @@ def probes(batch: TokenBatch, features: Features, ranks: Ranks, target: str) -> 
     scored = torch.zeros_like(wanted)
     scored[batch.sequence_id[features.scored]] = True
     wanted &= scored & (batch.answer_span[:, 0] > 0)
-    length = batch.response_length
-    first = torch.cumsum(length, 0) - length
+    length, first = batch.response_length, batch.response_start
     found = []
     for i in torch.nonzero(wanted)[:, 0].tolist():
         whole = batch.input_ids[int(batch.cu_seqlens[i]) : int(batch.cu_seqlens[i + 1])]

@@ -14,11 +14,11 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="session")
-def guesser(tmp_path_factory):
+def guesser(save_qwen3, tmp_path_factory):
     r"""Folder of a model that writes ``\boxed{0|1|2}`` now and then, and of problems for it."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+    from transformers import PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("guesser")
     words = ["<pad>", "</s>"]
@@ -30,24 +30,15 @@ def guesser(tmp_path_factory):
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>"
     ).save_pretrained(folder)
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=64,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=32,
-            max_position_embeddings=128,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=1,
-            pad_token_id=0,
-            initializer_range=0.1,
-        )
+    save_qwen3(
+        folder,
+        vocab_size=64,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        eos_token_id=1,
+        pad_token_id=0,
+        initializer_range=0.1,
     )
-    model.float().save_pretrained(folder)
     rows = [{"problem": f"w{i} w{i + 1} w{i + 2}", "answer": str(i % 3)} for i in range(32)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return folder
@@ -55,9 +46,9 @@ def guesser(tmp_path_factory):
 
 @pytest.fixture
 def command_line(guesser):
-    """``command_line(*overrides)``: ``python -m rlvr.train`` on the guesser; returns its output."""
+    """``command_line(*overrides)``: ``python -m rlvr.train`` on the guesser, to its end."""
 
-    def call(*overrides: str, timeout_s: float) -> str:
+    def call(*overrides: str, timeout_s: float, **environment: str) -> None:
         arguments = [
             *overrides,
             f"model.path={guesser}",
@@ -73,12 +64,11 @@ def command_line(guesser):
         done = subprocess.run(
             [sys.executable, "-m", "rlvr.train", *arguments],
             cwd=ROOT,
-            env={**os.environ, "RAY_ADDRESS": ""},
+            env={**os.environ, "RAY_ADDRESS": "", **environment},
             capture_output=True,
             text=True,
             timeout=timeout_s,
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
 
     return call

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast
 
 from rlvr.config import RunConfig
 
@@ -23,7 +23,7 @@ CHAT = (
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
+def model(save_qwen3, tmp_path_factory) -> str:
     """A Qwen3 of random weights with a BPE tokenizer trained on the data's own text."""
     folder = tmp_path_factory.mktemp("bpe_model")
     bpe = Tokenizer(models.BPE())
@@ -46,21 +46,14 @@ def model(tmp_path_factory) -> str:
     )
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
-    config = Qwen3Config(
+    save_qwen3(
+        folder,
         vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    Qwen3ForCausalLM(config).float().save_pretrained(folder)
     return str(folder)
 
 
