@@ -12,13 +12,14 @@ Two axes recur in the tensor shapes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from rlvr.task import Outcome as Outcome
@@ -51,36 +52,35 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """A response as it was sampled, read and judged."""
+
+    response: Response
+    text: str  # decoded once, without special tokens
+    verdict: Verdict  # with the reward that is trained on
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
-    """A prompt with all its responses and their verdicts, in sample order."""
+    """A prompt with all its samples, in the order of their seeds."""
 
     prompt: Prompt
-    responses: Sequence[Response]
-    verdicts: Sequence[Verdict]
+    samples: Sequence[Sample]
 
     @property
     def rewards(self) -> np.ndarray:
         """float64 [G]."""
-        return np.array([v.reward for v in self.verdicts], dtype=np.float64)
+        return np.array([s.verdict.reward for s in self.samples], dtype=np.float64)
 
     @property
     def has_spread(self) -> bool:
         """A group whose rewards are all equal carries no learning signal."""
         return bool(np.ptp(self.rewards) > 0)
 
-    @property
-    def tokens(self) -> int:
-        """Packed tokens that the group costs the learner."""
-        prompt = len(self.prompt.token_ids)
-        return sum(prompt + len(r.token_ids) for r in self.responses)
 
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """Final answers of all responses of a rollout batch, as tokens."""
-
-    span: np.ndarray  # int64 [S, 2]: [start, end) among the response's tokens; -1: none
-    reference: np.ndarray  # int64 [S, L]: the gold answer's ids, padded with -1
+def samples_of(groups: Iterable[Group]) -> list[Sample]:
+    """The samples of all groups in sample order: group by group."""
+    return [sample for group in groups for sample in group.samples]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +93,91 @@ class RankedTokens:
 
 
 @dataclass(frozen=True)
-class TokenBatch:
-    """Packed sequences of one learner rank, without padding.
-
-    ``response_index`` points at the sampled token y_t inside ``T``; the hidden state that
-    *predicts* it stands one position earlier, at ``predict_index``. ``advantage`` is the
-    response's A_i. ``mini_batch`` numbers the optimizer step in which a sequence takes part.
-    ``logp_old`` is None until the scoring pass has filled it; NaN marks a token that the pass
-    left out because the update's own forward gives the same number (ratio 1).
-    """
+class Packing:
+    """Sequences laid end to end without padding: all that a forward pass reads."""
 
     input_ids: Int[Tensor, "T"]
     position_ids: Int[Tensor, "T"]
-    cu_seqlens: Int[Tensor, "S+1"]  # int32
+    cu_seqlens: Int[Tensor, "S+1"]  # int32: where each sequence begins, and the end of the last
 
-    response_index: Int[Tensor, "N"]
+    @classmethod
+    def of(
+        cls, sequences: Sequence[Int[Tensor, "_"]], first: Sequence[int] | None = None
+    ) -> Packing:
+        """Pack ``sequences``, at least one; ``first`` is the position of each one's first token."""
+        starts = first or [0] * len(sequences)
+        lengths = torch.tensor([len(s) for s in sequences])
+        positions = [
+            torch.arange(begin, begin + len(s)) for s, begin in zip(sequences, starts, strict=True)
+        ]
+        device = sequences[0].device
+        return cls(
+            torch.cat(list(sequences)), torch.cat(positions).to(device), _bounds(lengths, device)
+        )
+
+    @classmethod
+    def idle(cls, device: torch.device) -> Packing:
+        """For a rank that takes part in a collective forward with nothing of its own to compute."""
+        return cls.of([torch.zeros(2, dtype=torch.long, device=device)])
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.input_ids)
+
+    @property
+    def num_sequences(self) -> int:
+        """S."""
+        return len(self.cu_seqlens) - 1
+
+    @property
+    def sequence_length(self) -> Int[Tensor, "S"]:
+        """Tokens of every sequence; in a batch, those of prompt and response."""
+        return self.cu_seqlens.diff().long()
+
+
+@dataclass(frozen=True)
+class CreditInputs:
+    """What a credit method prepared on the driver, for itself on the ranks; names are its own.
+
+    On the driver the tensors run over the whole rollout batch in sample order, on a rank over the
+    sequences of the batch that they come with.
+    """
+
+    sequence: Mapping[str, Shaped[Tensor, "S ..."]] = field(default_factory=dict)
+    token: Mapping[str, Shaped[Tensor, "N ..."]] = field(default_factory=dict)
+
+    def select(self, sequences: Int[Tensor, "s"], n: Int[Tensor, "n"]) -> CreditInputs:
+        """Those of ``sequences``, whose tokens are ``n`` on the N axis."""
+        return CreditInputs(
+            {name: x[sequences] for name, x in self.sequence.items()},
+            {name: x[n] for name, x in self.token.items()},
+        )
+
+    def to(self, device: torch.device | str) -> CreditInputs:
+        """The same inputs on ``device``."""
+        return CreditInputs(
+            *(
+                {name: x.to(device) for name, x in part.items()}
+                for part in (self.sequence, self.token)
+            )
+        )
+
+
+@dataclass(frozen=True)
+class TokenBatch(Packing):
+    """Packed sequences of one learner rank: a prompt and its response each.
+
+    ``token_index`` points at the sampled token y_t inside ``T``; the hidden state that
+    *predicts* it stands one position earlier, at ``predict_index``. ``advantage`` is the
+    response's A_i. ``mini_batch`` numbers the optimizer step in which a sequence takes part.
+    ``logp_old`` is None until the batch is loaded; NaN marks a token that the scoring pass left
+    out because the update's own forward gives the same number (ratio 1).
+
+    The first axis in a field's annotation is the axis along which ``select`` cuts it.
+    """
+
+    token_index: Int[Tensor, "N"]
     sequence_id: Int[Tensor, "N"]
     logp_rollout: Float[Tensor, "N"]
     policy_version: Int[Tensor, "N"]
@@ -120,33 +190,26 @@ class TokenBatch:
     mini_batch: Int[Tensor, "S"]
     response_id: Int[Tensor, "S"]  # position of the response in the rollout batch
 
-    answer_span: Int[Tensor, "S 2"] | None = None  # [start, end) among the response's tokens
-    reference_answer: Int[Tensor, "S L"] | None = None  # gold answer's ids, padded with -1
-    token_score: Float[Tensor, "N"] | None = None  # by the rollout engines; NaN: none
     logp_old: Float[Tensor, "N"] | None = None
     logp_reference: Float[Tensor, "N"] | None = None
     importance: Float[Tensor, "N"] | None = None  # off-policy correction w_t
     response_weight: Float[Tensor, "S"] | None = None  # of a group-coupled objective
-
-    @property
-    def num_tokens(self) -> int:
-        """T."""
-        return int(self.input_ids.shape[0])
+    inputs: CreditInputs = field(default_factory=CreditInputs)
 
     @property
     def num_response_tokens(self) -> int:
         """N."""
-        return int(self.response_index.shape[0])
-
-    @property
-    def num_sequences(self) -> int:
-        """S."""
-        return int(self.reward.shape[0])
+        return len(self.token_index)
 
     @property
     def predict_index(self) -> Int[Tensor, "N"]:
         """Position in ``T`` whose hidden state predicts each response token."""
-        return self.response_index - 1
+        return self.token_index - 1
+
+    @property
+    def target(self) -> Int[Tensor, "N"]:
+        """y_t, the sampled token ids."""
+        return self.input_ids[self.token_index]
 
     @property
     def response_length(self) -> Int[Tensor, "S"]:
@@ -158,11 +221,6 @@ class TokenBatch:
         """Place of every response's first token on the N axis."""
         length = self.response_length
         return length.cumsum(0) - length
-
-    @property
-    def sequence_length(self) -> Int[Tensor, "S"]:
-        """Prompt and response tokens of every sequence."""
-        return (self.cu_seqlens[1:] - self.cu_seqlens[:-1]).long()
 
     @property
     def token_advantage(self) -> Float[Tensor, "N"]:
@@ -177,70 +235,60 @@ class TokenBatch:
         """
         device = self.input_ids.device
         sequences = sequences.to(device)
-        t = _ranges(self.cu_seqlens[:-1].long()[sequences], self.sequence_length[sequences])
-        response_length = self.response_length
-        first = torch.cumsum(response_length, 0) - response_length
-        n = _ranges(first[sequences], response_length[sequences])
-
-        lengths = self.sequence_length[sequences]
-        cu_seqlens = torch.zeros(len(sequences) + 1, dtype=torch.int32, device=device)
-        cu_seqlens[1:] = torch.cumsum(lengths, 0)
-        local = torch.arange(len(sequences), device=device)
-        local_sequence = torch.repeat_interleave(local, response_length[sequences])
-        shift = cu_seqlens[:-1].long() - self.cu_seqlens[:-1].long()[sequences]
-
-        changed: dict[str, Any] = {
-            "cu_seqlens": cu_seqlens,
-            "sequence_id": local_sequence,
-            "response_index": self.response_index[n] + shift[local_sequence],
-            "input_ids": self.input_ids[t],
-            "position_ids": self.position_ids[t],
-        }
-        for name in _PER_TOKEN:
-            value = getattr(self, name)
-            changed[name] = None if value is None else value[n]
-        for name in _PER_SEQUENCE:
-            value = getattr(self, name)
-            changed[name] = None if value is None else value[sequences]
-        return replace(self, **changed), n
+        begin, length = self.cu_seqlens[:-1].long()[sequences], self.sequence_length[sequences]
+        responses = self.response_length[sequences]
+        n = _ranges(self.response_start[sequences], responses)
+        index = {"T": _ranges(begin, length), "N": n, "S": sequences}
+        cut = {name: _at(getattr(self, name), index[axis]) for name, axis in _AXES.items()}
+        cu_seqlens = _bounds(length, device)
+        shift = (cu_seqlens[:-1] - begin).repeat_interleave(responses)
+        return replace(
+            self,
+            **cut
+            | {
+                "cu_seqlens": cu_seqlens,
+                "sequence_id": torch.arange(len(sequences), device=device).repeat_interleave(
+                    responses
+                ),
+                "token_index": self.token_index[n] + shift,
+                "inputs": self.inputs.select(sequences, n),
+            },
+        ), n
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on ``device``."""
-        moved = {
-            f.name: value.to(device)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device) for k, v in values.items() if v is not None})
 
 
-_PER_TOKEN = (
-    "logp_rollout",
-    "policy_version",
-    "token_score",
-    "logp_old",
-    "logp_reference",
-    "importance",
-)
-_PER_SEQUENCE = (
-    "reward",
-    "advantage",
-    "correct",
-    "truncated",
-    "group_id",
-    "mini_batch",
-    "response_id",
-    "answer_span",
-    "reference_answer",
-    "response_weight",
-)
+def _first_axis(hint: Any) -> str | None:
+    """T, N or S of an annotation such as ``Float[Tensor, "S 2"] | None``."""
+    for kind in (hint, *get_args(hint)):
+        if axis := getattr(kind, "dim_str", "").split(" ")[0]:
+            return axis if axis in ("T", "N", "S") else None
+    return None
+
+
+_AXES = {
+    name: axis
+    for name, hint in get_type_hints(TokenBatch).items()
+    if (axis := _first_axis(hint)) is not None
+}
+
+
+def _at(x: Tensor | None, index: Int[Tensor, "i"]) -> Tensor | None:
+    return None if x is None else x[index]
+
+
+def _bounds(lengths: Int[Tensor, "s"], device: torch.device) -> Int[Tensor, "s+1"]:
+    """``cu_seqlens`` of sequences with these lengths."""
+    return F.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
 
 
 def _ranges(start: Int[Tensor, "s"], length: Int[Tensor, "s"]) -> Int[Tensor, "total"]:
     """Concatenate ``arange(start_i, start_i + length_i)`` over i, without a Python loop."""
     total = int(length.sum())
-    end = torch.cumsum(length, 0)
-    offset = torch.repeat_interleave(start - (end - length), length)
+    offset = torch.repeat_interleave(start - (length.cumsum(0) - length), length)
     return torch.arange(total, device=start.device) + offset
 
 

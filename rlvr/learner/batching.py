@@ -121,7 +121,7 @@ def _pack(
         input_ids=_flat(ids, np.int64),
         position_ids=_flat(positions, np.int64),
         cu_seqlens=torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32),
-        response_index=_flat(index, np.int64),
+        token_index=_flat(index, np.int64),
         sequence_id=torch.repeat_interleave(
             torch.arange(len(rows)),
             torch.tensor([len(r.token_ids) for r in responses], dtype=torch.long),

@@ -46,7 +46,7 @@ class Policy(nn.Module):
     def forward(self, batch: TokenBatch) -> tuple[TokenStatistics, Float[Tensor, "N d"]]:
         """Statistics of every response token, and the hidden states that predict them."""
         hidden = self.hidden(batch)[batch.predict_index]
-        target = batch.input_ids[batch.response_index]
+        target = batch.target
         return self.head(hidden, target), hidden
 
     def hidden(

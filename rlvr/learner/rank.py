@@ -300,7 +300,7 @@ def _idle_batch(device: torch.device) -> TokenBatch:
         input_ids=torch.zeros(2, dtype=torch.long),
         position_ids=torch.arange(2),
         cu_seqlens=torch.tensor([0, 2], dtype=torch.int32),
-        response_index=one + 1,
+        token_index=one + 1,
         sequence_id=one,
         logp_rollout=torch.zeros(1),
         policy_version=one,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlvr.types import Group, Outcome
+from rlvr.types import Group, Outcome, samples_of
 
 
 def rollout_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
@@ -18,12 +18,12 @@ def rollout_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
         groups: the batch, at least one response.
         version: the policy version that the batch updates.
     """
-    responses = [r for g in groups for r in g.responses]
-    verdicts = [v for g in groups for v in g.verdicts]
+    samples = samples_of(groups)
+    responses, verdicts = [s.response for s in samples], [s.verdict for s in samples]
     reward = np.array([v.reward for v in verdicts])
     length = np.array([len(r.token_ids) for r in responses])
     lag = version - np.concatenate([r.policy_version for r in responses])
-    correct = [[v.outcome is Outcome.CORRECT for v in g.verdicts] for g in groups]
+    correct = [[s.verdict.outcome is Outcome.CORRECT for s in g.samples] for g in groups]
     return {
         "rollout/reward_mean": float(reward.mean()),
         "rollout/reward_std": float(reward.std()),
@@ -47,7 +47,7 @@ def rollout_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
 def throughput(groups: Sequence[Group], timings: Mapping[str, float]) -> dict[str, float]:
     """Response tokens per second of the whole step; none without ``time/step_s``."""
     seconds = timings.get("time/step_s", 0.0)
-    tokens = sum(len(r.token_ids) for g in groups for r in g.responses)
+    tokens = sum(len(s.response.token_ids) for s in samples_of(groups))
     return {"throughput/tokens_per_second": tokens / seconds} if seconds > 0 else {}
 
 

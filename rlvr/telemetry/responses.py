@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.run_folder import replacing
-from rlvr.types import Group
+from rlvr.types import Group, samples_of
 
 SCHEMA = pa.schema(
     [
@@ -63,7 +63,6 @@ class ResponseLog:
         path: Path,
         step: int,
         groups: Sequence[Group],
-        texts: Sequence[str],
         advantages: np.ndarray | None = None,
     ) -> None:
         """Begin to write ``path``, once the file before it is done (so memory stays bounded).
@@ -72,21 +71,19 @@ class ResponseLog:
             path: the file, replaced if it exists.
             step: the training step, or the one that an evaluation follows.
             groups: the batch.
-            texts: [S] the responses as text, in sample order.
-            advantages: [S] A_i in the same order; None where nothing is trained.
+            advantages: [S] A_i in sample order; None where nothing is trained.
 
         Raises:
             ResponseLogError: the file before it could not be written.
-            ValueError: as many texts or advantages as responses are needed.
+            ValueError: as many advantages as responses are needed.
         """
-        count = sum(len(g.responses) for g in groups)
-        for name, values in (("texts", texts), ("advantages", advantages)):
-            if values is not None and len(values) != count:
-                raise ValueError(f"{count} responses came with {len(values)} {name}")
+        count = len(samples_of(groups))
+        if advantages is not None and len(advantages) != count:
+            raise ValueError(f"{count} responses came with {len(advantages)} advantages")
         if self._under_way is not None:
             before, self._under_way = self._under_way, None
             await asyncio.wrap_future(before)
-        self._under_way = self._thread.submit(_write, path, step, groups, texts, advantages)
+        self._under_way = self._thread.submit(_write, path, step, groups, advantages)
 
     def close(self) -> None:
         """Wait for the last file."""
@@ -97,24 +94,18 @@ class ResponseLog:
 
 
 def response_table(
-    step: int,
-    groups: Sequence[Group],
-    texts: Sequence[str],
-    advantages: np.ndarray | None = None,
+    step: int, groups: Sequence[Group], advantages: np.ndarray | None = None
 ) -> pa.Table:
     """The rows of a file, in sample order; arguments as of ``ResponseLog.write``."""
-    if advantages is None:
-        advantages = np.full(len(texts), None)
     rows = []
     numbered = (
-        (g, i, group, response, verdict)
+        (g, i, group.prompt, sample)
         for g, group in enumerate(groups)
-        for i, (response, verdict) in enumerate(zip(group.responses, group.verdicts, strict=True))
+        for i, sample in enumerate(group.samples)
     )
-    for (g, i, group, response, verdict), text, advantage in zip(
-        numbered, texts, advantages, strict=True
-    ):
-        prompt, versions = group.prompt, response.policy_version
+    for k, (g, i, prompt, sample) in enumerate(numbered):
+        response, verdict = sample.response, sample.verdict
+        versions = response.policy_version
         sampled = len(versions) > 0
         rows.append(
             {
@@ -126,14 +117,14 @@ def response_table(
                 "verifier": prompt.verifier,
                 "prompt": _storable(prompt.text),
                 "answer": _storable(prompt.answer),
-                "response": _storable(text),
+                "response": _storable(sample.text),
                 "prompt_tokens": len(prompt.token_ids),
                 "response_tokens": len(response.token_ids),
                 "reward": verdict.reward,
                 "outcome": str(verdict.outcome),
                 "detail": _storable(verdict.detail),
                 "components": json.dumps(json_clean(verdict.components)),
-                "advantage": advantage,
+                "advantage": None if advantages is None else advantages[k],
                 "finish_reason": response.finish_reason,
                 "policy_version_min": int(versions.min()) if sampled else None,
                 "policy_version_max": int(versions.max()) if sampled else None,
@@ -144,17 +135,11 @@ def response_table(
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
-def _write(
-    path: Path,
-    step: int,
-    groups: Sequence[Group],
-    texts: Sequence[str],
-    advantages: np.ndarray | None,
-) -> None:
+def _write(path: Path, step: int, groups: Sequence[Group], advantages: np.ndarray | None) -> None:
     try:
         with replacing(path) as temporary:
             parquet.write_table(
-                response_table(step, groups, texts, advantages), temporary, compression="zstd"
+                response_table(step, groups, advantages), temporary, compression="zstd"
             )
     except (OSError, pa.ArrowException) as error:
         raise ResponseLogError(

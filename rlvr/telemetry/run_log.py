@@ -55,7 +55,6 @@ class Telemetry:
         step: int,
         groups: Sequence[Group],
         advantages: np.ndarray,
-        texts: Sequence[str],
         metrics: Mapping[str, float],
         timings: Mapping[str, float],
         tokens: Sequence[Mapping[str, Any]] = (),
@@ -66,7 +65,6 @@ class Telemetry:
             step: the step's number, from 1.
             groups: its rollout batch.
             advantages: [S] A_i in sample order.
-            texts: [S] the responses as text, in sample order.
             metrics: what the other stages measured (``update/loss``, ``mismatch/kl``, ...).
             timings: a lap of the ``Stopwatch``.
             tokens: those whose credit stands out, as ``token_rows`` has them.
@@ -90,7 +88,7 @@ class Telemetry:
             self._tracker.table("credit/tokens", step, tokens)
         if self._config.log_responses:
             path = self._folder.responses(step)
-            await self._responses.write(path, step, groups, texts, advantages)
+            await self._responses.write(path, step, groups, advantages)
 
     async def evaluation(
         self,
@@ -98,15 +96,14 @@ class Telemetry:
         name: str,
         results: Mapping[str, float],
         groups: Sequence[Group] = (),
-        texts: Sequence[str] = (),
     ) -> None:
-        """Record and show an evaluation; with ``groups`` and ``texts`` also its responses."""
+        """Record and show an evaluation; with ``groups`` also its responses."""
         self._record(step, {f"evaluation/{name}/{key}": value for key, value in results.items()})
         shown = "  ".join(f"{key} {figures.figure(key, value)}" for key, value in results.items())
         print(f"evaluation after step {step}: {name}  {shown}", flush=True)
         if groups and self._config.log_responses:
             path = self._folder.evaluation(step, name)
-            await self._responses.write(path, step, groups, texts)
+            await self._responses.write(path, step, groups)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Write ``summary.json``, end the progress and print the run's table."""

@@ -25,14 +25,14 @@ def token_rows(
         advantages: [S] A_i in sample order.
         decode: texts of token ids.
     """
-    places = [(g, i) for g, group in enumerate(groups) for i in range(len(group.responses))]
+    places = [(g, i) for g, group in enumerate(groups) for i in range(len(group.samples))]
     own, before, rows = [], [], []
     raised = (len(tokens.response) + 1) // 2
     for rank, (response, position, coefficient) in enumerate(
         zip(tokens.response, tokens.position, tokens.coefficient, strict=True)
     ):
         g, i = places[response]
-        ids = groups[g].responses[i].token_ids
+        ids = groups[g].samples[i].response.token_ids
         own.append(ids[position : position + 1])
         before.append(ids[max(position - _BEFORE, 0) : position])
         rows.append(

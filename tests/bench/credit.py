@@ -59,7 +59,7 @@ def drawn(tokens: int) -> TokenBatch:
         input_ids=torch.from_numpy(words),
         position_ids=index[0].repeat(responses),
         cu_seqlens=(torch.arange(responses + 1) * whole).int(),
-        response_index=index[:, 1:].flatten(),
+        token_index=index[:, 1:].flatten(),
         sequence_id=torch.arange(responses).repeat_interleave(LENGTH),
         logp_rollout=torch.zeros(responses * LENGTH),
         policy_version=torch.zeros(responses * LENGTH, dtype=torch.long),

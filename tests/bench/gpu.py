@@ -368,7 +368,7 @@ UNSCORED = ("uniform", "random", "oar")  # the only mini-batch is not scored: it
 def bare_loss(policy: Policy, micro: TokenBatch) -> Tensor:
     """Cross-entropy of the response tokens, from logits that are formed whole."""
     hidden = policy.hidden(micro)[micro.predict_index]
-    return F.cross_entropy(hidden @ policy.head.weight.T, micro.input_ids[micro.response_index])
+    return F.cross_entropy(hidden @ policy.head.weight.T, micro.target)
 
 
 def matmul_flops(device: torch.device) -> float:

@@ -161,7 +161,7 @@ def topk_proxies(
             top = (h @ head.T).topk(k, dim=-1)
             p = (at_least_float32(top.values) / features.temperature).softmax(-1)
             kept.append((part, p, top.indices))
-    target = batch.input_ids[batch.response_index]
+    target = batch.target
 
     def stream() -> Iterator[tuple[Tensor, Tensor]]:
         for n, p, ids in kept:

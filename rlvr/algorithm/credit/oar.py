@@ -237,7 +237,7 @@ def packed(sequences: Sequence[Int[Tensor, "L"]], first: Sequence[int] | None = 
             ]
         ),
         cu_seqlens=cu_seqlens,
-        response_index=nothing,
+        token_index=nothing,
         sequence_id=nothing,
         logp_rollout=nothing.float(),
         policy_version=nothing,

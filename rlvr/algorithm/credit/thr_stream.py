@@ -36,7 +36,7 @@ class StreamedScores:
         self.groups = groups
         self.split = split
         self.memory = memory_mib << 20
-        self.target = batch.input_ids[batch.response_index]
+        self.target = batch.target
         self.taken: Bool[Tensor, "N"] = groups.both_kinds()
         self.token_group = torch.where(self.taken, groups.group[groups.response], -1)
         self.positive = groups.correct[groups.response]

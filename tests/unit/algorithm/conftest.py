@@ -101,7 +101,7 @@ class DenseFeatures:
         self.probability = logits.softmax(-1)
         kept = self.scored.double()
         dtype = torch.float64 if states.dtype == torch.float64 else torch.float32
-        y = batch.input_ids[batch.response_index]
+        y = batch.target
         log_p = logits.log_softmax(-1)
         self.logp = (log_p[torch.arange(n), y] * kept).to(dtype)
         self.entropy = (-(log_p.exp() * log_p).sum(-1) * kept).to(dtype)
@@ -151,7 +151,7 @@ def make_batch(
         input_ids=torch.randint(1, vocabulary, (sum(whole),)),
         position_ids=torch.cat([torch.arange(w) for w in whole]),
         cu_seqlens=cu_seqlens,
-        response_index=torch.cat(
+        token_index=torch.cat(
             [
                 torch.arange(int(end) - length, int(end))
                 for end, length in zip(cu_seqlens[1:], lengths, strict=True)

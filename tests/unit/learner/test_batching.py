@@ -56,8 +56,8 @@ def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks):
             assert batch.input_ids[a:b].tolist() == prompt + response.token_ids.tolist()
             assert batch.position_ids[a:b].tolist() == list(range(b - a))
             n = batch.sequence_id == s
-            # the token at response_index is y_t, the one before it is what predicts it
-            ids = batch.input_ids[batch.response_index[n]]
+            # the token at token_index is y_t, the one before it is what predicts it
+            ids = batch.input_ids[batch.token_index[n]]
             assert ids.tolist() == response.token_ids.tolist()
             before = (prompt + response.token_ids.tolist())[len(prompt) - 1 : -1]
             assert batch.input_ids[batch.predict_index[n]].tolist() == before
@@ -106,9 +106,7 @@ def test_selection_carries_every_field_along():
     part, n = batch.select(picked)
     assert part.response_id.tolist() == batch.response_id[picked].tolist()
     torch.testing.assert_close(part.logp_rollout, batch.logp_rollout[n])
-    torch.testing.assert_close(
-        part.input_ids[part.response_index], batch.input_ids[batch.response_index[n]]
-    )
+    torch.testing.assert_close(part.target, batch.input_ids[batch.token_index[n]])
     torch.testing.assert_close(
         part.input_ids[part.predict_index], batch.input_ids[batch.predict_index[n]]
     )

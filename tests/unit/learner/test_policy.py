@@ -43,7 +43,7 @@ def packed(sequences: list[tuple[list[int], list[int]]]) -> TokenBatch:
         input_ids=torch.tensor([t for x in ids for t in x]),
         position_ids=torch.cat([torch.arange(int(k)) for k in lengths]),
         cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.long), ends]).int(),
-        response_index=torch.cat(index),
+        token_index=torch.cat(index),
         sequence_id=torch.repeat_interleave(
             torch.arange(s), torch.tensor([len(r) for _, r in sequences])
         ),

@@ -12,7 +12,7 @@ from rlvr.config import RunConfig, TelemetryConfig
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.telemetry.tokens import token_rows
-from rlvr.types import Group, Outcome, Prompt, RankedTokens, Response, Verdict
+from rlvr.types import Group, Outcome, Prompt, RankedTokens, Response, Sample, Verdict
 
 
 def decode(sequences):
@@ -24,8 +24,10 @@ def group(name: str, *lengths: int) -> Group:
         Response(np.arange(n, dtype=np.int32), np.zeros(n, np.float32), np.zeros(n, np.int32), "s")
         for n in lengths
     ]
-    verdicts = [Verdict(float(i), Outcome.CORRECT) for i in range(len(lengths))]
-    return Group(Prompt(name, [5], "", "", "exact"), responses, verdicts)
+    samples = [
+        Sample(r, "text", Verdict(float(i), Outcome.CORRECT)) for i, r in enumerate(responses)
+    ]
+    return Group(Prompt(name, [5], "", "", "exact"), samples)
 
 
 GROUPS = [group("a", 4, 20), group("b", 2)]
@@ -64,8 +66,7 @@ def test_a_run_keeps_them_and_a_resumed_one_forgets_what_it_repeats(tmp_path, lo
         telemetry = Telemetry(config.telemetry, folder)
         telemetry.start(config, first - 1)
         for step in range(first, last + 1):
-            texts = ["x"] * 3
-            await telemetry.step(step, GROUPS, ADVANTAGES, texts, {}, {"time/step_s": 1.0}, rows)
+            await telemetry.step(step, GROUPS, ADVANTAGES, {}, {"time/step_s": 1.0}, rows)
         telemetry.close()
 
     asyncio.run(steps(1, 3))
@@ -89,7 +90,7 @@ def test_wandb_gets_a_table(tmp_path, capsys):
     async def step() -> None:
         telemetry = Telemetry(config.telemetry, folder)
         telemetry.start(config)
-        await telemetry.step(1, GROUPS, ADVANTAGES, ["x"] * 3, {}, {"time/step_s": 1.0}, rows)
+        await telemetry.step(1, GROUPS, ADVANTAGES, {}, {"time/step_s": 1.0}, rows)
         telemetry.close()
 
     asyncio.run(step())

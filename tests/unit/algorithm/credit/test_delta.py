@@ -115,7 +115,7 @@ def test_full_token_gradients(tiny):
     policy, batch = tiny.Policy(vocabulary=5, width=3), tiny.batch((3, 2), vocabulary=5)
     hidden = policy.hidden(policy.embed(batch.input_ids), batch)[batch.predict_index].detach()
     rows = []
-    for h, y in zip(hidden, batch.input_ids[batch.response_index], strict=True):
+    for h, y in zip(hidden, batch.target, strict=True):
         log_p = (policy.weight @ h).log_softmax(-1)[y]
         rows.append(torch.autograd.grad(log_p, policy.weight)[0].flatten())
     v = torch.stack(rows)
@@ -204,7 +204,7 @@ def proxies(batch, policy, features, proxy="realised", top_k=4):
     """v of every token, one at a time."""
     rows = []
     for t in range(batch.num_response_tokens):
-        y = int(batch.input_ids[batch.response_index[t]])
+        y = int(batch.input_ids[batch.token_index[t]])
         h = features.states[t].double()
         if proxy == "realised":
             rows.append((1 - features.probability[t, y]) * h)

@@ -338,7 +338,7 @@ def with_one_prompt_a_group(tiny, batch):
         input_ids=torch.tensor(np.concatenate(whole)).long(),
         position_ids=torch.cat([torch.arange(w) for w in lengths]),
         cu_seqlens=cu_seqlens,
-        response_index=torch.cat(
+        token_index=torch.cat(
             [torch.arange(int(e) - k, int(e)) for e, k in zip(cu_seqlens[1:], n, strict=True)]
         ),
     )

@@ -107,7 +107,7 @@ def test_sign_is_the_effect_of_a_step_on_lm_head(tiny):
     """A step on one token's policy-gradient term moves the correct responses' likelihood."""
     policy, batch = tiny.Policy(), tiny.batch((4,), rewards=[1, 0, 1, 0])
     features = tiny.Features(batch, policy)
-    y = batch.input_ids[batch.response_index]
+    y = batch.target
     error = torch.eye(13).double()[y] - features.probability
     correct = batch.correct[batch.sequence_id]
     thr = thr_scores(features.states, error, correct, batch.group_id[batch.sequence_id])
@@ -133,7 +133,7 @@ def build(name="thr", **options):
 def expected_from(tiny, batch, policy, temperature=1.0, nthr=False, weight="score", **options):
     """With g restricted to the token ids of the group's responses, not renormalised."""
     features = tiny.Features(batch, policy, temperature)
-    y = batch.input_ids[batch.response_index]
+    y = batch.target
     correct, group = batch.correct[batch.sequence_id], batch.group_id[batch.sequence_id]
     error = torch.eye(13).double()[y] - features.probability
     for g in group.unique():
