@@ -92,6 +92,11 @@ class RankedTokens:
     coefficient: np.ndarray  # float64 [k]
 
 
+def cu_seqlens_of(lengths: Int[Tensor, "S"]) -> Int[Tensor, "S+1"]:
+    """Where each of sequences with these lengths begins, and the end of the last; int32."""
+    return F.pad(lengths.cumsum(0), (1, 0)).int()
+
+
 @dataclass(frozen=True)
 class Packing:
     """Sequences laid end to end without padding: all that a forward pass reads."""
@@ -112,7 +117,9 @@ class Packing:
         ]
         device = sequences[0].device
         return cls(
-            torch.cat(list(sequences)), torch.cat(positions).to(device), _bounds(lengths, device)
+            torch.cat(list(sequences)),
+            torch.cat(positions).to(device),
+            cu_seqlens_of(lengths).to(device),
         )
 
     @classmethod
@@ -240,7 +247,7 @@ class TokenBatch(Packing):
         n = _ranges(self.response_start[sequences], responses)
         index = {"T": _ranges(begin, length), "N": n, "S": sequences}
         cut = {name: _at(getattr(self, name), index[axis]) for name, axis in _AXES.items()}
-        cu_seqlens = _bounds(length, device)
+        cu_seqlens = cu_seqlens_of(length)
         shift = (cu_seqlens[:-1] - begin).repeat_interleave(responses)
         return replace(
             self,
@@ -278,11 +285,6 @@ _AXES = {
 
 def _at(x: Tensor | None, index: Int[Tensor, "i"]) -> Tensor | None:
     return None if x is None else x[index]
-
-
-def _bounds(lengths: Int[Tensor, "s"], device: torch.device) -> Int[Tensor, "s+1"]:
-    """``cu_seqlens`` of sequences with these lengths."""
-    return F.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
 
 
 def _ranges(start: Int[Tensor, "s"], length: Int[Tensor, "s"]) -> Int[Tensor, "total"]:

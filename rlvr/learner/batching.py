@@ -1,16 +1,33 @@
-"""From verified groups to packed batches: who gets which sequence, and in what portions."""
+"""From verified groups to packed batches: who gets which sequence, and in what micro-batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from rlvr.types import Answers, Group, Outcome, TokenBatch
+from rlvr.types import CreditInputs, Group, Outcome, Prompt, Sample, TokenBatch, cu_seqlens_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """A prompt and its response in the rollout batch."""
+
+    prompt: Prompt
+    sample: Sample
+    advantage: float
+    group_id: int
+    mini_batch: int
+    response_id: int
+
+    def __len__(self) -> int:
+        return len(self.prompt.token_ids) + len(self.sample.response.token_ids)
 
 
 def rank_batches(
@@ -19,8 +36,7 @@ def rank_batches(
     *,
     ranks: int,
     groups_per_mini_batch: int,
-    answers: Answers | None = None,
-    token_scores: Float[Tensor, "N"] | None = None,
+    inputs: CreditInputs | None = None,
 ) -> list[TokenBatch]:
     """One packed batch per rank, each with its part of every mini-batch.
 
@@ -30,64 +46,44 @@ def rank_batches(
 
     Args:
         groups: the rollout batch.
-        advantages: A_i of every response, in the order of the groups' responses, [S].
+        advantages: A_i of every response, in sample order, [S].
         ranks: number of learner ranks.
         groups_per_mini_batch: groups of one optimizer step.
-        answers: where the responses' answers lie, for credit methods that ask.
-        token_scores: what the rollout engines said of all response tokens, for methods that ask.
+        inputs: what the credit method prepared, in sample order.
     """
-    rows: list[list[tuple[int, int, int]]] = [[] for _ in range(ranks)]  # (group, sample, response)
-    first = np.cumsum([0] + [len(g.responses) for g in groups])
-    for start in range(0, len(groups), groups_per_mini_batch):
-        line = [
-            (g, i, int(first[g]) + i)
-            for g in range(start, min(start + groups_per_mini_batch, len(groups)))
-            for i in range(len(groups[g].responses))
-        ]
-        cost = [
-            len(groups[g].prompt.token_ids) + len(groups[g].responses[i].token_ids)
-            for g, i, _ in line
-        ]
-        for rank, piece in enumerate(_cut(cost, ranks)):
-            rows[rank] += line[piece]
-    batches = [_pack(groups, advantages, r, groups_per_mini_batch) for r in rows]
-    if answers is not None:
-        batches = [
-            replace(
-                b,
-                answer_span=torch.from_numpy(answers.span)[b.response_id],
-                reference_answer=torch.from_numpy(answers.reference)[b.response_id],
-            )
-            for b in batches
-        ]
-    if token_scores is not None:
-        parts = token_scores.split([len(r.token_ids) for g in groups for r in g.responses])
-        batches = [
-            replace(b, token_score=_flat([parts[k].numpy() for k in b.response_id], np.float32))
-            for b in batches
-        ]
-    return batches
+    samples = [(g, sample) for g, group in enumerate(groups) for sample in group.samples]
+    sequences = [
+        _Sequence(groups[g].prompt, sample, float(advantages[k]), g, g // groups_per_mini_batch, k)
+        for k, (g, sample) in enumerate(samples)
+    ]
+    shares: list[list[_Sequence]] = [[] for _ in range(ranks)]
+    for _, mini_batch in groupby(sequences, lambda s: s.mini_batch):
+        line = list(mini_batch)
+        for share, piece in zip(shares, _cut([len(s) for s in line], ranks), strict=True):
+            share += line[piece]
+    lengths = [len(sample.response.token_ids) for _, sample in samples]
+    return [_pack(share, inputs or CreditInputs(), lengths) for share in shares]
 
 
-def micro_batches(lengths: Int[Tensor, "S"], budget: int) -> list[Int[Tensor, "s"]]:
-    """Portions of at most ``budget`` tokens: first fit, longest first.
+def micro_batches(lengths: Int[Tensor, "S"], budget: int) -> list[Int[Tensor, "_"]]:
+    """Sequences cut into micro-batches of at most ``budget`` tokens: first fit, longest first.
 
-    A sequence longer than the budget gets a portion of its own.
+    A sequence longer than the budget gets a micro-batch of its own.
     """
     order = torch.argsort(lengths, descending=True, stable=True).tolist()
-    portions: list[list[int]] = []
+    members: list[list[int]] = []
     room: list[int] = []
     for i in order:
         n = int(lengths[i])
-        for p, free in enumerate(room):
+        for m, free in enumerate(room):
             if n <= free:
-                portions[p].append(i)
-                room[p] -= n
+                members[m].append(i)
+                room[m] -= n
                 break
         else:
-            portions.append([i])
+            members.append([i])
             room.append(budget - n)
-    return [torch.tensor(sorted(p)) for p in portions]
+    return [torch.tensor(sorted(m)) for m in members]
 
 
 def _cut(cost: Sequence[int], pieces: int) -> list[slice]:
@@ -99,44 +95,42 @@ def _cut(cost: Sequence[int], pieces: int) -> list[slice]:
 
 
 def _pack(
-    groups: Sequence[Group],
-    advantages: np.ndarray,
-    rows: Sequence[tuple[int, int, int]],
-    groups_per_mini_batch: int,
+    sequences: Sequence[_Sequence], inputs: CreditInputs, response_lengths: Sequence[int]
 ) -> TokenBatch:
-    ids: list[np.ndarray] = []
-    index: list[np.ndarray] = []
-    lengths: list[int] = []
-    at = 0
-    for g, i, _ in rows:
-        prompt, response = groups[g].prompt.token_ids, groups[g].responses[i].token_ids
-        ids += [np.asarray(prompt, dtype=np.int64), np.asarray(response, dtype=np.int64)]
-        index.append(np.arange(at + len(prompt), at + len(prompt) + len(response)))
-        lengths.append(len(prompt) + len(response))
-        at += lengths[-1]
-    responses = [groups[g].responses[i] for g, i, _ in rows]
-    verdicts = [groups[g].verdicts[i] for g, i, _ in rows]
-    positions = [np.arange(n) for n in lengths]
+    """A rank's batch; ``inputs`` and ``response_lengths`` are those of the whole rollout batch."""
+    responses = [s.sample.response for s in sequences]
+    length = torch.tensor([len(s) for s in sequences], dtype=torch.long)
+    response_length = torch.tensor([len(r.token_ids) for r in responses], dtype=torch.long)
+    response_id = torch.tensor([s.response_id for s in sequences], dtype=torch.long)
+    prompts = [s.prompt.token_ids for s in sequences]
+    ids = [x for p, r in zip(prompts, responses, strict=True) for x in (p, r.token_ids)]
+    tokens = [_flat([np.arange(n) for n in xs.tolist()]) for xs in (length, response_length)]
+    start = cu_seqlens_of(torch.tensor(response_lengths))[:-1][response_id].long()
+    sequence_id = torch.arange(len(sequences)).repeat_interleave(response_length)
+    cu_seqlens = cu_seqlens_of(length)
+    first = cu_seqlens[1:] - response_length  # of the response in T
     return TokenBatch(
-        input_ids=_flat(ids, np.int64),
-        position_ids=_flat(positions, np.int64),
-        cu_seqlens=torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32),
-        token_index=_flat(index, np.int64),
-        sequence_id=torch.repeat_interleave(
-            torch.arange(len(rows)),
-            torch.tensor([len(r.token_ids) for r in responses], dtype=torch.long),
-        ),
+        input_ids=_flat(ids),
+        position_ids=tokens[0],
+        cu_seqlens=cu_seqlens,
+        token_index=first[sequence_id] + tokens[1],
+        sequence_id=sequence_id,
         logp_rollout=_flat([r.logp_rollout for r in responses], np.float32),
-        policy_version=_flat([r.policy_version for r in responses], np.int64),
-        reward=torch.tensor([v.reward for v in verdicts], dtype=torch.float32),
-        advantage=torch.tensor([float(advantages[k]) for _, _, k in rows], dtype=torch.float32),
-        correct=torch.tensor([v.outcome is Outcome.CORRECT for v in verdicts], dtype=torch.bool),
-        truncated=torch.tensor([r.truncated for r in responses], dtype=torch.bool),
-        group_id=torch.tensor([g for g, _, _ in rows], dtype=torch.long),
-        mini_batch=torch.tensor([g // groups_per_mini_batch for g, _, _ in rows], dtype=torch.long),
-        response_id=torch.tensor([k for _, _, k in rows], dtype=torch.long),
+        policy_version=_flat([r.policy_version for r in responses]),
+        reward=torch.tensor([s.sample.verdict.reward for s in sequences], dtype=torch.float32),
+        advantage=torch.tensor([s.advantage for s in sequences], dtype=torch.float32),
+        correct=_bools(s.sample.verdict.outcome is Outcome.CORRECT for s in sequences),
+        truncated=_bools(r.truncated for r in responses),
+        group_id=torch.tensor([s.group_id for s in sequences], dtype=torch.long),
+        mini_batch=torch.tensor([s.mini_batch for s in sequences], dtype=torch.long),
+        response_id=response_id,
+        inputs=inputs.select(response_id, start[sequence_id] + tokens[1]),
     )
 
 
-def _flat(parts: Sequence[np.ndarray], dtype: type) -> Tensor:
+def _flat(parts: Sequence[Any], dtype: type = np.int64) -> Tensor:
     return torch.from_numpy(np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype))
+
+
+def _bools(values: Iterable[bool]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.bool)

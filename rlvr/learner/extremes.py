@@ -26,7 +26,7 @@ def extreme_tokens(batch: TokenBatch, coefficients: Float[Tensor, "N"], count: i
     return ranked(*(x.cpu().numpy() for x in found))
 
 
-def merged(ranks: Sequence[RankedTokens], count: int) -> RankedTokens:
+def merged_extremes(ranks: Sequence[RankedTokens], count: int) -> RankedTokens:
     """Of all ranks' tokens the first and the last ``count``; none if all coefficients are equal."""
     columns = ("response", "position", "coefficient")
     tokens = ranked(*(np.concatenate([getattr(r, name) for r in ranks]) for name in columns))

@@ -10,10 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlvr.algorithm.credit import FrozenPolicy
-from rlvr.config import ConfigError
 from rlvr.learner.engine import gathered
 from rlvr.learner.policy import Policy
-from rlvr.types import TokenBatch
+from rlvr.types import Packing
 
 _STREAM_TOKENS = 8192  # rows of hidden states that are lent at a time
 
@@ -54,7 +53,7 @@ class ScoringFeatures:
         self.log_normaliser: Float[Tensor, "N"] = torch.zeros(n, device=device)
         self.recomputes = store == "recompute"
         self._recompute = recompute
-        # In the order in which the portions came, so that no chunk has to be gathered.
+        # In the order in which the micro-batches came, so that no chunk has to be gathered.
         kept = 0 if self.recomputes else int(scored.sum())
         on_host = store == "host" and device.type == "cuda"
         self._count = 0
@@ -69,7 +68,7 @@ class ScoringFeatures:
     def keep(
         self, n: Int[Tensor, "n"], statistics: tuple[Tensor, ...], hidden: Float[Tensor, "n d"]
     ) -> None:
-        """Take in one portion of the scoring pass; ``n`` is its place on the N axis."""
+        """Take in one micro-batch of the scoring pass; ``n`` is its place on the N axis."""
         self.logp[n], self.entropy[n], self.log_normaliser[n] = statistics
         if len(self._place):
             rows = slice(self._count, self._count + len(n))
@@ -86,10 +85,10 @@ class ScoringFeatures:
             yield from self._recompute()
             return
         places = self._place.split(_STREAM_TOKENS)
-        yield from zip(places, brought(self._hidden, self._place.device), strict=True)
+        yield from zip(places, prefetched(self._hidden, self._place.device), strict=True)
 
 
-def brought(rows: Float[Tensor, "n d"], device: torch.device) -> Iterator[Float[Tensor, "m d"]]:
+def prefetched(rows: Float[Tensor, "n d"], device: torch.device) -> Iterator[Float[Tensor, "m d"]]:
     """``rows`` on ``device``, a chunk at a time; the next one travels while one is being used."""
     side = torch.cuda.Stream(device) if rows.device != device else None
     if side is not None:
@@ -137,11 +136,11 @@ class LentPolicy:
     def hidden(
         self,
         embeddings: Float[Tensor, "T d"],
-        batch: TokenBatch,
+        packing: Packing,
         prefix: Int[Tensor, "S 2"] | None = None,
     ) -> Float[Tensor, "T d"]:
         """Final states from embeddings, differentiable in them; a collective under ZeRO-3."""
-        return self._policy.hidden(batch, embeddings, prefix)
+        return self._policy.hidden(packing, embeddings, prefix)
 
 
 STORES = ("device", "host", "recompute")  # in the order of their cost
@@ -150,10 +149,6 @@ STORES = ("device", "host", "recompute")  # in the order of their cost
 def choose_store(asked: str, tokens: int, policy: LentPolicy, device: torch.device) -> str:
     """Resolve ``learner.features: auto`` from the memory at hand, for so many scored tokens."""
     if asked != "auto":
-        if asked not in STORES:
-            raise ConfigError(
-                f"learner.features: '{asked}' is unknown. Valid: auto, {', '.join(STORES)}."
-            )
         return asked
     needed = tokens * policy.hidden_size * policy.dtype.itemsize
     if device.type == "cpu":

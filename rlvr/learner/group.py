@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import ray
-from jaxtyping import Float
 from ray.actor import ActorHandle
-from torch import Tensor
 
+from rlvr.algorithm.metrics import summed, values
 from rlvr.config import RunConfig
-from rlvr.errors import RunError
+from rlvr.errors import LearnerError
 from rlvr.learner.batching import rank_batches
-from rlvr.learner.extremes import merged
-from rlvr.learner.metrics import means
+from rlvr.learner.extremes import merged_extremes
 from rlvr.learner.worker import LearnerWorker
-from rlvr.types import Answers, Group, RankedTokens
-
-
-class LearnerError(RunError):
-    """A learner rank failed or died; the text carries the rank's own traceback."""
+from rlvr.remote import answers
+from rlvr.types import CreditInputs, Group, RankedTokens
 
 
 class LearnerGroup:
@@ -37,103 +31,88 @@ class LearnerGroup:
     ) -> None:
         self._config = config
         actor_class: Any = ray.remote(LearnerWorker)
-        self.ranks: list[ActorHandle] = [
+        self.workers: list[ActorHandle] = [
             actor_class.options(**o).remote(config, rank, pad_token_id)
             for rank, o in enumerate(options)
         ]
 
     async def start(self) -> None:
         """Form the process group and load the model on every rank."""
-        limit = self._config.learner.init_timeout_s
-        [(address, port)] = await self._call("address", timeout_s=limit, ranks=self.ranks[:1])
-        await self._call("start", address, port, timeout_s=limit)
+        [address, *_] = await self._all("address", starting=True)
+        await self._all("start", *address, starting=True)
 
     async def rebuild(self, config: RunConfig) -> None:
         """Load the model anew on every rank, for another run of as many ranks."""
         self._config = config
-        await self._call("rebuild", config, timeout_s=config.learner.init_timeout_s)
+        await self._all("rebuild", config, starting=True)
 
     async def load(
-        self,
-        groups: Sequence[Group],
-        advantages: np.ndarray,
-        answers: Answers | None = None,
-        token_scores: Float[Tensor, "N"] | None = None,
+        self, groups: Sequence[Group], advantages: np.ndarray, inputs: CreditInputs | None = None
     ) -> None:
         """Share a rollout batch out over the ranks; ``advantages`` is [S], in sample order."""
-        train = self._config.train
         batches = rank_batches(
             groups,
             advantages,
-            ranks=len(self.ranks),
-            groups_per_mini_batch=train.prompts_per_mini_batch or len(groups),
-            answers=answers,
-            token_scores=token_scores,
+            ranks=len(self.workers),
+            groups_per_mini_batch=self._config.train.prompts_per_mini_batch or len(groups),
+            inputs=inputs,
         )
-        limit = self._config.learner.step_timeout_s
-        await self._gather(
-            [r.load.remote(b) for r, b in zip(self.ranks, batches, strict=True)], limit
-        )
+        await self._each("stage", [("load", batch) for batch in batches])
 
     async def score(self) -> dict[str, float]:
         """Old log-probabilities and features; see ``LearnerRank.score``."""
-        return means(await self._stage("score"))
+        return values(summed(await self._all("stage", "score")))
 
-    async def assign_credit(self) -> dict[str, float]:
-        """Token coefficients; see ``LearnerRank.assign_credit``."""
-        return means(await self._stage("assign_credit"))
-
-    async def extreme_tokens(self, count: int = 10) -> RankedTokens:
-        """The ``count`` response tokens with the largest and the smallest coefficients."""
-        return merged(await self._stage("extreme_tokens", count), count)
+    async def assign_credit(self, shown: int = 0) -> tuple[dict[str, float], RankedTokens]:
+        """Token coefficients, and the ``shown`` largest and smallest of all ranks."""
+        reports, tokens = zip(*await self._all("stage", "assign_credit", shown), strict=True)
+        return values(summed(reports)), merged_extremes(tokens, shown)
 
     async def update(self) -> dict[str, float]:
         """The optimizer steps; see ``LearnerRank.update``."""
-        return means(await self._stage("update"))
+        return values(summed(await self._all("stage", "update")))
 
-    async def save(self, checkpoint: str | None = None, model: str | None = None) -> None:
-        """Write a resumable checkpoint and/or a Hugging Face folder."""
-        if checkpoint:
-            await self._stage("save_checkpoint", checkpoint)
-        if model:
-            await self._stage("save_model", model)
+    async def save_checkpoint(self, folder: str) -> None:
+        """Write what ``load_checkpoint`` goes on from."""
+        await self._all("save_checkpoint", folder)
 
-    async def restore(self, checkpoint: str) -> None:
-        """Go on from ``save``."""
-        await self._stage("load_checkpoint", checkpoint)
+    async def load_checkpoint(self, folder: str) -> None:
+        """Go on from ``save_checkpoint``."""
+        await self._all("load_checkpoint", folder)
+
+    async def save_model(self, folder: str) -> None:
+        """Write an ordinary Hugging Face folder."""
+        await self._all("save_model", folder)
 
     async def close(self) -> None:
         """End the ranks: in step where they still can, by force where not."""
         try:
-            await self._call("close", timeout_s=5.0)
+            await self._all("close", within_s=5.0)
         except LearnerError:
             pass
-        for rank in self.ranks:
-            ray.kill(rank)
+        for worker in self.workers:
+            ray.kill(worker)
 
-    async def _stage(self, method: str, *arguments: Any) -> list[Any]:
-        limit = self._config.learner.step_timeout_s
-        return await self._call(method, *arguments, timeout_s=limit)
+    async def _all(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
+        return await self._each(method, [arguments] * len(self.workers), **options)
 
-    async def _call(
+    async def _each(
         self,
         method: str,
-        *arguments: Any,
-        timeout_s: float,
-        ranks: Sequence[ActorHandle] | None = None,
+        arguments: Sequence[Sequence[Any]],
+        *,
+        starting: bool = False,
+        within_s: float | None = None,
     ) -> list[Any]:
-        called = [getattr(r, method).remote(*arguments) for r in ranks or self.ranks]
-        return await self._gather(called, timeout_s, method)
-
-    async def _gather(
-        self, references: Sequence[Any], timeout_s: float, method: str = "load"
-    ) -> list[Any]:
-        try:
-            return await asyncio.wait_for(asyncio.gather(*references), timeout_s)
-        except TimeoutError:
-            raise LearnerError(
-                f"learner: '{method}' did not end within {timeout_s:.0f} s "
-                "(learner.step_timeout_s, at the start learner.init_timeout_s)"
-            ) from None
-        except ray.exceptions.RayError as error:
-            raise LearnerError(f"learner: '{method}' failed:\n{error}") from error
+        """Call ``method`` on every rank, each with its own arguments."""
+        learner = self._config.learner
+        limit, key = learner.step_timeout_s, "learner.step_timeout_s"
+        if starting:
+            limit, key = learner.init_timeout_s, "learner.init_timeout_s"
+        calls = {
+            f"learner rank {rank}, '{own[0] if method == 'stage' else method}',": getattr(
+                worker, method
+            ).remote(*own)
+            for rank, (worker, own) in enumerate(zip(self.workers, arguments, strict=True))
+        }
+        return await answers(calls, within_s=within_s or limit, error=LearnerError, key=key)

@@ -13,7 +13,7 @@ from rlvr.config import LearnerConfig, ModelConfig
 from rlvr.learner.attention import NAME as PACKED_ATTENTION
 from rlvr.learner.attention import with_prefixes
 from rlvr.learner.logprob import LogProbHead, TokenStatistics
-from rlvr.types import TokenBatch
+from rlvr.types import Packing
 
 # Options by which some architectures change their logits after the head. Ignoring one would
 # train on log-probabilities that are not the policy's.
@@ -43,15 +43,16 @@ class Policy(nn.Module):
         """The chunked head; ``head.weight`` is the model's own parameter."""
         return self.model.lm_head
 
-    def forward(self, batch: TokenBatch) -> tuple[TokenStatistics, Float[Tensor, "N d"]]:
-        """Statistics of every response token, and the hidden states that predict them."""
-        hidden = self.hidden(batch)[batch.predict_index]
-        target = batch.target
-        return self.head(hidden, target), hidden
+    def forward(
+        self, packing: Packing, token_index: Int[Tensor, "N"]
+    ) -> tuple[TokenStatistics, Float[Tensor, "N d"]]:
+        """Statistics of the tokens at ``token_index``, and the hidden states that predict them."""
+        hidden = self.hidden(packing)[token_index - 1]
+        return self.head(hidden, packing.input_ids[token_index]), hidden
 
     def hidden(
         self,
-        batch: TokenBatch,
+        packing: Packing,
         embeddings: Float[Tensor, "T d"] | None = None,
         prefix: Int[Tensor, "S 2"] | None = None,
     ) -> Float[Tensor, "T d"]:
@@ -59,22 +60,22 @@ class Policy(nn.Module):
 
         ``prefix`` is [start, end) in T of the tokens that each sequence continues.
         """
-        keys = batch.cu_seqlens
+        keys = packing.cu_seqlens
         shared = {}
         if prefix is not None:
-            shared["key_index"], keys = with_prefixes(batch.cu_seqlens, prefix)
+            shared["key_index"], keys = with_prefixes(packing.cu_seqlens, prefix)
         source: dict[str, Tensor]
         if embeddings is None:
-            source = {"input_ids": batch.input_ids[None]}
+            source = {"input_ids": packing.input_ids[None]}
         else:
             source = {"inputs_embeds": embeddings[None]}
         out = self.body(
             **source,
-            position_ids=batch.position_ids[None],
+            position_ids=packing.position_ids[None],
             use_cache=False,
-            cu_seq_lens_q=batch.cu_seqlens,
+            cu_seq_lens_q=packing.cu_seqlens,
             cu_seq_lens_k=keys,
-            max_length_q=int(batch.sequence_length.max()),
+            max_length_q=int(packing.sequence_length.max()),
             max_length_k=int(keys.diff().max()),
             **shared,
         )

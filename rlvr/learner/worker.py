@@ -13,9 +13,6 @@ from typing import Any
 import torch
 
 from rlvr.config import RunConfig
-from rlvr.learner.extremes import extreme_tokens
-from rlvr.learner.metrics import Pair
-from rlvr.types import RankedTokens, TokenBatch
 from rlvr.weights.sender import WeightSender, open_sender
 from rlvr.weights.source import ShardedWeightSource
 
@@ -75,27 +72,9 @@ class LearnerWorker:
         self._rank = LearnerRank(config, self._device, self._pad_token_id)
         self._source.attach(self._rank.policy.model)
 
-    # -- a training step ------------------------------------------------------------------------
-
-    def load(self, batch: TokenBatch) -> None:
-        """See ``LearnerRank.load``."""
-        self._rank.load(batch)
-
-    def score(self) -> dict[str, Pair]:
-        """See ``LearnerRank.score``."""
-        return self._rank.score()
-
-    def assign_credit(self) -> dict[str, Pair]:
-        """See ``LearnerRank.assign_credit``."""
-        return self._rank.assign_credit()
-
-    def extreme_tokens(self, count: int) -> RankedTokens:
-        """Those of this rank whose coefficients stand out; no collective."""
-        return extreme_tokens(self._rank.batch, self._rank.coefficients, count)
-
-    def update(self) -> dict[str, Pair]:
-        """See ``LearnerRank.update``."""
-        return self._rank.update()
+    def stage(self, name: str, *arguments: Any) -> Any:
+        """A stage of the training step: a method of ``LearnerRank``."""
+        return getattr(self._rank, name)(*arguments)
 
     # -- weights --------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class RunState:
         self._stream.restore(state["stream"])
         self._stream_state = state["stream"]
         self.step = state["step"]
-        await self._learners.restore(str(folder / "learner"))
+        await self._learners.load_checkpoint(str(folder / "learner"))
         return True
 
     async def checkpoint_if_due(self) -> None:
@@ -57,14 +57,14 @@ class RunState:
     async def save_model(self) -> None:
         """Write the trained policy as an ordinary Hugging Face folder, ``model/``."""
         target = Path(self._config.train.output_dir).resolve() / "model"
-        await self._learners.save(model=str(target))
+        await self._learners.save_model(str(target))
 
     async def _checkpoint(self) -> None:
         name = f"step_{self.step:06d}"
         partial, whole = self._folder / f"{name}.partial", self._folder / name
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "learner").mkdir(parents=True)
-        await self._learners.save(checkpoint=str(partial / "learner"))
+        await self._learners.save_checkpoint(str(partial / "learner"))
         state = {"step": self.step, "stream": self._stream_state}
         (partial / "run.json").write_text(json.dumps(state))
         shutil.rmtree(whole, ignore_errors=True)

@@ -9,17 +9,17 @@ Calls marked *collective* must be made equally often, in the same order, by ever
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Flag, auto
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlvr.algorithm.registry import Registry
-from rlvr.types import Answers, Group, TokenBatch, TokenChoices
+from rlvr.types import CreditInputs, Group, Packing, Sample, TokenBatch, TokenChoices
 
 
 class Needs(Flag):
@@ -32,10 +32,6 @@ class Needs(Flag):
     """STATISTICS, and h_t of these tokens."""
     EMBEDDINGS = auto()
     """Further forward passes from input embeddings, differentiable in them."""
-    ANSWER = auto()
-    """``batch.answer_span`` and ``batch.reference_answer``."""
-    TOKEN_SCORES = auto()
-    """``batch.token_score``, made of the rollout engines' replies; see ``Inquirer``."""
 
 
 @dataclass
@@ -92,14 +88,13 @@ class FrozenPolicy(Protocol):
     def hidden(
         self,
         embeddings: Float[Tensor, "T d"],
-        batch: TokenBatch,
+        packing: Packing,
         prefix: Int[Tensor, "S 2"] | None = None,
     ) -> Float[Tensor, "T d"]:
         """Body and final norm, differentiable in ``embeddings``. Collective.
 
-        Of ``batch`` only ``input_ids``, ``position_ids`` and ``cu_seqlens`` are read. A sequence
-        may continue tokens of another one, where that has them: ``prefix`` is [start, end) in T
-        of what each continues, empty for those that stand alone.
+        A sequence may continue tokens of another one, where that has them: ``prefix`` is
+        [start, end) in T of what each continues, empty for those that stand alone.
         """
         ...
 
@@ -157,22 +152,36 @@ class Question:
     choices: int | Sequence[int]
 
 
-Inquiry = Generator[Iterable[Question], Sequence[TokenChoices], Float[Tensor, "N"]]
-"""Yields rounds of questions, is sent the replies to each, returns a score for every token."""
+class Driver(Protocol):
+    """What the driver lends a method that prepares inputs: final answers, and the engines."""
+
+    pad_token_id: int
+    longest: int
+    """Tokens that a question may have."""
+
+    def answer_span(self, sample: Sample) -> tuple[int, int]:
+        """[start, end) of the final answer among the response's tokens; (-1, -1): there is none."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of ``text``, without special ones."""
+        ...
+
+    async def ask(self, questions: Iterable[Question]) -> list[TokenChoices]:
+        """The replies of the rollout workers, in order."""
+        ...
 
 
-class Inquirer(Protocol):
-    """A credit method with ``Needs.TOKEN_SCORES``, as the driver sees it."""
+@runtime_checkable
+class PreparesInputs(Protocol):
+    """A method that needs more than the ranks have: it runs on the driver too, before they score.
 
-    def inquire(
-        self, groups: Sequence[Group], answers: Answers | None, pad_token_id: int, longest: int
-    ) -> Inquiry:
-        """Scores of all response tokens of ``groups``, in sample order; NaN where there is none.
+    What ``prepare`` returns, for all responses in sample order, ``assign`` finds for those of its
+    rank as ``batch.inputs``.
+    """
 
-        A question has at most ``longest`` tokens. ``answers`` come with ``Needs.ANSWER``. What
-        the method returns on the driver its ``assign`` finds on the ranks as
-        ``batch.token_score``.
-        """
+    async def prepare(self, groups: Sequence[Group], driver: Driver) -> CreditInputs:
+        """The method's own inputs; once a step, between publishing a version and the next."""
         ...
 
 

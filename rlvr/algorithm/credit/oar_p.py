@@ -20,40 +20,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlvr.algorithm.credit.base import (
-    CREDITS,
-    Credit,
-    Features,
-    Inquiry,
-    Needs,
-    Question,
-    Ranks,
-)
+from rlvr.algorithm.credit.base import CREDITS, Credit, Driver, Features, Needs, Question, Ranks
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
-from rlvr.algorithm.credit.oar import (
-    OarConfig,
-    Probe,
-    idle_batch,
-    mean_rank_correlation,
-    outcome_divergence,
-    outcomes,
-    packed,
-    planned_probes,
-    probes,
-    scatter_weights,
-)
-from rlvr.algorithm.registry import require, require_one_of
-from rlvr.types import Answers, Group, TokenBatch
+from rlvr.algorithm.credit.oar import Oar, mean_rank_correlation
+from rlvr.algorithm.credit.oar_outcome import outcome_divergence, outcomes
+from rlvr.algorithm.credit.oar_segments import Segments, planned_segments, segments
+from rlvr.registry import require, require_one_of
+from rlvr.types import CreditInputs, Group, Packing, TokenBatch, samples_of
 
+_TOLD = "told_scores"  # float32 [N]: s_t by the rollout workers; NaN: not asked
 _KEYS_PER_TOKEN = 8  # keys that take as much memory as what a token needs in one layer
 _NOTHING = 1e-6  # probability that a float32 sum of others cannot tell from 0
 
 
+@CREDITS.register("oar_p")
 @dataclass
-class OarPConfig(OarConfig):
-    """Options of ``credit=oar_p``."""
+class OarP(Oar):
+    """Bi-level weights of the perturbation scores."""
 
-    name: str = "oar_p"
     mode: str = "last"
     stride: int = 1  # score every n-th reasoning position (and the last)
     max_positions: int | None = None  # a response, evenly spread
@@ -61,7 +45,6 @@ class OarPConfig(OarConfig):
     top_tokens: int = 128  # of an outcome that the rollout engines tell apart
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         super().__post_init__()
         require(self.stride >= 1, f"stride must be at least 1, not {self.stride}")
         require(
@@ -79,69 +62,62 @@ class OarPConfig(OarConfig):
             1 <= self.top_tokens <= 128,
             f"top_tokens must be from 1 to 128, vLLM's bound, not {self.top_tokens}",
         )
+        on_learner = self.engine == "learner" or self.check_responses
+        self.needs = Needs.EMBEDDINGS if on_learner else Needs.NONE
 
+    async def prepare(self, groups: Sequence[Group], driver: Driver) -> CreditInputs:
+        """Where the answers lie, and with ``engine: rollout`` s_t of the chosen positions.
 
-@CREDITS.register("oar_p", OarPConfig)
-class OarP:
-    """Bi-level weights of the perturbation scores."""
-
-    def __init__(self, config: OarPConfig) -> None:
-        self.config = config
-        self.needs = Needs.ANSWER
-        if config.engine == "rollout":
-            self.needs |= Needs.TOKEN_SCORES
-        if config.engine == "learner" or config.check_responses:
-            self.needs |= Needs.EMBEDDINGS
-
-    def inquire(
-        self, groups: Sequence[Group], answers: Answers | None, pad_token_id: int, longest: int
-    ) -> Inquiry:
-        """s_t of the chosen positions, all clean responses before the first blanked one.
-
-        Late positions come first: what follows shares their prefix with them.
+        All clean responses are asked about before the first blanked one. Late positions come
+        first: what follows shares their prefix with them.
         """
-        options = self.config
-        assert answers is not None  # Needs.ANSWER
-        planned = planned_probes(groups, answers, options.target)
-        planned = [p for p in planned if len(p.token_ids) <= longest]
+        inputs = await super().prepare(groups, driver)
+        if self.engine == "learner":
+            return inputs
+        planned = planned_segments(groups, inputs)
+        planned = [p for p in planned if len(p.token_ids) <= driver.longest]
         positions = [self._positions(p).flip(0) for p in planned]
-        clean = yield [Question(p.token_ids.tolist(), options.top_tokens) for p in planned]
-        replies = yield (
-            Question(_blanked(p, p.start + t, pad_token_id).tolist(), before.token_ids.tolist())
+        clean = await driver.ask(Question(p.token_ids.tolist(), self.top_tokens) for p in planned)
+        replies = await driver.ask(
+            Question(
+                _blanked(p, p.start + t, driver.pad_token_id).tolist(), before.token_ids.tolist()
+            )
             for p, at, before in zip(planned, positions, clean, strict=True)
             for t in at.tolist()
         )
         after = iter(replies)
-        tokens = sum(len(r.token_ids) for g in groups for r in g.responses)
-        scores = torch.full((tokens,), torch.nan)
+        scores = torch.full(
+            (sum(len(s.response.token_ids) for s in samples_of(groups)),), torch.nan
+        )
         for p, at, before in zip(planned, positions, clean, strict=True):
             changed = torch.stack([torch.tensor(next(after).logp) for _ in at])
             scores[p.first + at] = coarse_divergence(torch.tensor(before.logp), changed)
-        return scores
+        return CreditInputs(inputs.sequence, {_TOLD: scores})
 
     @torch.no_grad()
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
         """w_t of the reasoning tokens, 1 elsewhere."""
-        options = self.config
-        found = probes(batch, features, ranks, options.target)
+        device = batch.input_ids.device
+        found = segments(batch, features, ranks)
         positions = [self._positions(p) for p in found]
-        if options.engine == "rollout":
-            some, told = told_scores(found, positions, batch, ranks)
+        told: dict[str, float] = {}
+        if self.engine == "rollout":
+            some, told = told_scores(found, positions, batch.inputs.token[_TOLD], ranks)
         else:
-            some, told = perturbation_scores(options, found, positions, batch, features, ranks), {}
+            some = perturbation_scores(self, found, positions, features, ranks, device)
         scores = [
             interpolated(s, at, p.reasoning)
             for s, at, p in zip(some, positions, found, strict=True)
         ]
-        coefficients = scatter_weights(options, batch, features, found, scores)
+        coefficients = self.reshaped(batch, features, found, scores)
         metrics = told | coefficient_metrics(coefficients, batch.token_advantage, ranks)
-        if options.check_responses:
-            exact = exact_scores(options, found, batch, features, ranks)
+        if self.check_responses:
+            exact = exact_scores(self, found, features, ranks, device)
             metrics |= mean_rank_correlation(scores, exact, ranks)
         return Credit(coefficients, metrics)
 
-    def _positions(self, probe: Probe) -> Int[Tensor, "k"]:
-        return chosen_positions(probe.reasoning, self.config.stride, self.config.max_positions)
+    def _positions(self, part: Segments) -> Int[Tensor, "k"]:
+        return chosen_positions(part.reasoning, self.stride, self.max_positions)
 
 
 def chosen_positions(reasoning: int, stride: int, most: int | None) -> Int[Tensor, "k"]:
@@ -184,56 +160,58 @@ def coarse_divergence(
 
 
 def told_scores(
-    found: Sequence[Probe], positions: Sequence[Int[Tensor, "k"]], batch: TokenBatch, ranks: Ranks
+    found: Sequence[Segments],
+    positions: Sequence[Int[Tensor, "k"]],
+    told: Float[Tensor, "N"],
+    ranks: Ranks,
 ) -> tuple[list[Float[Tensor, "k"]], dict[str, float]]:
     """s_t that the rollout engines told, and the share of responses that were too long for them.
 
     These have flat scores, hence weights of 1. Collective.
     """
-    assert batch.token_score is not None  # Needs.TOKEN_SCORES
-    told = [batch.token_score[p.first + at] for p, at in zip(found, positions, strict=True)]
-    silent = sum(bool(s.isnan().any()) for s in told)
+    scores = [told[p.first + at] for p, at in zip(found, positions, strict=True)]
+    silent = sum(bool(s.isnan().any()) for s in scores)
     too_long, asked = ranks.all_reduce(torch.tensor([silent, len(found)])).tolist()
-    return [s.nan_to_num() for s in told], {"too_long_to_score": too_long / max(asked, 1)}
+    return [s.nan_to_num() for s in scores], {"too_long_to_score": too_long / max(asked, 1)}
 
 
 def exact_scores(
-    config: OarConfig, found: Sequence[Probe], batch: TokenBatch, features: Features, ranks: Ranks
+    options: Oar, found: Sequence[Segments], features: Features, ranks: Ranks, device: torch.device
 ) -> list[Float[Tensor, "R"]]:
-    """s_t of the first ``check_responses`` probes at every position. Collective."""
-    sample = found[: config.check_responses]
+    """s_t of the first ``check_responses`` responses at every position. Collective."""
+    sample = found[: options.check_responses]
     everywhere = [torch.arange(p.reasoning) for p in sample]
-    return perturbation_scores(config, sample, everywhere, batch, features, ranks)
+    return perturbation_scores(options, sample, everywhere, features, ranks, device)
 
 
 @torch.no_grad()
 def perturbation_scores(
-    config: OarConfig,
-    found: Sequence[Probe],
+    options: Oar,
+    found: Sequence[Segments],
     positions: Sequence[Int[Tensor, "k"]],
-    batch: TokenBatch,
     features: Features,
     ranks: Ranks,
+    device: torch.device,
 ) -> list[Float[Tensor, "k"]]:
-    """s_t at the given reasoning positions of every probe. Collective.
+    """s_t at the given reasoning positions of every response. Collective.
 
     A response is packed together with its variants, which hold no more than the tokens from t
     on: what comes before is the same and they attend to it there.
     """
-    policy, device = features.policy, batch.input_ids.device
-    chunks = shared_portions(found, positions, config.tokens_per_chunk)
+    policy = features.policy
+    chunks = shared_chunks(found, positions, options.tokens_per_chunk)
     rounds = int(ranks.all_reduce(torch.tensor(len(chunks)), "max"))
     scores: list[list[Tensor]] = [[] for _ in found]
     with policy.head() as head:
         for r in range(rounds):
             if r >= len(chunks):
-                idle = idle_batch(device)
+                idle = Packing.idle(device)
                 policy.hidden(policy.embed(idle.input_ids), idle)
                 continue
             packing, prefix, members = _shared(found, chunks[r], policy.pad_token_id)
             hidden = policy.hidden(policy.embed(packing.input_ids), packing, prefix)
             answers = [found[k].answer for k, _ in members]
-            result = outcomes(config.mode, hidden, packing, answers, head, features.temperature)
+            result = outcomes(options.mode, hidden, packing, answers, head, features.temperature)
             clean = [i for i, (_, t) in enumerate(members) if t is None]
             for begin, end in zip(clean, [*clean[1:], len(members)], strict=True):
                 reference = result[begin].expand_as(result[begin + 1 : end])
@@ -241,20 +219,20 @@ def perturbation_scores(
     return [torch.stack(s).clamp(min=0) for s in scores]
 
 
-def shared_portions(
-    found: Sequence[Probe], positions: Sequence[Int[Tensor, "k"]], budget: int
+def shared_chunks(
+    found: Sequence[Segments], positions: Sequence[Int[Tensor, "k"]], budget: int
 ) -> list[list[tuple[int, int]]]:
-    """(probe, position) of all variants in order, cut so that each portion costs ``budget``.
+    """(response, position) of all variants in order, cut so that each chunk costs ``budget``.
 
     A variant costs the tokens from its position on and some more for the keys before them; a
-    portion has every response of which it has variants.
+    chunk has every response of which it has variants.
     """
     cut: list[list[tuple[int, int]]] = []
     room = 0
-    for k, probe in enumerate(found):
-        whole = len(probe.token_ids)
+    for k, part in enumerate(found):
+        whole = len(part.token_ids)
         for t in positions[k].tolist():
-            own = whole - probe.start - t + whole // _KEYS_PER_TOKEN
+            own = whole - part.start - t + whole // _KEYS_PER_TOKEN
             joins = bool(cut) and cut[-1][-1][0] == k
             if room < own + (0 if joins else whole):
                 cut.append([])
@@ -265,32 +243,32 @@ def shared_portions(
 
 
 def _shared(
-    found: Sequence[Probe], variants: Sequence[tuple[int, int]], pad: int
-) -> tuple[TokenBatch, Int[Tensor, "S 2"], list[tuple[int, int | None]]]:
-    """Responses, each followed by its variants; what these continue; which probe and position."""
+    found: Sequence[Segments], variants: Sequence[tuple[int, int]], pad: int
+) -> tuple[Packing, Int[Tensor, "S 2"], list[tuple[int, int | None]]]:
+    """Responses, each followed by its variants; what these continue; which variant each is."""
     sequences: list[Tensor] = []
     members: list[tuple[int, int | None]] = []
     first, prefix = [], []
     end = begin = 0  # of T so far; of the response
     for k, t in variants:
-        probe = found[k]
+        part = found[k]
         if not members or members[-1][0] != k:
-            sequences.append(probe.token_ids)
+            sequences.append(part.token_ids)
             members.append((k, None))
             first.append(0)
             prefix.append([end, end])
-            begin, end = end, end + len(probe.token_ids)
-        at = probe.start + t
-        sequences.append(_blanked(probe, at, pad)[at:])
+            begin, end = end, end + len(part.token_ids)
+        at = part.start + t
+        sequences.append(_blanked(part, at, pad)[at:])
         members.append((k, t))
         first.append(at)
         prefix.append([begin, begin + at])
         end += len(sequences[-1])
     device = sequences[0].device
-    return packed(sequences, first), torch.tensor(prefix, device=device), members
+    return Packing.of(sequences, first), torch.tensor(prefix, device=device), members
 
 
-def _blanked(probe: Probe, at: int, pad: int) -> Int[Tensor, "L"]:
-    changed = probe.token_ids.clone()
+def _blanked(part: Segments, at: int, pad: int) -> Int[Tensor, "L"]:
+    changed = part.token_ids.clone()
     changed[at] = pad
     return changed

@@ -99,7 +99,7 @@ class StreamedScores:
         *,
         positives_only: bool = False,
     ) -> Iterator[tuple[int, Int[Tensor, "n"], Float[Tensor, "n v"], Float[Tensor, "n d"]]]:
-        """(group, place on the N axis, g on V*, h) of the wave's tokens, a portion at a time."""
+        """(group, place on the N axis, g on V*, h) of the wave's tokens, some at a time."""
         for n, hidden in self.features.hidden():
             group = self.token_group[n]
             if positives_only:

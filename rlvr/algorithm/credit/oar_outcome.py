@@ -1,0 +1,102 @@
+"""OAR's outcome of a response, the distribution over answers, and how far apart two of them are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from rlvr.algorithm.aggregation import at_least_float32
+from rlvr.types import Packing
+
+MODES = ("last", "answer_mean", "answer_joint")
+_CHUNK = 1 << 26  # elements of logits, or of a block of lm_head
+
+
+def outcomes(
+    mode: str,
+    hidden: Float[Tensor, "T d"],
+    packing: Packing,
+    answers: Sequence[int],
+    head: Float[Tensor, "V d"],
+    temperature: float,
+) -> Float[Tensor, "k V"] | Float[Tensor, "k"]:
+    """The outcome of every sequence, differentiable in ``hidden``.
+
+    Args:
+        mode: ``last``: log-distribution at the last position; ``answer_mean``: log-softmax of
+            the mean of the logits that predict the answer; ``answer_joint``: φ, the mean
+            log-probability of the answer tokens.
+        hidden: final states of the packed sequences.
+        packing: these sequences.
+        answers: number of answer tokens at each sequence's end.
+        head: rows of lm_head.
+        temperature: divides the logits.
+    """
+    ends = packing.cu_seqlens[1:].tolist()
+    if mode == "answer_joint":
+        phi = []
+        for end, length in zip(ends, answers, strict=True):
+            targets = packing.input_ids[end - length : end]
+            states = hidden[end - length - 1 : end - 1]
+            phi.append(_log_likelihood(states, targets, head, temperature) / length)
+        return torch.stack(phi)
+    if mode == "last":
+        at = at_least_float32(hidden[[end - 1 for end in ends]])
+    else:  # the mean of logits is the logit of the mean state
+        spans = zip(ends, answers, strict=True)
+        at = torch.stack(
+            [at_least_float32(hidden[end - n - 1 : end - 1]).mean(0) for end, n in spans]
+        )
+    return _logits(at, head, temperature).log_softmax(-1)
+
+
+def outcome_divergence(
+    clean: Float[Tensor, "k V"] | Float[Tensor, "k"],
+    changed: Float[Tensor, "k V"] | Float[Tensor, "k"],
+) -> Float[Tensor, "k"]:
+    """KL(clean ‖ changed) of log-distributions, or φ_clean − φ_changed of numbers.
+
+    With d = log p − log q, Σ p d is a small difference of large terms. Σ p (d + e^−d − 1) is the
+    same, for Σ p e^−d = Σ q = 1, and no term of it is negative.
+    """
+    difference = clean - changed
+    if clean.dim() == 1:
+        return difference
+    return (clean.exp() * (difference + torch.expm1(-difference))).sum(-1)
+
+
+def _logits(
+    hidden: Float[Tensor, "k d"], head: Float[Tensor, "V d"], temperature: float
+) -> Float[Tensor, "k V"]:
+    """In float32, from blocks of lm_head: never a float32 copy of the whole of it.
+
+    Differences between two outcomes are small; logits in half precision would drown them.
+    """
+
+    def block(h: Tensor, rows: Tensor) -> Tensor:
+        return h @ at_least_float32(rows).T / temperature
+
+    blocks = head.split(max(_CHUNK // head.shape[1], 1))
+    return torch.cat([checkpoint(block, hidden, b, use_reentrant=False) for b in blocks], dim=1)
+
+
+def _log_likelihood(
+    hidden: Float[Tensor, "a d"],
+    targets: Int[Tensor, "a"],
+    head: Float[Tensor, "V d"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Σ log p(target), a chunk of the logits at a time, in the backward pass too."""
+
+    def chunk(h: Tensor, y: Tensor) -> Tensor:
+        logits = _logits(at_least_float32(h), head, temperature)
+        return -F.cross_entropy(logits, y, reduction="sum")
+
+    rows = max(_CHUNK // len(head), 1)
+    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+    return torch.stack([checkpoint(chunk, h, y, use_reentrant=False) for h, y in parts]).sum()

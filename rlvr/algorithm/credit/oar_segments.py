@@ -1,0 +1,86 @@
+"""A response as OAR sees it: ``before`` (prompt) + ``reasoning`` + ``answer``.
+
+The answer is the response's own final one or, teacher-forced, the gold one; what follows it is
+left out. Where it lies only the driver can tell, which has the texts: ``answer_inputs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from rlvr.algorithm.credit.base import Driver, Features, Ranks
+from rlvr.algorithm.credit.groups import group_index, groups_with_spread
+from rlvr.types import CreditInputs, Group, TokenBatch, samples_of
+
+SPAN = "answer_span"  # int64 [S, 2]: [start, end) among the response's tokens; -1: no answer
+GOLD = "reference_answer"  # int64 [S, L]: the gold answer's ids, padded with -1
+
+
+@dataclass(frozen=True)
+class Segments:
+    """One response, cut after its answer."""
+
+    sequence: int  # in the batch
+    token_ids: Int[Tensor, "L"]
+    start: int  # of the reasoning, in token_ids
+    reasoning: int  # R
+    answer: int  # tokens, the last of token_ids
+    first: int  # of the reasoning, on the N axis
+
+
+def answer_inputs(groups: Sequence[Group], driver: Driver, target: str) -> CreditInputs:
+    """Where the answers lie, and for ``target`` ``reference`` the gold answers' tokens."""
+    spans = [driver.answer_span(sample) for sample in samples_of(groups)]
+    inputs = {SPAN: torch.tensor(spans, dtype=torch.long).reshape(-1, 2)}
+    if target == "reference":
+        gold = [torch.tensor(driver.tokenize(g.prompt.answer)) for g in groups for _ in g.samples]
+        inputs[GOLD] = torch.nn.utils.rnn.pad_sequence(gold, batch_first=True, padding_value=-1)
+    return CreditInputs(inputs)
+
+
+def segments(batch: TokenBatch, features: Features, ranks: Ranks) -> list[Segments]:
+    """The responses of this rank that receive weights. Collective."""
+    index = group_index(batch.group_id, ranks)
+    wanted = groups_with_spread(batch, index, ranks)[index.of_sequence]
+    scored = torch.zeros_like(wanted)
+    scored[batch.sequence_id[features.scored]] = True
+    ids = batch.input_ids.split(batch.sequence_length.tolist())
+    return _cut(ids, batch.response_length, wanted & scored, batch.inputs)
+
+
+def planned_segments(groups: Sequence[Group], inputs: CreditInputs) -> list[Segments]:
+    """``segments`` of a whole rollout batch, as the driver holds it, its responses numbered in
+    sample order: these and perhaps some that turn out to need no weights.
+    """
+    responses = [s.response.token_ids for s in samples_of(groups)]
+    prompts = [g.prompt.token_ids for g in groups for _ in g.samples]
+    ids = [torch.tensor([*p, *y]) for p, y in zip(prompts, responses, strict=True)]
+    spread = torch.tensor([g.has_spread for g in groups for _ in g.samples])
+    return _cut(ids, torch.tensor([len(y) for y in responses]), spread, inputs)
+
+
+def _cut(
+    token_ids: Sequence[Int[Tensor, "_"]],
+    response_length: Int[Tensor, "S"],
+    wanted: Bool[Tensor, "S"],
+    inputs: CreditInputs,
+) -> list[Segments]:
+    """The wanted ones among responses that have both a reasoning and an answer."""
+    span, gold = inputs.sequence[SPAN], inputs.sequence.get(GOLD)
+    first = response_length.cumsum(0) - response_length
+    found = []
+    for i in torch.nonzero(wanted & (span[:, 0] > 0))[:, 0].tolist():
+        begin, end = span[i].tolist()
+        whole, start = token_ids[i], len(token_ids[i]) - int(response_length[i])
+        answer = whole[start + begin : start + end]
+        if gold is not None:
+            answer = gold[i][gold[i] >= 0].to(whole.dtype)
+        if len(answer):
+            cut = torch.cat([whole[: start + begin], answer])
+            found.append(Segments(i, cut, start, begin, len(answer), int(first[i])))
+    return found
