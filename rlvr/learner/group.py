@@ -12,11 +12,11 @@ from jaxtyping import Float
 from ray.actor import ActorHandle
 from torch import Tensor
 
+from rlvr.algorithm.metrics import summed, values
 from rlvr.config import RunConfig
 from rlvr.errors import RunError
 from rlvr.learner.batching import rank_batches
 from rlvr.learner.extremes import merged
-from rlvr.learner.metrics import means
 from rlvr.learner.worker import LearnerWorker
 from rlvr.types import Answers, Group, RankedTokens
 
@@ -77,11 +77,11 @@ class LearnerGroup:
 
     async def score(self) -> dict[str, float]:
         """Old log-probabilities and features; see ``LearnerRank.score``."""
-        return means(await self._stage("score"))
+        return values(summed(await self._stage("score")))
 
     async def assign_credit(self) -> dict[str, float]:
         """Token coefficients; see ``LearnerRank.assign_credit``."""
-        return means(await self._stage("assign_credit"))
+        return values(summed(await self._stage("assign_credit")))
 
     async def extreme_tokens(self, count: int = 10) -> RankedTokens:
         """The ``count`` response tokens with the largest and the smallest coefficients."""
@@ -89,7 +89,7 @@ class LearnerGroup:
 
     async def update(self) -> dict[str, float]:
         """The optimizer steps; see ``LearnerRank.update``."""
-        return means(await self._stage("update"))
+        return values(summed(await self._stage("update")))
 
     async def save(self, checkpoint: str | None = None, model: str | None = None) -> None:
         """Write a resumable checkpoint and/or a Hugging Face folder."""

@@ -13,13 +13,13 @@ from torch import Tensor
 from rlvr.algorithm.aggregation import token_mean
 from rlvr.algorithm.correction import CORRECTIONS
 from rlvr.algorithm.credit import CREDITS, Needs
-from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective, Metric
+from rlvr.algorithm.metrics import Max, Mean, Metric, summed
+from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective
 from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
 from rlvr.learner.collectives import DistributedRanks
 from rlvr.learner.engine import start_engine, start_reference
 from rlvr.learner.features import STORES, LentPolicy, ScoringFeatures, choose_store
-from rlvr.learner.metrics import MetricSums
 from rlvr.learner.policy import load_policy
 from rlvr.types import TokenBatch, Totals
 
@@ -69,7 +69,7 @@ class LearnerRank:
                 self._couple_responses(members, self._totals(members))
 
     @torch.no_grad()
-    def score(self) -> dict[str, tuple[float, float]]:
+    def score(self) -> dict[str, Metric]:
         """Old log-probabilities, and the hidden states that the credit method asked for.
 
         Left out is what costs a forward and changes nothing: responses without gradient, and,
@@ -99,7 +99,7 @@ class LearnerRank:
                 self.features.keep(n, statistics, hidden)
                 batch.logp_old[n] = statistics[0]
                 tokens += len(n)
-        return {"score/tokens": (float(tokens), 1.0 / self.ranks.size)}
+        return {"score/tokens": Mean(float(tokens), 1.0 / self.ranks.size)}
 
     def _store(self, tokens: int) -> str:
         """Where the hidden states of so many tokens wait: one answer for all ranks.
@@ -122,25 +122,25 @@ class LearnerRank:
                 logp[n] = values
         self.batch = replace(self.batch, logp_reference=logp)
 
-    def assign_credit(self) -> dict[str, tuple[float, float]]:
+    def assign_credit(self) -> dict[str, Metric]:
         """Token coefficients c_t of the whole rollout batch, under the old policy."""
         with torch.no_grad():
             credit = self.credit.assign(self.batch, self.features, self.ranks)
         self.coefficients = credit.coefficients.to(self.device)
         del self.features  # the hidden states are the largest thing in memory
-        return {f"credit/{k}": (v, 1.0) for k, v in credit.metrics.items()}
+        return {f"credit/{k}": Mean(v, 1.0) for k, v in credit.metrics.items()}
 
-    def update(self) -> dict[str, tuple[float, float]]:
-        """All optimizer steps of the rollout batch; returns (sum, count) of every metric."""
-        sums = MetricSums()
+    def update(self) -> dict[str, Metric]:
+        """All optimizer steps of the rollout batch."""
+        reports: list[dict[str, Metric]] = []
         for _ in range(self.config.train.epochs_per_step):
             for members in self._mini_batches():
-                self._optimizer_step(members, sums)
-        return sums.floats()
+                self._optimizer_step(members, reports)
+        return summed(reports)
 
     # -- the exact update -----------------------------------------------------------------------
 
-    def _optimizer_step(self, members: Int[Tensor, "s"], sums: MetricSums) -> None:
+    def _optimizer_step(self, members: Int[Tensor, "s"], reports: list[dict[str, Metric]]) -> None:
         """One optimizer step on a mini-batch, the same whatever its portions and ranks.
 
         Every portion's loss is divided by denominators of the whole mini-batch (``totals``), so
@@ -157,7 +157,7 @@ class LearnerRank:
             if n is None:
                 loss = logp.sum() * 0.0
             else:
-                loss = self._portion_loss(logp, entropy, micro, n, totals, sums)
+                loss = self._portion_loss(logp, entropy, micro, n, totals, reports)
             self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -165,10 +165,15 @@ class LearnerRank:
         self.steps += 1
         self.moved = True
         once = 1.0 / self.ranks.size  # for what every rank reports of one and the same step
-        sums.add("update/loss", coupled_loss * once, once)
-        sums.add("update/grad_norm", float(self.engine.get_global_grad_norm() or 0.0) * once, once)
-        sums.add("update/lr", self.learning_rate * once, once)
-        sums.add("update/active_share", len(active) / max(totals.responses, 1), once)
+        norm = float(self.engine.get_global_grad_norm() or 0.0)
+        reports.append(
+            {
+                "update/loss": Mean(coupled_loss * once, once),
+                "update/grad_norm": Mean(norm * once, once),
+                "update/lr": Mean(self.learning_rate * once, once),
+                "update/active_share": Mean(len(active) / max(totals.responses, 1), once),
+            }
+        )
 
     def _portion_loss(
         self,
@@ -177,7 +182,7 @@ class LearnerRank:
         micro: TokenBatch,
         n: Int[Tensor, "n"],
         totals: Totals,
-        sums: MetricSums,
+        reports: list[dict[str, Metric]],
     ) -> Float[Tensor, ""]:
         micro, mismatch = self._against_old(logp, micro)
         assert micro.logp_old is not None and self.batch.logp_old is not None
@@ -186,14 +191,15 @@ class LearnerRank:
         loss = terms.loss
         if bonus := self.config.learner.entropy_bonus:
             loss = loss - bonus * token_mean(entropy, totals)
-        if not self.objective.coupled:  # what is coupled has its loss from the whole groups
-            sums.add("update/loss", loss, 0.0)
-        sums.add("update/entropy", entropy.sum(), float(len(n)))
         gap = (micro.logp_old - micro.logp_rollout).abs()
-        sums.add("mismatch/logp", gap.sum(), float(len(n)))
-        sums.add("mismatch/logp_max", gap.max(), 1.0)
-        for name, (total, count) in {**mismatch, **terms.metrics}.items():
-            sums.add(name, total, count)
+        report: dict[str, Metric] = {
+            "update/entropy": Mean.of(entropy),
+            "mismatch/logp": Mean.of(gap),
+            "mismatch/logp_max": Max(gap.max()),
+        }
+        if not self.objective.coupled:  # what is coupled has its loss from the whole groups
+            report["update/loss"] = Mean(loss, 0.0)  # counted once a step
+        reports.append(report | mismatch | terms.metrics)
         return loss
 
     def _against_old(

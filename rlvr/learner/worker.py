@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from rlvr.algorithm.metrics import Metric
 from rlvr.config import RunConfig
 from rlvr.learner.extremes import extreme_tokens
-from rlvr.learner.metrics import Pair
 from rlvr.types import RankedTokens, TokenBatch
 from rlvr.weights.sender import WeightSender, open_sender
 from rlvr.weights.source import ShardedWeightSource
@@ -81,11 +81,11 @@ class LearnerWorker:
         """See ``LearnerRank.load``."""
         self._rank.load(batch)
 
-    def score(self) -> dict[str, Pair]:
+    def score(self) -> dict[str, Metric]:
         """See ``LearnerRank.score``."""
         return self._rank.score()
 
-    def assign_credit(self) -> dict[str, Pair]:
+    def assign_credit(self) -> dict[str, Metric]:
         """See ``LearnerRank.assign_credit``."""
         return self._rank.assign_credit()
 
@@ -93,7 +93,7 @@ class LearnerWorker:
         """Those of this rank whose coefficients stand out; no collective."""
         return extreme_tokens(self._rank.batch, self._rank.coefficients, count)
 
-    def update(self) -> dict[str, Pair]:
+    def update(self) -> dict[str, Metric]:
         """See ``LearnerRank.update``."""
         return self._rank.update()
 
