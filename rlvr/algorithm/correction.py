@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32, segment_sum
-from rlvr.algorithm.objectives.base import MAX_LOG_RATIO, Metric, token_metric
+from rlvr.algorithm.metrics import Max, Mean, Metric
+from rlvr.algorithm.objectives.base import MAX_LOG_RATIO
 from rlvr.algorithm.registry import Registry, require, require_one_of
 from rlvr.types import TokenBatch
 
@@ -29,10 +30,7 @@ class Correction(Protocol):
         logp_rollout: Float[Tensor, "N"],
         batch: TokenBatch,
     ) -> tuple[Float[Tensor, "N"] | None, dict[str, Metric]]:
-        """w_t (None: all 1) and the mismatch metrics.
-
-        A metric whose name ends in ``_max`` is to be combined by maximum.
-        """
+        """w_t (None: all 1) and the mismatch metrics."""
         ...
 
 
@@ -59,12 +57,10 @@ def mismatch_metrics(
 ) -> dict[str, Metric]:
     """Mean and maximum of the token ratio, and KL(rollout ‖ old) by the k3 estimator."""
     ratio = importance_ratio(logp_old, logp_rollout, batch)
-    one = torch.ones((), dtype=torch.float64, device=ratio.device)
-    largest = ratio.max().double() if len(ratio) else 0 * one
     return {
-        "mismatch/ratio": token_metric(ratio),
-        "mismatch/ratio_max": (largest, one),
-        "mismatch/kl": token_metric(ratio - 1 - ratio.log()),
+        "mismatch/ratio": Mean.of(ratio),
+        "mismatch/ratio_max": Max(ratio.max() if len(ratio) else 0.0),
+        "mismatch/kl": Mean.of(ratio - 1 - ratio.log()),
     }
 
 
@@ -122,7 +118,7 @@ class TruncatedImportance:
         """Truncated weights, and the share that was truncated."""
         ratio = importance_ratio(logp_old, logp_rollout, batch, level=self.level)
         metrics = mismatch_metrics(logp_old, logp_rollout, batch)
-        metrics["mismatch/truncated"] = token_metric(ratio > self.cap)
+        metrics["mismatch/truncated"] = Mean.of(ratio > self.cap)
         return ratio.clamp(max=self.cap), metrics
 
 
@@ -150,5 +146,5 @@ class MaskedImportance:
         ratio = importance_ratio(logp_old, logp_rollout, batch, level=self.level)
         outside = (ratio > self.cap) | (ratio < 1 / self.cap)
         metrics = mismatch_metrics(logp_old, logp_rollout, batch)
-        metrics["mismatch/truncated"] = token_metric(outside)
+        metrics["mismatch/truncated"] = Mean.of(outside)
         return torch.where(outside, 0.0, ratio), metrics

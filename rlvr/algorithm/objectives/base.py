@@ -16,11 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32, segment_max
+from rlvr.algorithm.metrics import Mean, Metric
 from rlvr.algorithm.registry import Registry
 from rlvr.types import TokenBatch, Totals
-
-# (sum, count): both are added over micro-batches and ranks, then divided.
-Metric = tuple[Tensor, Tensor]
 
 # exp() beyond this is a policy that has left its data; the bound only keeps inf · 0 out.
 MAX_LOG_RATIO = 20.0
@@ -140,8 +138,8 @@ class PolicyGradient(ABC):
 
         with torch.no_grad():
             ratio = log_ratio.exp()
-            metrics["policy/ratio"] = token_metric(ratio)
-            metrics["policy/kl_old"] = token_metric(ratio - 1 - log_ratio)
+            metrics["policy/ratio"] = Mean.of(ratio)
+            metrics["policy/kl_old"] = Mean.of(ratio - 1 - log_ratio)
         return LossTerms(self.aggregate(term, batch, totals), metrics)
 
     def active(self, batch: TokenBatch, coefficients: Float[Tensor, "n"]) -> Bool[Tensor, "s"]:
@@ -153,12 +151,6 @@ class PolicyGradient(ABC):
         return size > 0
 
 
-def token_metric(x: Float[Tensor, "n"] | Bool[Tensor, "n"]) -> Metric:
-    """A metric that is a mean over tokens."""
-    x = x.detach()
-    return x.sum(dtype=torch.float64), torch.tensor(x.numel(), dtype=torch.float64, device=x.device)
-
-
 def clipped_surrogate(
     ratio: Float[Tensor, "n"], advantage: Float[Tensor, "n"], low: float, high: float
 ) -> tuple[Float[Tensor, "n"], dict[str, Metric]]:
@@ -166,6 +158,6 @@ def clipped_surrogate(
     clipped = ratio.clamp(1 - low, 1 + high)
     term = -torch.minimum(ratio * advantage, clipped * advantage)
     return term, {
-        "policy/clip_high": token_metric((ratio > 1 + high) & (advantage > 0)),
-        "policy/clip_low": token_metric((ratio < 1 - low) & (advantage < 0)),
+        "policy/clip_high": Mean.of((ratio > 1 + high) & (advantage > 0)),
+        "policy/clip_low": Mean.of((ratio < 1 - low) & (advantage < 0)),
     }

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import token_mean
-from rlvr.algorithm.objectives.base import OBJECTIVES, Metric, PolicyGradient, token_metric
+from rlvr.algorithm.metrics import Mean, Metric
+from rlvr.algorithm.objectives.base import OBJECTIVES, PolicyGradient
 from rlvr.algorithm.registry import require
 from rlvr.types import TokenBatch, Totals
 
@@ -42,7 +43,7 @@ class Cispo(PolicyGradient):
         """The weighted log-likelihood term."""
         ratio = log_ratio.detach().exp()
         term = -ratio.clamp(max=1 + self.clip_high) * advantage * logp
-        return term, {"policy/clip_high": token_metric(ratio > 1 + self.clip_high)}
+        return term, {"policy/clip_high": Mean.of(ratio > 1 + self.clip_high)}
 
     def aggregate(
         self, x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals

@@ -13,12 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import token_mean
+from rlvr.algorithm.metrics import Mean, Metric
 from rlvr.algorithm.objectives.base import (
     OBJECTIVES,
-    Metric,
     PolicyGradient,
     clipped_surrogate,
-    token_metric,
 )
 from rlvr.algorithm.registry import require
 from rlvr.types import TokenBatch, Totals
@@ -64,7 +63,7 @@ class Dapo(PolicyGradient):
             bound = -self.dual_clip * advantage
             beyond = (advantage < 0) & (term > bound)
             term = torch.where(beyond, bound, term)
-            metrics["policy/clip_dual"] = token_metric(beyond)
+            metrics["policy/clip_dual"] = Mean.of(beyond)
         return term, metrics
 
     def aggregate(

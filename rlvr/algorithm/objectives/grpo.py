@@ -9,14 +9,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import sequence_mean
+from rlvr.algorithm.metrics import Mean, Metric
 from rlvr.algorithm.objectives.base import (
     MAX_LOG_RATIO,
     OBJECTIVES,
     LossTerms,
-    Metric,
     PolicyGradient,
     clipped_surrogate,
-    token_metric,
 )
 from rlvr.algorithm.registry import require
 from rlvr.types import TokenBatch, Totals
@@ -75,7 +74,7 @@ class Grpo(PolicyGradient):
             assert batch.logp_reference is not None, "beta > 0 needs logp_reference"
             kl = k3(logp.to(terms.loss.dtype), batch.logp_reference.to(terms.loss.dtype))
             terms.loss = terms.loss + self.beta * self.aggregate(kl, batch, totals)
-            terms.metrics["policy/kl_reference"] = token_metric(kl)
+            terms.metrics["policy/kl_reference"] = Mean.of(kl)
         return terms
 
     def active(self, batch: TokenBatch, coefficients: Float[Tensor, "n"]) -> Bool[Tensor, "s"]:

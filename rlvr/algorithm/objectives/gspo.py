@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import segment_mean, sequence_mean
+from rlvr.algorithm.metrics import Metric
 from rlvr.algorithm.objectives.base import (
     MAX_LOG_RATIO,
     OBJECTIVES,
-    Metric,
     PolicyGradient,
     clipped_surrogate,
 )

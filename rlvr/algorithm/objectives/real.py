@@ -20,7 +20,8 @@ from rlvr.algorithm.aggregation import (
     segment_mean,
     segment_sum,
 )
-from rlvr.algorithm.objectives.base import OBJECTIVES, LossTerms, token_metric
+from rlvr.algorithm.metrics import Mean
+from rlvr.algorithm.objectives.base import OBJECTIVES, LossTerms
 from rlvr.algorithm.registry import require
 from rlvr.types import TokenBatch, Totals
 
@@ -194,7 +195,7 @@ class Real:
         assert batch.response_weight is not None, "response_weights come before the loss"
         score = self.score(logp, batch, coefficients)
         loss = (batch.response_weight.to(score.dtype) * score).sum()
-        return LossTerms(loss, {"policy/score": token_metric(score)})
+        return LossTerms(loss, {"policy/score": Mean.of(score)})
 
     def active(self, batch: TokenBatch, coefficients: Float[Tensor, "n"]) -> Bool[Tensor, "s"]:
         """Sequences of non-zero weight; all of them while the weights are not known."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rlvr.algorithm.correction import CORRECTIONS
+from rlvr.algorithm.metrics import values
 
 
 def build(**options):
@@ -44,15 +45,15 @@ def test_weights_equal_the_definition(tiny, name, level):
             expected.append(0.0 if out else w)
     expected = torch.tensor(expected, dtype=torch.float64)
     torch.testing.assert_close(weights, expected, rtol=1e-9, atol=1e-9)
-    total, count = metrics["mismatch/truncated"]
-    assert (int(total), int(count)) == (outside, batch.num_response_tokens)
+    truncated = metrics["mismatch/truncated"]
+    assert (int(truncated.total), int(truncated.count)) == (outside, batch.num_response_tokens)
 
 
 def test_mismatch_metrics(tiny):
     batch = tiny.batch()
     weights, metrics = build(name="none").weights(batch.logp_old, batch.logp_rollout, batch)
     assert weights is None
-    means = {k: float(total / count) for k, (total, count) in metrics.items()}
+    means = values(metrics)
     w = ratios(batch, "token")
     assert means["mismatch/ratio"] == pytest.approx(sum(w) / len(w))
     assert means["mismatch/ratio_max"] == pytest.approx(max(w))
@@ -78,4 +79,4 @@ def test_extreme_and_half_precision_inputs_stay_finite(tiny):
                 method = build(name=name, level=level)
                 weights, metrics = method.weights(old.bfloat16(), rollout.bfloat16(), batch)
                 assert weights.dtype == torch.float32 and weights.isfinite().all()
-                assert all(total.isfinite() for total, _ in metrics.values())
+                assert all(map(math.isfinite, values(metrics).values()))
