@@ -66,7 +66,8 @@ async def reserve(config: RunConfig) -> Placement:
     bundles = resource_bundles(config)
     group = placement_group(bundles, strategy="PACK")
     try:
-        await asyncio.wait_for(_ready(group), _RESERVE_TIMEOUT_S)
+        async with asyncio.timeout(_RESERVE_TIMEOUT_S):
+            await group.ready()
     except TimeoutError:
         remove_placement_group(group)
         raise ConfigError(
@@ -147,7 +148,3 @@ def _bundle(group: PlacementGroup | None, index: int) -> Any:
     if group is None:
         return "DEFAULT"
     return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-
-
-async def _ready(group: PlacementGroup) -> None:
-    await group.ready()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from ray.actor import ActorHandle
 
 from rlvr.config import ModelConfig, RolloutConfig
 from rlvr.errors import RunError
+from rlvr.remote import answers
 from rlvr.rollout.request import Request
 from rlvr.rollout.worker import RolloutWorker
 from rlvr.types import Response
@@ -76,12 +77,12 @@ class RolloutPool:
             _Worker(f"rollout worker {i}", actor_class.options(**o).remote(*self._arguments))
             for i, o in enumerate(self._options)
         ]
-        for worker in self._workers:
-            await _answer(
-                worker.actor.start.remote(),
-                self._rollout.start_timeout_s,
-                f"{worker.name} did not start its engine (rollout.start_timeout_s)",
-            )
+        await answers(
+            {w.name: w.actor.start.remote() for w in self._workers},
+            within_s=self._rollout.start_timeout_s,
+            key="rollout.start_timeout_s",
+            error=RolloutError,
+        )
         for worker in self._workers:
             worker.collecting = asyncio.create_task(self._collect(worker))
 
@@ -114,13 +115,7 @@ class RolloutPool:
             await self._tell("wake_up")
 
     async def _tell(self, method: str) -> None:
-        limit = self._rollout.stall_timeout_s
-        await asyncio.gather(
-            *(
-                _answer(getattr(w.actor, method).remote(), limit, f"{w.name} does not {method}")
-                for w in self._workers
-            )
-        )
+        await self._answers({w.name: getattr(w.actor, method).remote() for w in self._workers})
 
     async def close(self) -> None:
         """Stop the workers."""
@@ -144,16 +139,12 @@ class RolloutPool:
             batches[i].append(request)
             self._sinks[request.id] = sink
             self._workers[i].outstanding[request.id] = request
-        await asyncio.gather(
-            *(
-                _answer(
-                    worker.actor.submit.remote(batch),
-                    self._rollout.stall_timeout_s,
-                    f"{worker.name} does not take requests (rollout.stall_timeout_s)",
-                )
+        await self._answers(
+            {
+                worker.name: worker.actor.submit.remote(batch)
                 for worker, batch in zip(self._workers, batches, strict=True)
                 if batch
-            )
+            }
         )
 
     async def _abandon(self, requests: Iterable[Request]) -> None:
@@ -167,13 +158,10 @@ class RolloutPool:
 
     async def _collect(self, worker: _Worker) -> None:
         """Bring a worker's responses to whoever asked for them, and its death to everybody."""
-        limit = self._rollout.stall_timeout_s
         try:
             while True:
-                finished = await _answer(
-                    worker.actor.collect.remote(_POLL_S),
-                    limit,
-                    f"{worker.name} does not answer (rollout.stall_timeout_s)",
+                [finished] = await self._answers(
+                    {worker.name: worker.actor.collect.remote(_POLL_S)}
                 )
                 if not finished and worker.outstanding:
                     await self._check_progress(worker)
@@ -184,7 +172,7 @@ class RolloutPool:
 
     async def _check_progress(self, worker: _Worker) -> None:
         limit = self._rollout.stall_timeout_s
-        state = await _answer(worker.actor.state.remote(), limit, f"{worker.name} does not answer")
+        [state] = await self._answers({worker.name: worker.actor.state.remote()})
         if state["idle_s"] > limit:
             raise RolloutError(
                 f"{worker.name} has {len(worker.outstanding)} requests but its engine has not "
@@ -201,16 +189,10 @@ class RolloutPool:
         for sink, parcel in parcels.items():
             sink.put_nowait(parcel)
 
-
-async def _answer(reference: Any, timeout_s: float, complaint: str) -> Any:
-    """Await a Ray call; its time-out and its error both become a RolloutError."""
-    try:
-        return await asyncio.wait_for(_await(reference), timeout_s)
-    except TimeoutError:
-        raise RolloutError(f"{complaint}: no answer within {timeout_s:.0f} s") from None
-    except ray.exceptions.RayError as error:
-        raise RolloutError(f"{complaint}:\n{error}") from error
-
-
-async def _await(reference: Any) -> Any:
-    return await reference
+    async def _answers(self, references: Mapping[str, Any]) -> list[Any]:
+        return await answers(
+            references,
+            within_s=self._rollout.stall_timeout_s,
+            key="rollout.stall_timeout_s",
+            error=RolloutError,
+        )

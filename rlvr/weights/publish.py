@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray
 from ray.actor import ActorHandle
 
 from rlvr.config import WeightsConfig
 from rlvr.errors import RunError
+from rlvr.remote import answers
 
 
 class PublishError(RunError):
@@ -48,65 +48,53 @@ class WeightPublisher:
     async def start(self) -> None:
         """Let both ends meet."""
         options: dict[str, Any] = {}
-        meeting: list[Awaitable[Any]] = []
         if self._backend == "nccl":
-            address, port = await self._bounded(self._learners[0].address.remote(), "learner 0")
+            [(address, port)] = await self._answers(
+                {"learner rank 0": self._learners[0].address.remote()}
+            )
             size = 1 + len(self._engines) * self._gpus_per_engine
             options = {"address": address, "port": port, "world_size": size}
+        meeting: dict[str, Any] = {}
         for i, engine in enumerate(self._engines):
             info = engine_init_info(self._backend, options, 1 + i * self._gpus_per_engine)
-            meeting.append(self._bounded(engine.init_weight_transfer.remote(info), _engine(i)))
+            meeting[f"rollout worker {i}"] = engine.init_weight_transfer.remote(info)
         for i, rank in enumerate(self._learners):
-            opened: Any = rank.open_sender.remote(self._backend, options)
-            meeting.append(self._bounded(opened, f"learner rank {i}"))
-        await self._all(meeting)
+            meeting[f"learner rank {i}"] = rank.open_sender.remote(self._backend, options)
+        await self._answers(meeting)
         if self._backend == "nccl":
-            called: Any = self._learners[0].announce_weights.remote()
-            self._announced = await self._bounded(called, "learner 0")
+            [self._announced] = await self._answers(
+                {"learner rank 0": self._learners[0].announce_weights.remote()}
+            )
 
     async def publish(self, version: int) -> None:
         """Every engine serves ``version`` when this returns; PublishError leaves the old one."""
-        sending = [
-            self._bounded(rank.send_weights.remote(version), f"learner rank {i}")
+        sending = {
+            f"learner rank {i}": rank.send_weights.remote(version)
             for i, rank in enumerate(self._learners)
-        ]
+        }
         try:
             if self._announced is not None:
-                await self._all([*sending, *self._receiving(self._announced, version)])
+                await self._answers({**sending, **self._receiving(self._announced, version)})
             else:
-                info, *_ = await self._all(sending)
-                await self._all(self._receiving(info, version))
+                info, *_ = await self._answers(sending)
+                await self._answers(self._receiving(info, version))
         finally:
             released = [_await(rank.release_weights.remote()) for rank in self._learners]
             await asyncio.wait([asyncio.ensure_future(r) for r in released], timeout=5.0)
 
-    def _receiving(self, info: dict[str, Any], version: int) -> list[Awaitable[Any]]:
-        return [
-            self._bounded(engine.update_weights.remote(info, version), _engine(i))
+    def _receiving(self, info: dict[str, Any], version: int) -> dict[str, Any]:
+        return {
+            f"rollout worker {i}": engine.update_weights.remote(info, version)
             for i, engine in enumerate(self._engines)
-        ]
+        }
 
-    async def _all(self, calls: Sequence[Awaitable[Any]]) -> list[Any]:
-        """Gather, raising the first error without waiting for the rest."""
-        tasks = [asyncio.ensure_future(c) for c in calls]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    async def _bounded(self, reference: Any, who: str) -> Any:
-        try:
-            return await asyncio.wait_for(_await(reference), self._timeout_s)
-        except TimeoutError:
-            raise PublishError(
-                f"{who} did not answer within {self._timeout_s:g} s (weights.timeout_s) of a "
-                f"weight transfer over {self._backend}"
-            ) from None
-        except ray.exceptions.RayError as error:
-            raise PublishError(
-                f"{who} failed in a weight transfer over {self._backend}:\n{error}"
-            ) from error
+    async def _answers(self, references: Mapping[str, Any]) -> list[Any]:
+        return await answers(
+            references,
+            within_s=self._timeout_s,
+            error=PublishError,
+            key="weights.timeout_s",
+        )
 
 
 def engine_init_info(backend: str, options: dict[str, Any], rank_offset: int) -> dict[str, Any]:
@@ -120,10 +108,6 @@ def engine_init_info(backend: str, options: dict[str, Any], rank_offset: int) ->
             "packed": True,
         }
     return {"packed": False} if backend == "ipc" else {}
-
-
-def _engine(i: int) -> str:
-    return f"rollout worker {i}"
 
 
 async def _await(reference: Any) -> Any:

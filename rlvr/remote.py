@@ -1,0 +1,56 @@
+"""Answers of Ray actors: every wait has a limit, every error a name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import ray
+
+
+async def answer(
+    reference: Awaitable[Any], who: str, *, within_s: float, error: type[Exception], key: str = ""
+) -> Any:
+    """Await one Ray call.
+
+    Args:
+        reference: what ``actor.method.remote(...)`` returned.
+        who: the subject of the error message: ``rollout worker 3``.
+        within_s: seconds to wait.
+        error: the class that is raised, for the time-out as for the actor's own error.
+        key: the configuration key behind ``within_s``, for the message.
+    """
+    [result] = await answers({who: reference}, within_s=within_s, error=error, key=key)
+    return result
+
+
+async def answers(
+    references: Mapping[str, Awaitable[Any]],
+    *,
+    within_s: float,
+    error: type[Exception],
+    key: str = "",
+) -> list[Any]:
+    """Await many Ray calls, each under its name; see ``answer``.
+
+    The first error is raised without waiting for the rest, which may be waiting for the one
+    that failed.
+    """
+
+    async def one(who: str, reference: Awaitable[Any]) -> Any:
+        try:
+            async with asyncio.timeout(within_s):
+                return await reference
+        except ray.exceptions.RayError as failure:  # first: it can be a TimeoutError as well
+            raise error(f"{who} failed:\n{failure}") from failure
+        except TimeoutError:
+            named = f" ({key})" if key else ""
+            raise error(f"{who} did not answer within {within_s:g} s{named}") from None
+
+    waiting = [asyncio.ensure_future(one(*named)) for named in references.items()]
+    try:
+        return await asyncio.gather(*waiting)
+    finally:
+        for task in waiting:
+            task.cancel()
