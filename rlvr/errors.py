@@ -9,3 +9,7 @@ class ConfigError(Exception):
 
 class RunError(Exception):
     """A part of the running system failed; the text says which, and why in its own words."""
+
+
+class LearnerError(RunError):
+    """A learner rank failed or died; the text carries the rank's own traceback."""

@@ -75,7 +75,7 @@ class Actors:
         self.weights = WeightPublisher(
             config.weights,
             config.weights.backend,
-            self.learners.ranks,
+            self.learners.workers,
             self.rollout.actors,
             config.rollout.tensor_parallel,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlvr.algorithm.credit import CreditAssigner, PreparesInputs, Question
+from rlvr.algorithm.credit import CREDITS, PreparesInputs, Question
 from rlvr.config import RunConfig
 from rlvr.errors import RunError
 from rlvr.loop.batch import RolloutBatch
@@ -29,12 +29,10 @@ class CreditDriver:
     is a request for one token; the vLLM prefix cache serves what it shares with others.
     """
 
-    def __init__(
-        self, method: CreditAssigner, config: RunConfig, rollout: RolloutPool, tokenizer: Any
-    ) -> None:
+    def __init__(self, config: RunConfig, rollout: RolloutPool, tokenizer: Any) -> None:
         self.pad_token_id = int(tokenizer.pad_token_id or 0)
         self.longest = int(config.rollout.engine["max_model_len"]) - 1
-        self._method = method
+        self._method = CREDITS.build(config.credit, "credit")
         self._rollout = rollout
         self._tokenizer = tokenizer
         self._pattern = answer_pattern(config.verifier)

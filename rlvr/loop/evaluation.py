@@ -83,7 +83,7 @@ class Evaluation:
     async def _measure(
         self, name: str, samples: int, sampling: Sampling, step: int
     ) -> dict[str, float]:
-        groups, texts = await self._groups.sample(
+        groups = await self._groups.sample(
             self._prompts, samples, sampling, tag=f"eval{step}.{name}", seed_step=_SEED_STEP
         )
         results = {name: _accuracy(groups)}
@@ -93,13 +93,14 @@ class Evaluation:
                 results[f"{name}/{source}"] = _accuracy(
                     [g for g in groups if g.prompt.source == source]
                 )
-        flat = [text for group in texts for text in group]
-        await self._telemetry.evaluation(step, name, {"accuracy": results[name]}, groups, flat)
+        await self._telemetry.evaluation(step, name, {"accuracy": results[name]}, groups)
         return results
 
 
 def _accuracy(groups: Sequence[Group]) -> float:
     """Share of correct responses: the mean over prompts of the mean over their samples."""
     return float(
-        np.mean([np.mean([v.outcome is Outcome.CORRECT for v in g.verdicts]) for g in groups])
+        np.mean(
+            [np.mean([s.verdict.outcome is Outcome.CORRECT for s in g.samples]) for g in groups]
+        )
     )

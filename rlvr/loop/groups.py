@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import torch
-
-from rlvr.algorithm.overlong import overlong_penalty
 from rlvr.config import RunConfig
 from rlvr.data.stream import PromptStream
 from rlvr.errors import RunError
+from rlvr.loop.batch import RolloutBatch
+from rlvr.loop.reward import Reward
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
-from rlvr.types import Group, Prompt, Response, Verdict
+from rlvr.types import Group, Prompt, Response, Sample
 from rlvr.verify.pool import VerifierPool
 
 
@@ -25,17 +23,6 @@ class Decoder(Protocol):
 
     def batch_decode(self, sequences: Any, *, skip_special_tokens: bool) -> list[str]:
         """Texts of token ids."""
-
-
-@dataclass(frozen=True)
-class RolloutBatch:
-    """What one training step learns from, and what it takes to go on from there."""
-
-    step: int
-    groups: list[Group]
-    texts: list[list[str]]  # decoded responses, per group
-    stream_state: dict[str, Any]  # of the prompt stream, after this batch was drawn
-    discarded: int = 0  # groups without spread that dynamic sampling threw away
 
 
 class GroupSource:
@@ -61,6 +48,7 @@ class GroupSource:
         self._rollout = rollout
         self._verifiers = verifiers
         self._decoder = decoder
+        self._reward = Reward(config)
         self._sampling = Sampling(
             temperature=config.rollout.temperature,
             top_p=config.rollout.top_p,
@@ -96,64 +84,50 @@ class GroupSource:
         tag: str,
         seed_step: int,
         drawn: Counter[str] | None = None,
-    ) -> tuple[list[Group], list[list[str]]]:
+    ) -> list[Group]:
         """``samples`` verified responses for each prompt; used by training and evaluation.
 
         Verification of a response starts as soon as it has arrived. ``drawn`` counts how often
         a prompt has been drawn in this step: its next samples take the next seeds.
         """
         drawn = Counter() if drawn is None else drawn
-        places = {f"{tag}:{p}:{i}": (p, i) for p in range(len(prompts)) for i in range(samples)}
-        first = []
-        for prompt in prompts:
-            first.append(drawn[prompt.id] * samples)
+        places: dict[str, tuple[int, int]] = {}
+        requests = []
+        for p, prompt in enumerate(prompts):
+            for i in range(samples):
+                number = drawn[prompt.id] * samples + i
+                seed = sample_seed(self._config.train.seed, prompt.id, seed_step, number)
+                requests.append(Request(f"{tag}:{p}:{i}", prompt.token_ids, seed, sampling))
+                places[requests[-1].id] = p, i
             drawn[prompt.id] += 1
-        seed = self._config.train.seed
-        requests = [
-            Request(
-                key,
-                prompts[p].token_ids,
-                sample_seed(seed, prompts[p].id, seed_step, first[p] + i),
-                sampling,
-            )
-            for key, (p, i) in places.items()
-        ]
-        responses: list[list[Response | None]] = [[None] * samples for _ in prompts]
-        verdicts: list[list[Verdict | None]] = [[None] * samples for _ in prompts]
-        texts = [[""] * samples for _ in prompts]
+        cells: list[list[Any]] = [[None] * samples for _ in prompts]
 
         async def verify(sampled: list[tuple[Request, Response]]) -> None:
-            decoded = self._decoder.batch_decode(
-                [r.token_ids for _, r in sampled], skip_special_tokens=True
+            responses = [response for _, response in sampled]
+            texts = self._decoder.batch_decode(
+                [r.token_ids for r in responses], skip_special_tokens=True
             )
-            cells = [places[request.id] for request, _ in sampled]
-            items = [(prompts[p], text) for (p, _), text in zip(cells, decoded, strict=True)]
-            given = await self._verifiers.verify(items)
-            for (p, i), (_, response), text, verdict in zip(
-                cells, sampled, decoded, given, strict=True
-            ):
-                responses[p][i], texts[p][i] = response, text
-                verdicts[p][i] = self._with_overlong_penalty(verdict, response)
+            at = [places[request.id] for request, _ in sampled]
+            verdicts = await self._verifiers.verify(
+                [(prompts[p], text) for (p, _), text in zip(at, texts, strict=True)]
+            )
+            for (p, i), response, text, verdict in zip(at, responses, texts, verdicts, strict=True):
+                cells[p][i] = Sample(response, text, self._reward(verdict, text, response))
 
         async with asyncio.TaskGroup() as verifying:
             async for sampled in self._rollout.sample(requests):
                 verifying.create_task(verify(sampled))
-        groups = [
-            Group(prompt, [r for r in rs if r is not None], [v for v in vs if v is not None])
-            for prompt, rs, vs in zip(prompts, responses, verdicts, strict=True)
-        ]
-        return groups, texts
+        return [Group(prompt, own) for prompt, own in zip(prompts, cells, strict=True)]
 
     async def _batch(self, step: int) -> RolloutBatch:
         wanted = self._config.train.prompts_per_step
         groups: list[Group] = []
-        texts: list[list[str]] = []
         discarded, attempt = 0, 0
         drawn: Counter[str] = Counter()
         while len(groups) < wanted:
             prompts = self._stream.next_batch(wanted)
             state = self._stream.state()
-            new, new_texts = await self.sample(
+            new = await self.sample(
                 prompts,
                 self._config.rollout.group_size,
                 self._sampling,
@@ -161,14 +135,9 @@ class GroupSource:
                 seed_step=step,
                 drawn=drawn,
             )
-            keep = [
-                i
-                for i, g in enumerate(new)
-                if g.has_spread or not self._config.train.dynamic_sampling
-            ]
-            discarded += len(new) - len(keep)
-            groups += [new[i] for i in keep]
-            texts += [new_texts[i] for i in keep]
+            kept = [g for g in new if g.has_spread or not self._config.train.dynamic_sampling]
+            discarded += len(new) - len(kept)
+            groups += kept
             attempt += 1
             if attempt == self._config.train.max_sampling_rounds and len(groups) < wanted:
                 raise RunError(
@@ -178,19 +147,4 @@ class GroupSource:
                     "train.max_sampling_rounds or rollout.group_size, or set "
                     "train.dynamic_sampling=false"
                 )
-        return RolloutBatch(step, groups[:wanted], texts[:wanted], state, discarded)
-
-    def _with_overlong_penalty(self, verdict: Verdict, response: Response) -> Verdict:
-        train = self._config.train
-        if not train.overlong_buffer:
-            return verdict
-        penalty = float(
-            overlong_penalty(
-                torch.tensor([float(len(response.token_ids))]),
-                self._config.rollout.max_response_tokens,
-                train.overlong_buffer,
-                train.overlong_factor,
-            )[0]
-        )
-        parts = {**verdict.components, "overlong": penalty}
-        return replace(verdict, reward=verdict.reward + penalty, components=parts)
+        return RolloutBatch(step, groups[:wanted], state, discarded)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from rlvr.algorithm.credit import CREDITS, Inquirer, Needs
 from rlvr.config import ConfigError, RunConfig
 from rlvr.data.dataset import Dataset, load_dataset
 from rlvr.data.stream import PromptStream
 from rlvr.loop.actors import Actors
-from rlvr.loop.answers import AnswerFinder
+from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
-from rlvr.loop.prober import Prober
 from rlvr.loop.state import RunState, resume_folder
 from rlvr.loop.trainer import Trainer
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
-from rlvr.verify.answer import answer_pattern
 from rlvr.verify.base import names
 
 
@@ -63,13 +59,8 @@ class Session:
             if await state.resume():
                 await actors.weights.publish(state.step)
             telemetry.start(config, state.step)
-            credit = CREDITS.build(config.credit, "credit")
-            pattern = answer_pattern(config.verifier)
-            finder = AnswerFinder(tokenizer, pattern) if Needs.ANSWER in credit.needs else None
-            prober = None
-            if Needs.TOKEN_SCORES in credit.needs:
-                prober = Prober(cast(Inquirer, credit), config, actors.rollout, pad)
-            trainer = Trainer(config, groups, actors, evaluation, state, telemetry, finder, prober)
+            credit = CreditDriver(config, actors.rollout, tokenizer)
+            trainer = Trainer(config, groups, credit, actors, evaluation, state, telemetry)
             await trainer.run()
             telemetry.summary({**trainer.summary(), "rows_dropped": train_set.dropped})
         except BaseException:

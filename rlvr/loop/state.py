@@ -10,7 +10,7 @@ from typing import Any
 from rlvr.config import ConfigError, RunConfig
 from rlvr.data.stream import PromptStream
 from rlvr.learner.group import LearnerGroup
-from rlvr.loop.groups import RolloutBatch
+from rlvr.loop.batch import RolloutBatch
 
 _LATEST = "latest"
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.config import RunConfig
 from rlvr.loop.actors import Actors
-from rlvr.loop.answers import AnswerFinder
+from rlvr.loop.batch import RolloutBatch
+from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
-from rlvr.loop.groups import GroupSource, RolloutBatch
-from rlvr.loop.prober import Prober
+from rlvr.loop.groups import GroupSource
 from rlvr.loop.state import RunState
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.telemetry.timing import Stopwatch
 from rlvr.telemetry.tokens import token_rows
-from rlvr.types import Answers
+from rlvr.types import RankedTokens
+
+_SHOWN_TOKENS = 10  # most raised, and as many most lowered, of every step
 
 
 class Trainer:
@@ -30,23 +29,22 @@ class Trainer:
         self,
         config: RunConfig,
         groups: GroupSource,
+        credit: CreditDriver,
         actors: Actors,
         evaluation: Evaluation,
         state: RunState,
         telemetry: Telemetry,
-        finder: AnswerFinder | None = None,
-        prober: Prober | None = None,
     ) -> None:
         self.advantage = ADVANTAGES.build(config.advantage, "advantage")
         self.groups = groups
+        self.credit = credit
         self.rollout = actors.rollout
         self.learners = actors.learners
         self.weights = actors.weights
         self.evaluation = evaluation
         self.state = state
         self.telemetry = telemetry
-        self.finder = finder
-        self.prober = prober
+        self.shown = _SHOWN_TOKENS if config.telemetry.log_responses else 0
         self.watch = Stopwatch()
         self.seconds = 0.0
         self.tokens = 0
@@ -56,21 +54,21 @@ class Trainer:
         await self.evaluation.at_start(self.state.step)
         self.watch.lap()
         async for batch in self.batches():
-            advantages, answers = self.advantages(batch), self.answers(batch)
+            advantages = batch.advantages(self.advantage)
             with self.watch.stage("credit"):
-                scores = await self.token_scores(batch, answers)
+                inputs = await self.credit.prepare(batch)
             async with self.rollout.memory_lent():
                 with self.watch.stage("score"):
-                    await self.learners.load(batch.groups, advantages, answers, scores)
+                    await self.learners.load(batch.groups, advantages, inputs)
                     metrics = await self.learners.score()
                 with self.watch.stage("credit"):
-                    metrics |= await self.learners.assign_credit()
+                    report, tokens = await self.learners.assign_credit(self.shown)
                 with self.watch.stage("update"):
-                    metrics |= await self.learners.update()
+                    metrics |= report | await self.learners.update()
             with self.watch.stage("publish"):
                 await self.weights.publish(batch.step + 1)
             self.state.advance(batch)
-            await self.log(batch, advantages, metrics)
+            await self.log(batch, advantages, metrics, tokens)
             await self.state.checkpoint_if_due()
             await self.evaluation.if_due(self.state.step)
             self.watch.lap()  # checkpoints and evaluations are no part of a step's time
@@ -87,32 +85,20 @@ class Trainer:
                 return
             yield batch
 
-    def answers(self, batch: RolloutBatch) -> Answers | None:
-        """Where the final answers lie, if the credit method asks."""
-        return self.finder.find(batch.groups) if self.finder is not None else None
-
-    async def token_scores(
-        self, batch: RolloutBatch, answers: Answers | None
-    ) -> Float[Tensor, "N"] | None:
-        """What the rollout workers say of the response tokens, if the credit method asks."""
-        if self.prober is None:
-            return None
-        return await self.prober.token_scores(batch.step, batch.groups, answers)
-
     async def log(
-        self, batch: RolloutBatch, advantages: np.ndarray, metrics: dict[str, float]
+        self,
+        batch: RolloutBatch,
+        advantages: np.ndarray,
+        metrics: dict[str, float],
+        tokens: RankedTokens,
     ) -> None:
         """Hand the step to the telemetry."""
         timings = self.watch.lap()
         self.seconds += timings["time/step_s"]
-        self.tokens += sum(len(r.token_ids) for g in batch.groups for r in g.responses)
+        self.tokens += batch.tokens
         metrics["groups/discarded"] = batch.discarded
-        texts = [text for group in batch.texts for text in group]
-        extremes = await self.learners.extreme_tokens()
-        tokens = token_rows(extremes, batch.groups, advantages, self.groups.decode)
-        await self.telemetry.step(
-            batch.step + 1, batch.groups, advantages, texts, metrics, timings, tokens
-        )
+        rows = token_rows(tokens, batch.groups, advantages, self.groups.decode)
+        await self.telemetry.step(batch.step + 1, batch.groups, advantages, metrics, timings, rows)
 
     def summary(self) -> dict[str, float | int]:
         """What the run came to."""
@@ -122,10 +108,3 @@ class Trainer:
             "steps": self.state.step,
             "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
         }
-
-    def advantages(self, batch: RolloutBatch) -> np.ndarray:
-        """A_i of every response, float64 [S], in the order of the groups."""
-        reward = torch.tensor(np.concatenate([g.rewards for g in batch.groups]))
-        sizes = torch.tensor([len(g.responses) for g in batch.groups])
-        group_id = torch.repeat_interleave(torch.arange(len(batch.groups)), sizes)
-        return self.advantage(reward, group_id).numpy()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -19,43 +19,17 @@ from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks, SoloRanks
-from rlvr.algorithm.credit.delta_solver import DeltaSolver, FewStreamsSolver, Proxies
+from rlvr.algorithm.credit.delta_solver import (
+    DeltaOptions,
+    DeltaSolver,
+    FewStreamsSolver,
+    Proxies,
+)
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
-from rlvr.algorithm.registry import require, require_one_of
+from rlvr.registry import require, require_one_of
 from rlvr.types import TokenBatch
 
 _CHUNK = 1 << 26  # elements of logits, or of gathered rows of lm_head
-
-
-@dataclass
-class DeltaConfig:
-    """Options of ``credit=delta``; the defaults are those of the authors' runs."""
-
-    name: str = "delta"
-    refinements: int = 1  # K
-    lambda_range: list[float] = field(default_factory=lambda: [0.8, 1.2])
-    proxy: str = "realised"  # realised: (1−p(y)) h | topk_hidden: W_y − Σ_topK p̃_j W_j
-    top_k: int = 20  # K of topk_hidden
-    scope: str = "global"  # global: over all ranks | rank: each rank by itself, as released
-    within_side: bool = False  # ablation: distance to the own centroid only
-    gamma: str = "adaptive"  # adaptive: deviation of D | fixed: gamma_value
-    gamma_value: float = 1.0
-    hard: bool = False  # ablation: α = 1[D > 0]
-    normalise: bool = True  # c = λ N/Z; else c = λ
-    range_map: bool = True  # λ = λ_min + (λ_max − λ_min) α; else λ = α
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.refinements >= 0, f"refinements must not be negative: {self.refinements}")
-        require(
-            len(self.lambda_range) == 2 and 0 <= self.lambda_range[0] <= self.lambda_range[1],
-            f"lambda_range must be [low, high] with 0 <= low <= high, not {self.lambda_range}",
-        )
-        require_one_of("proxy", self.proxy, ("realised", "topk_hidden"))
-        require(self.top_k >= 1, f"top_k must be at least 1, not {self.top_k}")
-        require_one_of("scope", self.scope, ("global", "rank"))
-        require_one_of("gamma", self.gamma, ("adaptive", "fixed"))
-        require(self.gamma_value > 0, f"gamma_value must be positive, not {self.gamma_value}")
 
 
 def delta_coefficients(
@@ -86,7 +60,7 @@ def delta_coefficients(
         normalise: multiply by N/Z, so that Σ c = T.
         range_map: map α to ``lambda_range``; else λ = α.
     """
-    config = DeltaConfig(
+    options = DeltaOptions(
         refinements=refinements,
         lambda_range=list(lambda_range),
         within_side=within_side,
@@ -98,18 +72,26 @@ def delta_coefficients(
     )
     everything = torch.arange(len(v), device=v.device)
     proxies = [(everything, at_least_float32(v))]
-    solver = DeltaSolver(lambda: iter(proxies), advantage, config, SoloRanks())
+    solver = DeltaSolver(lambda: iter(proxies), advantage, options, SoloRanks())
     return solver.coefficients().to(at_least_float32(v).dtype)
 
 
-@CREDITS.register("delta", DeltaConfig)
-class Delta:
+@CREDITS.register("delta")
+@dataclass
+class Delta(DeltaOptions):
     """λ_t · N/Z, from the stream of hidden states that the scoring pass kept."""
+
+    proxy: str = "realised"  # realised: (1−p(y)) h | topk_hidden: W_y − Σ_topK p̃_j W_j
+    top_k: int = 20  # K of topk_hidden
+    scope: str = "global"  # global: over all ranks | rank: each rank by itself, as released
 
     needs = Needs.HIDDEN
 
-    def __init__(self, config: DeltaConfig) -> None:
-        self.config = config
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_one_of("proxy", self.proxy, ("realised", "topk_hidden"))
+        require(self.top_k >= 1, f"top_k must be at least 1, not {self.top_k}")
+        require_one_of("scope", self.scope, ("global", "rank"))
 
     @torch.no_grad()
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
@@ -119,17 +101,17 @@ class Delta:
         sides = ranks.all_reduce(torch.stack([(advantage > 0).sum(), (advantage < 0).sum()]))
         if int(sides.min()) == 0:
             return Credit(torch.ones_like(advantage, dtype=dtype))
-        scope: Ranks = SoloRanks() if self.config.scope == "rank" else ranks
+        scope: Ranks = SoloRanks() if self.scope == "rank" else ranks
         with ExitStack() as stack:
-            if self.config.proxy == "topk_hidden":
+            if self.proxy == "topk_hidden":
                 head = stack.enter_context(features.policy.head())
-                proxies = topk_proxies(batch, features, head, self.config.top_k)
+                proxies = topk_proxies(batch, features, head, self.top_k)
                 few = False  # what the proxy needs is kept
             else:
                 proxies = realised_proxies(features)
-                few = features.recomputes and not self.config.within_side
+                few = features.recomputes and not self.within_side
             solver_class = FewStreamsSolver if few else DeltaSolver
-            solver = solver_class(proxies, advantage, self.config, scope)
+            solver = solver_class(proxies, advantage, self, scope)
             coefficients = solver.coefficients()
         metrics = coefficient_metrics(coefficients, advantage, ranks) | solver.metrics(ranks)
         return Credit(coefficients.to(dtype), metrics)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,9 +12,7 @@ from torch import Tensor
 
 from rlvr.algorithm.credit.base import Ranks
 from rlvr.algorithm.credit.diagnostics import separation_auc
-
-if TYPE_CHECKING:
-    from rlvr.algorithm.credit.delta import DeltaConfig
+from rlvr.registry import require, require_one_of
 
 # Streams (place on the N axis, v there); may be iterated again.
 Proxies = Callable[[], Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n d"]]]]
@@ -24,6 +22,26 @@ Weigh = Callable[[Int[Tensor, "n"], Float[Tensor, "n d"]], Float[Tensor, "n"]]
 _MIN_VARIANCE = 1e-8
 
 
+@dataclass
+class DeltaOptions:
+    """How coefficients follow from v; the defaults are those of the authors' runs."""
+
+    refinements: int = 1  # K
+    lambda_range: list[float] = field(default_factory=lambda: [0.8, 1.2])
+    within_side: bool = False  # ablation: distance to the own centroid only
+    gamma: str = "adaptive"  # adaptive: deviation of D | fixed: gamma_value
+    gamma_value: float = 1.0
+    hard: bool = False  # ablation: α = 1[D > 0]
+    normalise: bool = True  # c = λ N/Z; else c = λ
+    range_map: bool = True  # λ = λ_min + (λ_max − λ_min) α; else λ = α
+
+    def __post_init__(self) -> None:
+        require(self.refinements >= 0, f"refinements must not be negative: {self.refinements}")
+        require_range("lambda_range", self.lambda_range)
+        require_one_of("gamma", self.gamma, ("adaptive", "fixed"))
+        require(self.gamma_value > 0, f"gamma_value must be positive, not {self.gamma_value}")
+
+
 class DeltaSolver:
     """The alternation between centroids and assignments, in float64 wherever sums are long."""
 
@@ -31,11 +49,11 @@ class DeltaSolver:
         self,
         proxies: Proxies,
         advantage: Float[Tensor, "N"],
-        config: DeltaConfig,
+        options: DeltaOptions,
         ranks: Ranks,
     ) -> None:
         self.proxies = proxies
-        self.config = config
+        self.options = options
         self.ranks = ranks
         self.weight = advantage.abs().double()
         self.sides: Bool[Tensor, "2 N"] = torch.stack([advantage > 0, advantage < 0])
@@ -48,7 +66,7 @@ class DeltaSolver:
         self.centroids = self._mean(lambda n, v: self.weight[n])
         self.margin = self._margins()
         gamma = self._gamma()
-        for _ in range(self.config.refinements):
+        for _ in range(self.options.refinements):
             weight = self.weight * self._assign(self.margin, self._on_side(gamma))
             self.centroids = self._mean(lambda n, v, weight=weight: weight[n])  # type: ignore[misc]
             gamma = self._gamma()  # of the old margin: γ lags behind by one pass
@@ -59,7 +77,7 @@ class DeltaSolver:
         """Distance of the centroids and how well they tell the sides apart. Collective."""
         distance = (self.centroids[0] - self.centroids[1]).norm()
         metrics = {"centroid_distance": float(ranks.all_reduce(distance)) / ranks.size}
-        if not self.config.within_side:
+        if not self.options.within_side:
             member = self.sides.any(0)
             toward_positive = torch.where(self.sides[0], self.margin, -self.margin)
             metrics["separation_auc"] = separation_auc(
@@ -87,14 +105,14 @@ class DeltaSolver:
         margin = torch.zeros_like(self.weight)
         for n, v in self.proxies():
             margin[n] = self._margin(n, v)
-        if self.config.within_side:
+        if self.options.within_side:
             return margin - self._on_side(self._side_mean(margin))
         return margin
 
     def _margin(self, n: Int[Tensor, "n"], v: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
         """D of a chunk; within the side, up to the side's mean."""
         plus, minus = self.centroids
-        if self.config.within_side:
+        if self.options.within_side:
             dots = (v @ self.centroids.to(v.dtype).T).double()
             square = (v * v).sum(1).double()[:, None]
             distance = square - 2 * dots + self.centroids.norm(dim=1) ** 2
@@ -106,14 +124,14 @@ class DeltaSolver:
 
     def _gamma(self) -> Float[Tensor, "2"]:
         """γ±: population deviation of D over the tokens of each side."""
-        if self.config.gamma == "fixed":
-            return self.weight.new_full((2,), self.config.gamma_value)
+        if self.options.gamma == "fixed":
+            return self.weight.new_full((2,), self.options.gamma_value)
         off = self.margin - self._on_side(self._side_mean(self.margin))
         return self._side_mean(off**2).clamp(min=_MIN_VARIANCE).sqrt()
 
     def _assign(self, margin: Float[Tensor, "n"], gamma: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """α = σ(D/γ), the maximiser of αD + γ·H(α) over [0, 1]; where A = 0, γ is 0 and so is α."""
-        if self.config.hard:
+        if self.options.hard:
             return (margin > 0).double()
         return torch.where(gamma > 0, torch.sigmoid(margin / gamma), 0.0)
 
@@ -122,9 +140,9 @@ class DeltaSolver:
         if int(self.side_count.min()) == 0:
             return torch.ones_like(self.weight)
         alpha = self._assign(self.margin, self._on_side(gamma))
-        low, high = self.config.lambda_range if self.config.range_map else (0.0, 1.0)
+        low, high = self.options.lambda_range if self.options.range_map else (0.0, 1.0)
         coefficients = low + (high - low) * alpha
-        if not self.config.normalise:
+        if not self.options.normalise:
             return coefficients
         return normalised(coefficients, self.ranks)
 
@@ -150,8 +168,8 @@ class FewStreamsSolver(DeltaSolver):
         self.first: Float[Tensor, "2 d"] = self.weight.new_zeros(2, 0)
         self.second: Float[Tensor, "2 d d"] = self.weight.new_zeros(2, 0, 0)
         self.centroids = self._mean(self._observe)
-        gamma = self._gamma() if self.config.gamma == "fixed" else self._first_gamma()
-        for _ in range(self.config.refinements):
+        gamma = self._gamma() if self.options.gamma == "fixed" else self._first_gamma()
+        for _ in range(self.options.refinements):
             self.centroids = self._mean(partial(self._refine, gamma))
             gamma = self._gamma()
         self.margin = self._margins()
@@ -184,6 +202,14 @@ class FewStreamsSolver(DeltaSolver):
         self.margin[n] = self._margin(n, v)
         own = (gamma[:, None] * self.sides[:, n]).sum(0)
         return self.weight[n] * self._assign(self.margin[n], own)
+
+
+def require_range(key: str, value: Sequence[float]) -> None:
+    """ValueError unless ``value`` is [low, high] with 0 ≤ low ≤ high."""
+    require(
+        len(value) == 2 and 0 <= value[0] <= value[1],
+        f"{key} must be [low, high] with 0 <= low <= high, not {value}",
+    )
 
 
 def normalised(coefficients: Float[Tensor, "N"], ranks: Ranks) -> Float[Tensor, "N"]:

@@ -10,23 +10,12 @@ import torch
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
-from rlvr.algorithm.registry import require
+from rlvr.registry import require
 from rlvr.types import TokenBatch
 
 
+@CREDITS.register("entropy_top")
 @dataclass
-class EntropyTopConfig:
-    """Options of ``credit=entropy_top``."""
-
-    name: str = "entropy_top"
-    share: float = 0.2  # of the batch's tokens that keep a gradient
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(0 < self.share <= 1, f"share must be in (0, 1], not {self.share}")
-
-
-@CREDITS.register("entropy_top", EntropyTopConfig)
 class EntropyTop:
     """c_t = 1 for the tokens of highest entropy in the rollout batch, 0 for the others.
 
@@ -34,10 +23,12 @@ class EntropyTop:
     with the last one kept are kept too.
     """
 
+    share: float = 0.2  # of the batch's tokens that keep a gradient
+
     needs = Needs.STATISTICS
 
-    def __init__(self, config: EntropyTopConfig) -> None:
-        self.share = config.share
+    def __post_init__(self) -> None:
+        require(0 < self.share <= 1, f"share must be in (0, 1], not {self.share}")
 
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
         """0 or 1."""

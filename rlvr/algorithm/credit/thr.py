@@ -23,7 +23,7 @@ from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
 from rlvr.algorithm.credit.groups import GroupedResponses, group_index, grouped_responses
 from rlvr.algorithm.credit.thr_stream import StreamedScores
-from rlvr.algorithm.registry import require, require_one_of
+from rlvr.registry import require, require_one_of
 from rlvr.types import TokenBatch
 
 
@@ -118,44 +118,18 @@ def _nthr_weights(
 
 
 @dataclass
-class ThrConfig:
-    """Options of ``credit=thr``."""
-
-    name: str = "thr"
-    p: float = 0.1  # > 0: exploitation, < 0: exploration, 0: dominant tokens only
-    beta: float = 1.0  # scale of the threshold; 0: every token is dominant
-    mask_small: bool = True  # tokens below the threshold get 0; else 1
-    weight: str = "score"  # THR = ± s | advantage: ± s |A_i|
-    memory_mib: int = 2048  # of the matrices M that exist at a time
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(-1 <= self.p <= 1, f"p must be in [-1, 1], not {self.p}")
-        require(self.beta >= 0, f"beta must not be negative: {self.beta}")
-        require_one_of("weight", self.weight, ("score", "advantage"))
-        require(self.memory_mib > 0, f"memory_mib must be positive, not {self.memory_mib}")
-
-
-@dataclass
-class NthrConfig:
-    """Options of ``credit=nthr``."""
-
-    name: str = "nthr"
-    beta: float = 1.0  # scale of the threshold
-    memory_mib: int = 2048  # of the matrices M that exist at a time
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.beta >= 0, f"beta must not be negative: {self.beta}")
-        require(self.memory_mib > 0, f"memory_mib must be positive, not {self.memory_mib}")
-
-
 class _TokenRewards(ABC):
     """What THR and NTHR share: the scores, streamed."""
 
+    beta: float = 1.0  # scale of the threshold; 0: every token is above it
+    memory_mib: int = 2048  # of the matrices M that exist at a time
+
     needs = Needs.HIDDEN
     advantage_only = True
-    memory_mib: int
+
+    def __post_init__(self) -> None:
+        require(self.beta >= 0, f"beta must not be negative: {self.beta}")
+        require(self.memory_mib > 0, f"memory_mib must be positive, not {self.memory_mib}")
 
     @torch.no_grad()
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
@@ -182,33 +156,33 @@ class _TokenRewards(ABC):
         """Coefficients, and which tokens the threshold picks."""
 
 
-@CREDITS.register("thr", ThrConfig)
+@CREDITS.register("thr")
+@dataclass
 class Thr(_TokenRewards):
     """See thr_coefficients."""
 
-    def __init__(self, config: ThrConfig) -> None:
-        self.config = config
-        self.memory_mib = config.memory_mib
+    p: float = 0.1  # > 0: exploitation, < 0: exploration, 0: dominant tokens only
+    mask_small: bool = True  # tokens below the threshold get 0; else 1
+    weight: str = "score"  # THR = ± s | advantage: ± s |A_i|
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(-1 <= self.p <= 1, f"p must be in [-1, 1], not {self.p}")
+        require_one_of("weight", self.weight, ("score", "advantage"))
 
     def weigh(
         self, thr: Float[Tensor, "N"], groups: GroupedResponses, batch: TokenBatch
     ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
         """Coefficients, and the dominant tokens."""
-        options = self.config
-        if options.weight == "advantage":
+        if self.weight == "advantage":
             thr = thr * batch.token_advantage.abs().to(thr.dtype)
-        return _thr_weights(
-            thr, groups, p=options.p, beta=options.beta, mask_small=options.mask_small
-        )
+        return _thr_weights(thr, groups, p=self.p, beta=self.beta, mask_small=self.mask_small)
 
 
-@CREDITS.register("nthr", NthrConfig)
+@CREDITS.register("nthr")
+@dataclass
 class Nthr(_TokenRewards):
     """See nthr_coefficients."""
-
-    def __init__(self, config: NthrConfig) -> None:
-        self.beta = config.beta
-        self.memory_mib = config.memory_mib
 
     def weigh(
         self, thr: Float[Tensor, "N"], groups: GroupedResponses, batch: TokenBatch

@@ -11,21 +11,12 @@ from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
 from rlvr.types import TokenBatch
 
 
+@CREDITS.register("uniform")
 @dataclass
-class UniformConfig:
-    """``credit=uniform`` has no options."""
-
-    name: str = "uniform"
-
-
-@CREDITS.register("uniform", UniformConfig)
 class Uniform:
     """c_t = 1."""
 
     needs = Needs.NONE
-
-    def __init__(self, config: UniformConfig) -> None:
-        del config
 
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
         """Ones."""

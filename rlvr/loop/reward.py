@@ -1,0 +1,61 @@
+"""The reward: made here and nowhere else, from a verdict, the response's form and its length."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, replace
+
+import torch
+
+from rlvr.algorithm.overlong import overlong_penalty
+from rlvr.config import RunConfig, VerifierConfig
+from rlvr.errors import ConfigError
+from rlvr.types import Outcome, Response, Verdict
+from rlvr.verify.format import well_formed
+
+
+class Reward:
+    """Turns a verifier's own verdict into the one that is trained on.
+
+    A verifier's reward places the response between incorrect (0) and correct (1); the other
+    outcomes have a reward of their own. Each part's share stays in ``Verdict.components``:
+    ``outcome``, and where they are switched on ``format_bonus`` and ``overlong``.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._outcomes = config.verifier.rewards
+        self._format = config.verifier.format
+        self._limit = config.rollout.max_response_tokens
+        self._buffer = config.train.overlong_buffer
+        self._factor = config.train.overlong_factor
+
+    def __call__(self, verdict: Verdict, text: str, response: Response) -> Verdict:
+        """The verdict with its final reward."""
+        parts = {"outcome": self._of_outcome(verdict)}
+        if self._format.bonus:
+            parts["format_bonus"] = self._format.bonus * well_formed(text, self._format.tags)
+        if self._buffer:
+            length = torch.tensor([float(len(response.token_ids))])
+            penalty = overlong_penalty(length, self._limit, self._buffer, self._factor)
+            parts["overlong"] = float(penalty)
+        components = {**verdict.components, **parts}
+        return replace(verdict, reward=sum(parts.values()), components=components)
+
+    def _of_outcome(self, verdict: Verdict) -> float:
+        rewards = self._outcomes
+        if verdict.outcome in (Outcome.CORRECT, Outcome.INCORRECT):
+            return rewards.incorrect + verdict.reward * (rewards.correct - rewards.incorrect)
+        return float(getattr(rewards, verdict.outcome))
+
+
+def check_rewards(config: VerifierConfig) -> None:
+    """Raises ConfigError for a reward that is no number or a tag that is no name."""
+    for outcome, reward in asdict(config.rewards).items():
+        if not math.isfinite(reward):
+            raise ConfigError(f"verifier.rewards.{outcome}={reward}: must be a finite number.")
+    if not math.isfinite(config.format.bonus):
+        raise ConfigError(f"verifier.format.bonus={config.format.bonus}: must be a finite number.")
+    for tag in config.format.tags:
+        if not re.fullmatch(r"[\w-]+", tag):
+            raise ConfigError(f"verifier.format.tags: '{tag}' must be a name without brackets.")
