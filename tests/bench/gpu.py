@@ -42,7 +42,7 @@ from rlvr.learner import rank as rank_module
 from rlvr.learner.batching import micro_batches, rank_batches
 from rlvr.learner.policy import Policy, load_policy
 from rlvr.learner.rank import LearnerRank
-from rlvr.types import Answers, Group, Outcome, Prompt, Response, TokenBatch, Verdict
+from rlvr.types import Group, Outcome, Prompt, Response, Sample, TokenBatch, Verdict
 
 DTYPE = {"cuda": torch.bfloat16, "cpu": torch.float32}  # few processors are quick at bfloat16
 DEADLINE_S = 440.0  # no row is begun after it, so that the whole stays within 8 minutes
@@ -213,8 +213,13 @@ def draw(shape: Shape) -> TokenBatch:
             outcome = Outcome.CORRECT if right else Outcome.INCORRECT
             verdicts.append(Verdict(float(right), outcome))
             spans.append([n - 4, n - 1])
-        groups.append(Group(Prompt(str(g), prompt, "", "", "math"), responses, verdicts))
-    reward = torch.tensor([v.reward for g in groups for v in g.verdicts])
+        groups.append(
+            Group(
+                Prompt(str(g), prompt, "", "", "math"),
+                [Sample(r, "", v) for r, v in zip(responses, verdicts, strict=True)],
+            )
+        )
+    reward = torch.tensor([s.verdict.reward for g in groups for s in g.samples])
     group_id = torch.arange(len(groups)).repeat_interleave(8)
     [batch] = rank_batches(
         groups,

@@ -47,7 +47,7 @@ class OarG(Oar):
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
         """w_t of the reasoning tokens, 1 elsewhere."""
         device = batch.input_ids.device
-        found = segments(batch, features, ranks)
+        found = segments(batch, features, ranks, self.target)
         generators = list(response_generators(batch, self.seed, device))
         noise = [generators[part.sequence] for part in found]
         scores = self.saliency_scores(found, noise, features, ranks, device)
@@ -83,7 +83,9 @@ class OarG(Oar):
                 spans = [slice(s, s + p.reasoning) for s, p in zip(starts, parts, strict=True)]
                 noise = torch.zeros_like(embeddings)
                 for i, span in zip(members, spans, strict=True):
-                    noise[span].normal_(0, self.noise, generator=generators[i])
+                    noise[span] = self.noise * torch.randn(
+                        noise[span].shape, generator=generators[i], device=device, dtype=noise.dtype
+                    )
                 answers = [part.answer for part in parts] or [1]
                 saliency = self._saliency(embeddings, noise, packing, answers, head, features)
                 scores += [saliency[span] for span in spans]

@@ -74,7 +74,7 @@ class OarP(Oar):
         inputs = await super().prepare(groups, driver)
         if self.engine == "learner":
             return inputs
-        planned = planned_segments(groups, inputs)
+        planned = planned_segments(groups, inputs, self.target)
         planned = [p for p in planned if len(p.token_ids) <= driver.longest]
         positions = [self._positions(p).flip(0) for p in planned]
         clean = await driver.ask(Question(p.token_ids.tolist(), self.top_tokens) for p in planned)
@@ -98,7 +98,7 @@ class OarP(Oar):
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
         """w_t of the reasoning tokens, 1 elsewhere."""
         device = batch.input_ids.device
-        found = segments(batch, features, ranks)
+        found = segments(batch, features, ranks, self.target)
         positions = [self._positions(p) for p in found]
         told: dict[str, float] = {}
         if self.engine == "rollout":

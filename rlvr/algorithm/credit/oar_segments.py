@@ -43,17 +43,20 @@ def answer_inputs(groups: Sequence[Group], driver: Driver, target: str) -> Credi
     return CreditInputs(inputs)
 
 
-def segments(batch: TokenBatch, features: Features, ranks: Ranks) -> list[Segments]:
-    """The responses of this rank that receive weights. Collective."""
+def segments(batch: TokenBatch, features: Features, ranks: Ranks, target: str) -> list[Segments]:
+    """The responses of this rank that receive weights. Collective.
+
+    Raises ValueError if the batch lacks what ``answer_inputs`` gives.
+    """
     index = group_index(batch.group_id, ranks)
     wanted = groups_with_spread(batch, index, ranks)[index.of_sequence]
     scored = torch.zeros_like(wanted)
     scored[batch.sequence_id[features.scored]] = True
     ids = batch.input_ids.split(batch.sequence_length.tolist())
-    return _cut(ids, batch.response_length, wanted & scored, batch.inputs)
+    return _cut(ids, batch.response_length, wanted & scored, batch.inputs, target)
 
 
-def planned_segments(groups: Sequence[Group], inputs: CreditInputs) -> list[Segments]:
+def planned_segments(groups: Sequence[Group], inputs: CreditInputs, target: str) -> list[Segments]:
     """``segments`` of a whole rollout batch, as the driver holds it, its responses numbered in
     sample order: these and perhaps some that turn out to need no weights.
     """
@@ -61,7 +64,7 @@ def planned_segments(groups: Sequence[Group], inputs: CreditInputs) -> list[Segm
     prompts = [g.prompt.token_ids for g in groups for _ in g.samples]
     ids = [torch.tensor([*p, *y]) for p, y in zip(prompts, responses, strict=True)]
     spread = torch.tensor([g.has_spread for g in groups for _ in g.samples])
-    return _cut(ids, torch.tensor([len(y) for y in responses]), spread, inputs)
+    return _cut(ids, torch.tensor([len(y) for y in responses]), spread, inputs, target)
 
 
 def _cut(
@@ -69,8 +72,14 @@ def _cut(
     response_length: Int[Tensor, "S"],
     wanted: Bool[Tensor, "S"],
     inputs: CreditInputs,
+    target: str,
 ) -> list[Segments]:
     """The wanted ones among responses that have both a reasoning and an answer."""
+    needed = (SPAN,) if target == "own" else (SPAN, GOLD)
+    if missing := [name for name in needed if name not in inputs.sequence]:
+        raise ValueError(
+            f"OAR with target '{target}' needs {', '.join(missing)}; see answer_inputs"
+        )
     span, gold = inputs.sequence[SPAN], inputs.sequence.get(GOLD)
     first = response_length.cumsum(0) - response_length
     found = []
@@ -78,7 +87,7 @@ def _cut(
         begin, end = span[i].tolist()
         whole, start = token_ids[i], len(token_ids[i]) - int(response_length[i])
         answer = whole[start + begin : start + end]
-        if gold is not None:
+        if gold is not None and target == "reference":
             answer = gold[i][gold[i] >= 0].to(whole.dtype)
         if len(answer):
             cut = torch.cat([whole[: start + begin], answer])

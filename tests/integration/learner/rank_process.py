@@ -33,18 +33,18 @@ def main(rank: int, world: int, port: str, cases_path: str, out_path: str) -> No
     with open(cases_path, "rb") as f:
         cases = pickle.load(f)
     results = {}
-    for name, (config, groups, advantages, per_mini_batch, answers) in cases.items():
+    for name, (config, groups, advantages, per_mini_batch, inputs) in cases.items():
         learner = LearnerRank(config, torch.device("cpu"), pad_token_id=0)
         batches = rank_batches(
             groups,
             advantages,
             ranks=world,
             groups_per_mini_batch=per_mini_batch,
-            answers=answers,
+            inputs=inputs,
         )
         for _ in range(config.train.steps if isinstance(config.train.steps, int) else 1):
             learner.load(batches[rank])
-            metrics = {**learner.score(), **learner.assign_credit()}
+            metrics = {**learner.score(), **learner.assign_credit(0)[0]}
             coefficients = learner.coefficients.clone()
             metrics |= learner.update()
         source = ShardedWeightSource(learner.policy.model, gathered)

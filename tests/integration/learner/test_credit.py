@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlvr.config import RunConfig
-from rlvr.types import Answers, Group, Outcome, Prompt, Response, Verdict
+from rlvr.types import CreditInputs, Group, Outcome, Prompt, Response, Sample, Verdict
 
 GROUPS, SIZE = 5, 4
 METHODS = {
@@ -38,7 +38,12 @@ def random_groups(generator: np.random.Generator) -> list[Group]:
             logp = -generator.random(n).astype(np.float32)
             responses.append(Response(ids, logp, np.zeros(n, np.int32), "stop"))
         verdicts = [Verdict(float(x), Outcome.CORRECT if x else Outcome.INCORRECT) for x in good]
-        groups.append(Group(Prompt(str(g), prompt, "", "", "exact"), responses, verdicts))
+        groups.append(
+            Group(
+                Prompt(str(g), prompt, "", "", "exact"),
+                [Sample(r, "", v) for r, v in zip(responses, verdicts, strict=True)],
+            )
+        )
     return groups
 
 
@@ -64,10 +69,10 @@ def results(tiny_model, run_ranks, tmp_path_factory):
     rewards = np.stack([g.rewards for g in groups])
     spread = rewards.std(1, ddof=1, keepdims=True)
     advantages = ((rewards - rewards.mean(1, keepdims=True)) / (spread + 1e-6)).reshape(-1)
-    lengths = [len(r.token_ids) for g in groups for r in g.responses]
+    lengths = [len(s.response.token_ids) for g in groups for s in g.samples]
     span = np.array([[n - 2, n - 1] for n in lengths])
     span[3] = -1  # a response without an answer
-    answers = Answers(span, np.full((len(lengths), 1), 7))
+    inputs = CreditInputs({"answer_span": torch.from_numpy(span)})
     cases: dict[int, dict] = {1: {}, 2: {}}
     for world, stage in SHAPES:
         for method in METHODS:
@@ -79,7 +84,7 @@ def results(tiny_model, run_ranks, tmp_path_factory):
                     groups,
                     advantages,
                     GROUPS,
-                    answers,
+                    inputs,
                 )
     folder = tmp_path_factory.mktemp("credit")
     saved = [*run_ranks(1, cases[1], folder), *run_ranks(2, cases[2], folder)]
@@ -95,7 +100,7 @@ def results(tiny_model, run_ranks, tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_coefficients_do_not_depend_on_ranks_stage_packing_or_store(results, method):
     groups, merged, _ = results
-    lengths = [len(r.token_ids) for g in groups for r in g.responses]
+    lengths = [len(s.response.token_ids) for g in groups for s in g.samples]
     reference = merged[1, 0, method, 10_000, "device"]
     assert [len(reference[i]) for i in range(GROUPS * SIZE)] == lengths
     everything = torch.cat([reference[i] for i in range(GROUPS * SIZE)])

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlvr.config import RunConfig
-from rlvr.types import Group, Outcome, Prompt, Response, Verdict
+from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
 
 TEMPERATURE = 0.8
 LR = 0.2  # large enough that rounding the weights to fp32 is small beside the steps
@@ -30,7 +30,12 @@ def random_groups(generator: np.random.Generator) -> list[Group]:
             responses.append(Response(ids, logp, np.zeros(n, np.int32), "stop"))
             good = g < GROUPS - 1 and (i == 0 or (i > 1 and generator.random() < 0.5))
             verdicts.append(Verdict(float(good), Outcome.CORRECT if good else Outcome.INCORRECT))
-        groups.append(Group(Prompt(str(g), prompt, "", "", "exact"), responses, verdicts))
+        groups.append(
+            Group(
+                Prompt(str(g), prompt, "", "", "exact"),
+                [Sample(r, "", v) for r, v in zip(responses, verdicts, strict=True)],
+            )
+        )
     return groups
 
 
@@ -70,9 +75,9 @@ def literal(folder: str, objective: str, groups: list[Group], advantages: np.nda
         for first in range(0, GROUPS, PER_MINI_BATCH):
             chosen = [(g, i) for g in range(first, first + PER_MINI_BATCH) for i in range(SIZE)]
             total = 0.0
-            tokens = sum(len(groups[g].responses[i].token_ids) for g, i in chosen)
+            tokens = sum(len(groups[g].samples[i].response.token_ids) for g, i in chosen)
             for g, i in chosen:
-                response, advantage = groups[g].responses[i], advantages[g * SIZE + i]
+                response, advantage = groups[g].samples[i].response, advantages[g * SIZE + i]
                 with torch.no_grad():
                     logp_old = logp_of(old, groups[g], response)
                 ratio = torch.exp(logp_of(model, groups[g], response) - logp_old)
@@ -152,7 +157,7 @@ def test_update_equals_the_literal_formula(runs, world, stage, budget, objective
 def test_no_forward_that_a_kept_value_replaces(runs):
     """Without features the first mini-batch is not scored, the second one is."""
     _, results = runs
-    scored = results[1, 0, 10_000, "dapo", 1]["metrics"]["score/tokens"][0]
+    scored = results[1, 0, 10_000, "dapo", 1]["metrics"]["score/tokens"].total
     sequence_id = results[1, 0, 10_000, "dapo", 1]["sequence_id"]
     second = int((sequence_id >= PER_MINI_BATCH * SIZE).sum())
     without_spread = int((sequence_id >= (GROUPS - 1) * SIZE).sum())

@@ -1,4 +1,4 @@
-"""Packing, sharing out and portioning: nothing lost, nothing moved by one."""
+"""Packing, sharing out and cutting into micro-batches: nothing lost, nothing moved by one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlvr.learner.batching import micro_batches, rank_batches
-from rlvr.types import Group, Outcome, Prompt, Response, Verdict
+from rlvr.types import CreditInputs, Group, Outcome, Prompt, Response, Sample, Verdict
 
 
 def random_groups(generator, count, size):
@@ -30,7 +30,9 @@ def random_groups(generator, count, size):
             good = generator.random() < 0.5
             outcome = Outcome.CORRECT if good else Outcome.INCORRECT
             verdicts.append(Verdict(float(generator.random()), outcome))
-        groups.append(Group(prompt, responses, verdicts))
+        groups.append(
+            Group(prompt, [Sample(r, "", v) for r, v in zip(responses, verdicts, strict=True)])
+        )
     return groups
 
 
@@ -39,11 +41,12 @@ def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks):
     generator = np.random.default_rng()
     groups = random_groups(generator, count=5, size=4)
     advantages = generator.standard_normal(20)
-    # the score of a token is its log-probability, to tell whose it is
-    scores = torch.from_numpy(np.concatenate([r.logp_rollout for g in groups for r in g.responses]))
-    batches = rank_batches(
-        groups, advantages, ranks=ranks, groups_per_mini_batch=2, token_scores=scores
+    # what was prepared for a token is its log-probability, to tell whose it is
+    logp = torch.from_numpy(
+        np.concatenate([s.response.logp_rollout for g in groups for s in g.samples])
     )
+    inputs = CreditInputs({"place": torch.arange(20)}, {"logp": logp})
+    batches = rank_batches(groups, advantages, ranks=ranks, groups_per_mini_batch=2, inputs=inputs)
     flat = [(g, i) for g in range(5) for i in range(4)]
     seen = []
     for batch in batches:
@@ -51,7 +54,7 @@ def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks):
             k = int(batch.response_id[s])
             g, i = flat[k]
             seen.append(k)
-            response, prompt = groups[g].responses[i], list(groups[g].prompt.token_ids)
+            response, prompt = groups[g].samples[i].response, list(groups[g].prompt.token_ids)
             a, b = batch.cu_seqlens[s], batch.cu_seqlens[s + 1]
             assert batch.input_ids[a:b].tolist() == prompt + response.token_ids.tolist()
             assert batch.position_ids[a:b].tolist() == list(range(b - a))
@@ -62,12 +65,15 @@ def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks):
             before = (prompt + response.token_ids.tolist())[len(prompt) - 1 : -1]
             assert batch.input_ids[batch.predict_index[n]].tolist() == before
             np.testing.assert_array_equal(batch.logp_rollout[n], response.logp_rollout)
-            assert torch.equal(batch.token_score[n], batch.logp_rollout[n])
+            assert torch.equal(batch.inputs.token["logp"][n], batch.logp_rollout[n])
+            assert int(batch.inputs.sequence["place"][s]) == k
             assert batch.policy_version[n].tolist() == response.policy_version.tolist()
-            assert batch.reward[s] == np.float32(groups[g].verdicts[i].reward)
+            assert batch.reward[s] == np.float32(groups[g].samples[i].verdict.reward)
             assert batch.advantage[s] == np.float32(advantages[k])
             assert bool(batch.truncated[s]) == response.truncated
-            assert bool(batch.correct[s]) == (groups[g].verdicts[i].outcome is Outcome.CORRECT)
+            assert bool(batch.correct[s]) == (
+                groups[g].samples[i].verdict.outcome is Outcome.CORRECT
+            )
             assert int(batch.group_id[s]) == g and int(batch.mini_batch[s]) == g // 2
     assert sorted(seen) == list(range(20))
 
@@ -84,14 +90,14 @@ def test_ranks_share_tokens_evenly_and_split_few_groups():
     assert split <= 3
 
 
-def test_portions_keep_the_budget_and_lose_nothing():
+def test_micro_batches_keep_the_budget_and_lose_nothing():
     lengths = torch.randint(1, 50, (40,))
     lengths[7] = 200  # longer than the budget
-    portions = micro_batches(lengths, 100)
-    assert sorted(torch.cat(portions).tolist()) == list(range(40))
-    for portion in portions:
-        assert lengths[portion].sum() <= 100 or len(portion) == 1
-    assert len(portions) <= 2 * int(lengths.sum()) / 100 + 2
+    members = micro_batches(lengths, 100)
+    assert sorted(torch.cat(members).tolist()) == list(range(40))
+    for own in members:
+        assert lengths[own].sum() <= 100 or len(own) == 1
+    assert len(members) <= 2 * int(lengths.sum()) / 100 + 2
 
 
 def test_selection_carries_every_field_along():

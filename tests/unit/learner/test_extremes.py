@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rlvr.learner.batching import rank_batches
-from rlvr.learner.extremes import extreme_tokens, merged
-from rlvr.types import Group, Outcome, Prompt, Response, Verdict
+from rlvr.learner.extremes import extreme_tokens, merged_extremes
+from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
 
 
 @pytest.fixture
@@ -26,7 +26,12 @@ def drawn():
             responses.append(Response(zeros, zeros.astype(np.float32), zeros, "stop"))
             coefficients.append(generator.random(n).round(1))  # with ties
         verdicts = [Verdict(0.0, Outcome.INCORRECT)] * 3
-        groups.append(Group(Prompt(str(g), [1] * (g + 1), "", "", "exact"), responses, verdicts))
+        groups.append(
+            Group(
+                Prompt(str(g), [1] * (g + 1), "", "", "exact"),
+                [Sample(r, "", v) for r, v in zip(responses, verdicts, strict=True)],
+            )
+        )
     advantages = generator.choice([-1.0, 1.0], 12)
     advantages[int(generator.integers(12))] = 0.0
     return groups, advantages, coefficients
@@ -38,7 +43,7 @@ def on_ranks(groups, advantages, coefficients, ranks, count):
         own = [coefficients[i] for i in batch.response_id.tolist()]
         c = torch.tensor(np.concatenate([np.zeros(0), *own]))
         found.append(extreme_tokens(batch, c, count))
-    return merged(found, count)
+    return merged_extremes(found, count)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 5])

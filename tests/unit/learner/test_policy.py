@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from rlvr.config import LearnerConfig, ModelConfig
 from rlvr.learner.policy import Policy, load_policy
-from rlvr.types import TokenBatch
+from rlvr.types import Packing
 
 TEMPERATURE = 0.7
 
@@ -30,33 +30,11 @@ def folder(tmp_path_factory) -> str:
     return str(path)
 
 
-def packed(sequences: list[tuple[list[int], list[int]]]) -> TokenBatch:
-    """A batch of (prompt, response) pairs; everything that the forward does not read is 0."""
-    ids = [p + r for p, r in sequences]
-    lengths = torch.tensor([len(x) for x in ids])
-    ends = lengths.cumsum(0)
-    index = [
-        torch.arange(int(e) - len(r), int(e)) for e, (_, r) in zip(ends, sequences, strict=True)
-    ]
-    n, s = sum(len(r) for _, r in sequences), len(sequences)
-    return TokenBatch(
-        input_ids=torch.tensor([t for x in ids for t in x]),
-        position_ids=torch.cat([torch.arange(int(k)) for k in lengths]),
-        cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.long), ends]).int(),
-        token_index=torch.cat(index),
-        sequence_id=torch.repeat_interleave(
-            torch.arange(s), torch.tensor([len(r) for _, r in sequences])
-        ),
-        logp_rollout=torch.zeros(n),
-        policy_version=torch.zeros(n, dtype=torch.long),
-        reward=torch.zeros(s),
-        advantage=torch.zeros(s),
-        correct=torch.zeros(s, dtype=torch.bool),
-        truncated=torch.zeros(s, dtype=torch.bool),
-        group_id=torch.zeros(s, dtype=torch.long),
-        mini_batch=torch.zeros(s, dtype=torch.long),
-        response_id=torch.arange(s),
-    )
+def packed(sequences: list[tuple[list[int], list[int]]]) -> tuple[Packing, torch.Tensor]:
+    """(prompt, response) pairs end to end, and where the responses' tokens lie."""
+    packing = Packing.of([torch.tensor(p + r) for p, r in sequences])
+    ends = zip(packing.cu_seqlens[1:].tolist(), sequences, strict=True)
+    return packing, torch.cat([torch.arange(end - len(r), end) for end, (_, r) in ends])
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -69,7 +47,8 @@ def test_log_probabilities_are_the_saved_models_own(folder, checkpointing):
         (torch.randint(50, (p,)).tolist(), torch.randint(50, (r,)).tolist())
         for p, r in ((3, 5), (1, 1), (7, 2))
     ]
-    (logp, entropy, _), hidden = policy(packed(sequences))
+    packing, index = packed(sequences)
+    (logp, entropy, _), hidden = policy(packing, index)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     expected, spread = [], []
     for prompt, response in sequences:
@@ -80,7 +59,7 @@ def test_log_probabilities_are_the_saved_models_own(folder, checkpointing):
     torch.testing.assert_close(logp, torch.cat(expected), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropy, torch.cat(spread), rtol=1e-5, atol=1e-5)
     assert hidden.shape == (8, 32)
-    again, _ = policy(packed(sequences))
+    again, _ = policy(packing, index)
     assert torch.equal(logp, again[0]), "two forwards of the same policy differ"
 
 

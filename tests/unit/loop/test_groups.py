@@ -96,13 +96,14 @@ def test_groups_are_whole_ordered_and_seeded_by_what_they_are():
     assert [b.step for b in first] == list(range(5))
     for a, b in zip(first, second, strict=True):
         assert [g.prompt.id for g in a.groups] == [g.prompt.id for g in b.groups]
-        assert a.texts == b.texts
-        for group, texts in zip(a.groups, a.texts, strict=True):
-            assert len(group.responses) == len(group.verdicts) == 4
+        for group, other in zip(a.groups, b.groups, strict=True):
+            texts = [s.text for s in group.samples]
+            assert texts == [s.text for s in other.samples]
             seeds = [sample_seed(config.train.seed, group.prompt.id, a.step, i) for i in range(4)]
             assert texts == [str(s % 10**6) for s in seeds]
-            for text, verdict in zip(texts, group.verdicts, strict=True):
-                assert (verdict.outcome is Outcome.CORRECT) == (int(text) % 2 == 0)
+            for sample in group.samples:
+                assert sample.text == str(sample.response.token_ids[0])
+                assert (sample.verdict.outcome is Outcome.CORRECT) == (int(sample.text) % 2 == 0)
 
 
 def test_a_prompt_drawn_twice_in_a_step_gets_other_samples():
@@ -110,8 +111,8 @@ def test_a_prompt_drawn_twice_in_a_step_gets_other_samples():
     [batch] = collect(groups, limit=1)
     assert len({r.seed for r in rollout.requests}) == 24
     by_prompt = {}
-    for group, texts in zip(batch.groups, batch.texts, strict=True):
-        by_prompt.setdefault(group.prompt.id, []).append(texts)
+    for group in batch.groups:
+        by_prompt.setdefault(group.prompt.id, []).append([s.text for s in group.samples])
     assert all(a != b for a, b in by_prompt.values())
 
 

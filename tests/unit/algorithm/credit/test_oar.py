@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import statistics
 
@@ -13,7 +14,7 @@ from rlvr.algorithm.credit import CREDITS, SoloRanks
 from rlvr.algorithm.credit.oar import bilevel_weights, rank_correlation
 from rlvr.algorithm.credit.oar_p import chosen_positions, coarse_divergence, interpolated
 from rlvr.config import ConfigError
-from rlvr.types import Answers, Group, Outcome, Prompt, Response, TokenChoices, Verdict
+from rlvr.types import CreditInputs, Group, Outcome, Prompt, Response, Sample, TokenChoices, Verdict
 
 MODES = ["last", "answer_mean", "answer_joint"]
 
@@ -91,17 +92,20 @@ def draw(tiny, **options):
     for row in gold:
         size = random.randint(1, 3)
         row[:size] = torch.randint(1, 13, (size,))
-    return tiny.replace(batch, answer_span=torch.tensor(spans), reference_answer=gold)
+    first = {g: i for i, g in reversed(list(enumerate(batch.group_id.tolist())))}
+    gold = gold[[first[g] for g in batch.group_id.tolist()]]  # one for a group
+    inputs = {"answer_span": torch.tensor(spans), "reference_answer": gold}
+    return tiny.replace(batch, inputs=CreditInputs(inputs))
 
 
 def sequence(batch, i, target):
     """(token ids up to the end of the answer, start of the reasoning, R, answer ids)"""
     whole = batch.input_ids[batch.cu_seqlens[i] : batch.cu_seqlens[i + 1]].tolist()
     prompt = len(whole) - int(batch.response_length[i])
-    begin, end = batch.answer_span[i].tolist()
+    begin, end = batch.inputs.sequence["answer_span"][i].tolist()
     answer = whole[prompt + begin : prompt + end]
     if target == "reference":
-        answer = [y for y in batch.reference_answer[i].tolist() if y >= 0]
+        answer = [y for y in batch.inputs.sequence["reference_answer"][i].tolist() if y >= 0]
     return whole[: prompt + begin] + answer, prompt, begin, answer
 
 
@@ -128,7 +132,7 @@ def eligible(batch):
     """Sequences with an answer after some reasoning, in groups with spread."""
     for i in range(batch.num_sequences):
         own = batch.reward[batch.group_id == batch.group_id[i]]
-        if batch.answer_span[i, 0] > 0 and own.min() != own.max():
+        if batch.inputs.sequence["answer_span"][i, 0] > 0 and own.min() != own.max():
             yield i
 
 
@@ -241,7 +245,9 @@ def test_mass_is_kept_per_response_and_outside_the_reasoning_it_is_one(tiny, nam
     chosen = set(eligible(batch))
     for i in range(batch.num_sequences):
         own = c[batch.sequence_id == i]
-        assert (own[int(batch.answer_span[i, 0]) if i in chosen else 0 :] == 1).all()
+        assert (
+            own[int(batch.inputs.sequence["answer_span"][i, 0]) if i in chosen else 0 :] == 1
+        ).all()
 
 
 @pytest.mark.parametrize("name", ["oar_p", "oar_g"])
@@ -253,7 +259,8 @@ def test_no_answer_or_no_spread_costs_nothing(tiny, name):
         if change == "spread":
             batch = tiny.replace(batch, reward=torch.ones(11).double())
         elif change == "answer":
-            batch = tiny.replace(batch, answer_span=torch.full((11, 2), -1))
+            nowhere = {"answer_span": torch.full((11, 2), -1)}
+            batch = tiny.replace(batch, inputs=CreditInputs(nowhere))
         else:
             scored[:] = False
         features = tiny.Features(batch, policy, scored=scored)
@@ -266,7 +273,9 @@ def test_missing_answers_are_reported(tiny, name):
     policy, batch = tiny.Policy(), tiny.batch()
     with pytest.raises(ValueError, match="answer_span"):
         tiny.assign(build(name), batch, policy)
-    batch = tiny.replace(draw(tiny), reference_answer=None)
+    batch = draw(tiny)
+    span = {"answer_span": batch.inputs.sequence["answer_span"]}
+    batch = tiny.replace(batch, inputs=CreditInputs(span))
     with pytest.raises(ValueError, match="reference_answer"):
         tiny.assign(build(name, target="reference"), batch, policy)
 
@@ -322,14 +331,25 @@ def as_groups(batch):
             responses.append(Response(whole[-n:], logp, version, "stop"))
             reward = float(batch.reward[i])
             verdicts.append(Verdict(reward, Outcome.CORRECT if reward else Outcome.INCORRECT))
-        groups.append(Group(Prompt(str(g), prompt, "", "", ""), responses, verdicts))
+        gold = batch.inputs.sequence["reference_answer"][batch.group_id == g][0]
+        answer = " ".join(str(y) for y in gold.tolist() if y >= 0)
+        groups.append(
+            Group(
+                Prompt(str(g), prompt, "", answer, ""),
+                [Sample(r, "", v) for r, v in zip(responses, verdicts, strict=True)],
+            )
+        )
     return groups
 
 
 def with_one_prompt_a_group(tiny, batch):
     """Sequences rebuilt so that a group's responses share their prompt, as the driver has it."""
     groups = as_groups(batch)
-    whole = [np.concatenate([g.prompt.token_ids, r.token_ids]) for g in groups for r in g.responses]
+    whole = [
+        np.concatenate([g.prompt.token_ids, s.response.token_ids])
+        for g in groups
+        for s in g.samples
+    ]
     lengths = [len(w) for w in whole]
     cu_seqlens = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
     n = batch.response_length.tolist()
@@ -344,6 +364,27 @@ def with_one_prompt_a_group(tiny, batch):
     )
 
 
+class ScriptedDriver:
+    """Knows the answers of the batch, and what ``reply`` says to each question."""
+
+    def __init__(self, groups, batch, pad_token_id, longest, reply):
+        self.pad_token_id, self.longest, self.reply = pad_token_id, longest, reply
+        samples = [s for g in groups for s in g.samples]
+        spans = batch.inputs.sequence["answer_span"].tolist()
+        self.spans = {id(s): tuple(span) for s, span in zip(samples, spans, strict=True)}
+        self.rounds = 0
+
+    def answer_span(self, sample):
+        return self.spans[id(sample)]
+
+    def tokenize(self, text):
+        return [int(word) for word in text.split()]
+
+    async def ask(self, questions):
+        self.rounds += 1
+        return [self.reply(q) for q in questions]
+
+
 @pytest.mark.parametrize("target", ["own", "reference"])
 @pytest.mark.parametrize("top_tokens", [13, 3])
 def test_oar_p_of_engines_that_answer_questions(tiny, target, top_tokens):
@@ -352,7 +393,6 @@ def test_oar_p_of_engines_that_answer_questions(tiny, target, top_tokens):
     options = {"target": target, "stride": 2}
     method = build("oar_p", engine="rollout", top_tokens=top_tokens, **options)
     longest = sorted(len(sequence(batch, i, target)[0]) for i in eligible(batch))[-2]
-    answers = Answers(batch.answer_span.numpy(), batch.reference_answer.numpy())
 
     def reply(question):
         assert len(question.token_ids) <= longest
@@ -363,15 +403,12 @@ def test_oar_p_of_engines_that_answer_questions(tiny, target, top_tokens):
             chosen = log_p.argsort(descending=True)[:chosen].tolist()
         return TokenChoices(np.array(chosen), log_p[chosen].numpy())
 
-    inquiry = method.inquire(groups, answers, policy.pad_token_id, longest)
-    questions, rounds = list(next(inquiry)), 0
-    with pytest.raises(StopIteration) as end:
-        while True:
-            rounds += 1
-            questions = list(inquiry.send([reply(q) for q in questions]))
-    assert rounds == 2
-    scores = end.value.value
-    told = tiny.replace(batch, token_score=scores)
+    driver = ScriptedDriver(groups, batch, policy.pad_token_id, longest, reply)
+    inputs = asyncio.run(method.prepare(groups, driver))
+    assert driver.rounds == 2
+    assert inputs.sequence.keys() == {"answer_span", *(["reference_answer"] * (target != "own"))}
+    [scores] = inputs.token.values()
+    told = tiny.replace(batch, inputs=inputs)
     credit = tiny.assign(method, told, policy, temperature=0.8)
 
     expected = torch.ones(batch.num_response_tokens)

@@ -9,21 +9,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from rlvr.algorithm.credit import CREDITS, SoloRanks
-from rlvr.algorithm.credit.oar import planned_probes, rank_correlation
+from rlvr.algorithm.credit.oar import rank_correlation
 from rlvr.algorithm.credit.oar_p import perturbation_scores
+from rlvr.algorithm.credit.oar_segments import planned_segments
 from rlvr.config import RunConfig, WeightsConfig
 from rlvr.errors import RunError
-from rlvr.learner.batching import rank_batches
 from rlvr.learner.features import LentPolicy
 from rlvr.learner.group import LearnerGroup
 from rlvr.learner.policy import load_policy
+from rlvr.loop.batch import RolloutBatch
 from rlvr.loop.cluster import engine_options, learner_options
-from rlvr.loop.prober import Prober
+from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.shape import resolve
 from rlvr.rollout.pool import RolloutPool
-from rlvr.types import Answers, Group, Outcome, Prompt, Response, Verdict
+from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
 from rlvr.weights.publish import WeightPublisher
 
 PAD, TEMPERATURE, LONGEST = 0, 0.7, 64
@@ -42,10 +44,13 @@ def configuration(model: str, **options) -> RunConfig:
     return resolve(config)
 
 
-def draw(seed: int) -> tuple[list[Group], Answers]:
-    """Three groups; of the first, one response has no answer and one no room for another token."""
+def draw(seed: int) -> tuple[list[Group], dict[int, tuple[int, int]]]:
+    """Three groups; of the first, one response has no answer and one no room for another token.
+
+    Also, where each sample's answer lies.
+    """
     generator = np.random.default_rng(seed)
-    groups, spans = [], []
+    groups, spans = [], {}
     for g in range(3):
         prompt = generator.integers(3, 128, generator.integers(4, 20)).tolist()
         responses = []
@@ -54,13 +59,25 @@ def draw(seed: int) -> tuple[list[Group], Answers]:
             ids = generator.integers(3, 128, n).astype(np.int32)
             zeros = np.zeros(n, np.int32)
             responses.append(Response(ids, zeros.astype(np.float32), zeros, "stop"))
-            spans.append([n - 2, n] if i != 1 or g else [-1, -1])
         verdicts = [
             Verdict(float(i % 2), Outcome.CORRECT if i % 2 else Outcome.INCORRECT) for i in range(4)
         ]
-        groups.append(Group(Prompt(str(g), prompt, "", "", "exact"), responses, verdicts))
-    gold = generator.integers(3, 128, (12, 2))
-    return groups, Answers(np.array(spans), gold)
+        samples = [Sample(r, "", v) for r, v in zip(responses, verdicts, strict=True)]
+        spans |= {id(x): (n - 2, n) for x in samples for n in [len(x.response.token_ids)]}
+        if g == 0:
+            spans[id(samples[1])] = -1, -1
+        gold = " ".join(f"w{i}" for i in generator.integers(3, 128, 2))
+        groups.append(Group(Prompt(str(g), prompt, "", gold, "exact"), samples))
+    return groups, spans
+
+
+class TellingDriver(CreditDriver):
+    """Knows where the answers lie, for random tokens say nothing."""
+
+    spans: dict[int, tuple[int, int]]
+
+    def answer_span(self, sample):
+        return self.spans[id(sample)]
 
 
 @pytest.fixture(scope="module")
@@ -74,49 +91,57 @@ def bench(ray_here, tiny_model):
     def do(coroutine):
         return loop.run_until_complete(asyncio.wait_for(coroutine, 120))
 
-    def scores(groups, answers, version=0, **options):
+    def prepared(drawn, version=0, **options):
+        groups, spans = drawn
         changed = configuration(tiny_model(True), **options)
-        method = CREDITS.build(changed.credit, "credit")
-        prober = Prober(method, changed, pool, PAD)
-        return do(prober.token_scores(version, groups, answers))
+        driver = TellingDriver(changed, pool, AutoTokenizer.from_pretrained(tiny_model(True)))
+        driver.spans = spans
+        return do(driver.prepare(RolloutBatch(version, groups, {})))
 
     do(pool.start())
-    yield SimpleNamespace(do=do, pool=pool, config=config, scores=scores)
+    yield SimpleNamespace(do=do, pool=pool, config=config, prepared=prepared)
     do(pool.close())
 
 
-def on_the_learner(config, groups, answers, target):
-    """(probe, s_t at every position) of every response that is asked about."""
+def on_the_learner(config, groups, inputs, target):
+    """(segments, s_t at every position) of every response that is asked about."""
     policy = load_policy(config.model, config.learner, TEMPERATURE, torch.device("cpu"))
     method = CREDITS.build(config.credit, "credit")
-    probes = planned_probes(groups, answers, target)
-    [batch] = rank_batches(groups, np.zeros(12), ranks=1, groups_per_mini_batch=3)
+    planned = planned_segments(groups, inputs, target)
     features = SimpleNamespace(policy=LentPolicy(policy, PAD), temperature=TEMPERATURE)
-    everywhere = [torch.arange(p.reasoning) for p in probes]
-    found = perturbation_scores(method.config, probes, everywhere, batch, features, SoloRanks())
-    return list(zip(probes, found, strict=True))
+    everywhere = [torch.arange(p.reasoning) for p in planned]
+    found = perturbation_scores(
+        method, planned, everywhere, features, SoloRanks(), torch.device("cpu")
+    )
+    return list(zip(planned, found, strict=True))
+
+
+def told(inputs):
+    [scores] = inputs.token.values()
+    return scores
 
 
 @pytest.mark.parametrize("target", ["own", "reference"])
 def test_scores_equal_the_learners(bench, target):
     seed = int(np.random.default_rng().integers(2**31))
     print(f"seed = {seed}")
-    groups, answers = draw(seed)
-    scores = bench.scores(groups, answers, target=target)
-    some = bench.scores(groups, answers, target=target, max_positions=4)
-    coarse = bench.scores(groups, answers, target=target, top_tokens=8)
-    exact = on_the_learner(bench.config, groups, answers, target)
+    drawn = draw(seed)
+    inputs = bench.prepared(drawn, target=target)
+    scores = told(inputs)
+    some = told(bench.prepared(drawn, target=target, max_positions=4))
+    coarse = told(bench.prepared(drawn, target=target, top_tokens=8))
+    exact = on_the_learner(bench.config, drawn[0], inputs, target)
     assert len(exact) == 11
     known = torch.zeros_like(scores, dtype=torch.bool)
     correlation = []
-    for probe, expected in exact:
-        span = slice(probe.first, probe.first + probe.reasoning)
-        if len(probe.token_ids) == LONGEST:
+    for part, expected in exact:
+        span = slice(part.first, part.first + part.reasoning)
+        if len(part.token_ids) == LONGEST:
             continue
         known[span] = True
         torch.testing.assert_close(scores[span], expected, rtol=1e-3, atol=2e-5)
         asked = some[span].isfinite()
-        assert asked.sum() == min(4, probe.reasoning)
+        assert asked.sum() == min(4, part.reasoning)
         torch.testing.assert_close(some[span][asked], expected[asked], rtol=1e-3, atol=2e-5)
         assert (coarse[span] <= expected + 1e-4).all()
         correlation.append(rank_correlation(scores[span], expected))
@@ -125,31 +150,31 @@ def test_scores_equal_the_learners(bench, target):
 
 
 def test_weights_on_the_ranks_and_the_version_that_answers(bench):
-    groups, answers = draw(int(np.random.default_rng().integers(2**31)))
+    drawn = draw(int(np.random.default_rng().integers(2**31)))
     learners = LearnerGroup(bench.config, PAD, learner_options(bench.config, None))
     bench.do(learners.start())
     publisher = WeightPublisher(
-        WeightsConfig("shm", 60.0), "shm", learners.ranks, bench.pool.actors
+        WeightsConfig("shm", 60.0), "shm", learners.workers, bench.pool.actors
     )
     bench.do(publisher.start())
 
-    async def step(scores):
-        await learners.load(groups, np.tile([-1.0, 1.0], 6), answers, scores)
+    async def step(inputs):
+        await learners.load(drawn[0], np.tile([-1.0, 1.0], 6), inputs)
         await learners.score()
-        credit = await learners.assign_credit()
+        credit, _ = await learners.assign_credit()
         await learners.update()
         return credit
 
     for version in (0, 1):
-        scores = bench.scores(groups, answers, version)
-        metrics = bench.do(step(scores))
+        inputs = bench.prepared(drawn, version)
+        metrics = bench.do(step(inputs))
         assert metrics["credit/rank_correlation"] > 0.999
         assert metrics["credit/too_long_to_score"] == pytest.approx(1 / 11)
         bench.do(publisher.publish(version + 1))
-    stale = bench.do(step(scores))
+    stale = bench.do(step(inputs))
     assert stale["credit/rank_correlation"] < 0.999, "scores of another policy must show"
     with pytest.raises(RunError, match="asked about policy version 1.*answered for version 2"):
-        bench.scores(groups, answers, 1)
+        bench.prepared(drawn, 1)
     bench.do(learners.close())
 
 
