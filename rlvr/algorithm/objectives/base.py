@@ -66,7 +66,7 @@ class CoupledObjective(Objective, Protocol):
     needed) the weights are non-zero exactly for the responses that take part at all.
     """
 
-    def score(
+    def mean_log_ratio(
         self, logp: Float[Tensor, "n"], batch: TokenBatch, coefficients: Float[Tensor, "n"]
     ) -> Float[Tensor, "s"]:
         """s̄_i of every sequence of the micro-batch."""

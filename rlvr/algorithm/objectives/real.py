@@ -141,7 +141,7 @@ class Real:
         self.tau = config.tau
         self.positive_threshold = config.positive_threshold
 
-    def score(
+    def mean_log_ratio(
         self, logp: Float[Tensor, "n"], batch: TokenBatch, coefficients: Float[Tensor, "n"]
     ) -> Float[Tensor, "s"]:
         """s̄_i = mean_t c_t w_t (logp − logp_old)."""
@@ -193,7 +193,7 @@ class Real:
     ) -> LossTerms:
         """The surrogate Σ_i w_i s̄_i, whose gradient is that of the loss."""
         assert batch.response_weight is not None, "response_weights come before the loss"
-        score = self.score(logp, batch, coefficients)
+        score = self.mean_log_ratio(logp, batch, coefficients)
         loss = (batch.response_weight.to(score.dtype) * score).sum()
         return LossTerms(loss, {"policy/score": Mean.of(score)})
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlvr.config import ConfigError
 from rlvr.learner import features as module
 from rlvr.learner.features import ScoringFeatures, choose_store
 
@@ -61,5 +60,3 @@ def test_the_store_follows_from_the_memory(monkeypatch):
     assert choose_store("auto", 999, POLICY, cpu) == "device"
     assert choose_store("auto", 1001, POLICY, cpu) == "recompute"
     assert choose_store("host", 10**9, POLICY, cpu) == "host"
-    with pytest.raises(ConfigError, match="learner.features: 'disk' is unknown"):
-        choose_store("disk", 1, POLICY, cpu)

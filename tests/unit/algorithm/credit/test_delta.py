@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rlvr.algorithm.credit import CREDITS, SoloRanks
-from rlvr.algorithm.credit.delta import DeltaConfig, delta_coefficients
-from rlvr.algorithm.credit.delta_solver import DeltaSolver, FewStreamsSolver
+from rlvr.algorithm.credit.delta import delta_coefficients
+from rlvr.algorithm.credit.delta_solver import DeltaOptions, DeltaSolver, FewStreamsSolver
 
 ABLATIONS = [
     {},
@@ -190,7 +190,7 @@ def test_second_moments_far_from_the_origin(seed):
     v = (v + 100 * torch.randn(64).double()).float()
     chunks = list(zip(torch.arange(4000).split(700), v.split(700), strict=True))
     few, many = (
-        solver(lambda: iter(chunks), advantage, DeltaConfig(), SoloRanks()).coefficients()
+        solver(lambda: iter(chunks), advantage, DeltaOptions(), SoloRanks()).coefficients()
         for solver in (FewStreamsSolver, DeltaSolver)
     )
     torch.testing.assert_close(few, many, rtol=1e-5, atol=0)

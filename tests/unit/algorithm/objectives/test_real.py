@@ -96,7 +96,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(tiny, name):
     loss = 0.0
     for part in torch.randperm(batch.num_sequences).split(5):
         micro, at = weighted.select(part)
-        torch.testing.assert_close(objective.score(logp[at], micro, c[at]), score[part])
+        torch.testing.assert_close(objective.mean_log_ratio(logp[at], micro, c[at]), score[part])
         loss = loss + objective.loss(logp[at], micro, c[at], totals).loss
     (gradient,) = torch.autograd.grad(loss, logp)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-9)
@@ -171,7 +171,7 @@ def test_half_precision_one_token_responses_and_no_spread(tiny, name):
     logp = batch.logp_old.bfloat16().requires_grad_()
     c = torch.ones(batch.num_response_tokens)
     for reward in (batch.reward, torch.zeros(5), torch.ones(5)):
-        score = objective.score(logp.detach(), batch, c)
+        score = objective.mean_log_ratio(logp.detach(), batch, c)
         weights = objective.response_weights(score, reward, batch.group_id, totals)
         assert score.dtype == weights.dtype == torch.float32 and weights.isfinite().all()
         assert bool((weights != 0).any()) == bool(reward.min() != reward.max())
