@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlvr.algorithm.registry import Registry
+from rlvr.registry import Registry
 from rlvr.types import Answers, Group, TokenBatch, TokenChoices
 
 

@@ -21,7 +21,7 @@ from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks, SoloRanks
 from rlvr.algorithm.credit.delta_solver import DeltaSolver, FewStreamsSolver, Proxies
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
-from rlvr.algorithm.registry import require, require_one_of
+from rlvr.registry import require, require_one_of
 from rlvr.types import TokenBatch
 
 _CHUNK = 1 << 26  # elements of logits, or of gathered rows of lm_head

@@ -10,7 +10,7 @@ import torch
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
-from rlvr.algorithm.registry import require
+from rlvr.registry import require
 from rlvr.types import TokenBatch
 
 

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import Features, Ranks
 from rlvr.algorithm.credit.groups import group_index, groups_with_spread
-from rlvr.algorithm.registry import require, require_one_of
+from rlvr.registry import require, require_one_of
 from rlvr.types import Answers, Group, TokenBatch
 
 MODES = ("last", "answer_mean", "answer_joint")

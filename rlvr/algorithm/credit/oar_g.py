@@ -32,7 +32,7 @@ from rlvr.algorithm.credit.oar import (
     scatter_weights,
 )
 from rlvr.algorithm.credit.oar_p import exact_scores
-from rlvr.algorithm.registry import require, require_one_of
+from rlvr.registry import require, require_one_of
 from rlvr.types import TokenBatch
 
 

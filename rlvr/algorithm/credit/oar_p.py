@@ -42,7 +42,7 @@ from rlvr.algorithm.credit.oar import (
     probes,
     scatter_weights,
 )
-from rlvr.algorithm.registry import require, require_one_of
+from rlvr.registry import require, require_one_of
 from rlvr.types import Answers, Group, TokenBatch
 
 _KEYS_PER_TOKEN = 8  # keys that take as much memory as what a token needs in one layer

@@ -11,7 +11,7 @@ from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
 from rlvr.algorithm.credit.delta_solver import normalised
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
 from rlvr.algorithm.credit.noise import response_generators
-from rlvr.algorithm.registry import require
+from rlvr.registry import require
 from rlvr.types import TokenBatch
 
 

@@ -23,7 +23,7 @@ from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
 from rlvr.algorithm.credit.groups import GroupedResponses, group_index, grouped_responses
 from rlvr.algorithm.credit.thr_stream import StreamedScores
-from rlvr.algorithm.registry import require, require_one_of
+from rlvr.registry import require, require_one_of
 from rlvr.types import TokenBatch
 
 

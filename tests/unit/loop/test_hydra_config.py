@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 from hydra import compose, initialize_config_dir
 
+from rlvr import hydra_config
 from rlvr.config import ConfigError, RunConfig
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
 
@@ -44,6 +46,25 @@ def test_methods_are_chosen_by_name_with_their_options():
     config = configure("credit=delta", "credit.refinements=2", "objective=gspo", "advantage=rloo")
     assert config.credit["name"] == "delta" and config.credit["refinements"] == 2
     assert config.objective["name"] == "gspo" and config.advantage["name"] == "rloo"
+
+
+@pytest.mark.parametrize("group", ["advantage", "objective", "credit", "correction"])
+def test_every_method_is_a_choice_with_all_its_options(group):
+    registry = hydra_config._METHODS[group]
+    for name in registry.names():
+        assert getattr(configure(f"{group}={name}"), group) == registry.find(name, group).node(name)
+
+
+def test_a_preset_of_the_users_own(tmp_path, monkeypatch):
+    conf = tmp_path / "conf"
+    shutil.copytree(CONFIG_PATH, conf)
+    (conf / "credit").mkdir()
+    (conf / "credit" / "twice.yaml").write_text("name: delta\nrefinements: 2\n")
+    monkeypatch.setattr(hydra_config, "CONFIG_PATH", str(conf))
+    [node] = check_overrides("train", [*NEEDED, "credit=twice"])
+    assert node.credit == {"name": "delta", "refinements": 2}
+    with pytest.raises(ConfigError, match="credit=twoce: no such choice. Did you mean 'twice'"):
+        check_overrides("train", [*NEEDED, "credit=twoce"])
 
 
 def test_a_cluster_of_any_size():
