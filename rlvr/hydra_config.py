@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +21,8 @@ from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.correction import CORRECTIONS
 from rlvr.algorithm.credit import CREDITS
 from rlvr.algorithm.objectives import OBJECTIVES
-from rlvr.config import ClusterConfig, ConfigError, RunConfig, nearest
+from rlvr.config import ClusterConfig, RunConfig, nearest, refused_choice
+from rlvr.errors import ConfigError
 from rlvr.registry import Registry
 
 CONFIG_PATH = str(Path(__file__).parent.parent / "conf")
@@ -57,7 +58,10 @@ def check_overrides(config_name: str, arguments: list[str]) -> list[DictConfig]:
     except HydraException as error:
         raise ConfigError(f"command line: {str(error).splitlines()[0]}") from error
     for override in overrides:
-        _store_open_choices(override)
+        for value in _values(override):
+            if refusal := refused_choice(override.key_or_group, value):
+                raise ConfigError(refusal)
+            _store_open_choice(override.key_or_group, value)
     if _hydras_own(arguments):
         return []
     nodes = []
@@ -120,11 +124,12 @@ def _names(group: str) -> list[str]:
     return sorted(files | {name.removesuffix(".yaml") for name in stored})
 
 
-def _store_open_choices(override: Override) -> None:
+def _values(override: Override) -> list[str]:
+    """What the override sets, or sweeps over, as far as it is words."""
     value = override.value()
-    for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
-        if isinstance(choice, str):
-            _store_open_choice(override.key_or_group, choice)
+    several = value.list if isinstance(value, ChoiceSweep) else [value]
+    words = [v.text if isinstance(v, QuotedString) else v for v in several]
+    return [word for word in words if isinstance(word, str)]
 
 
 def _store_open_choice(group: str, value: str) -> None:

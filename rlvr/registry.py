@@ -27,7 +27,8 @@ from typing import Any, Generic, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlvr.config import ConfigError, nearest, typed
+from rlvr.config import nearest, typed
+from rlvr.errors import ConfigError
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)

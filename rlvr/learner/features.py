@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlvr.algorithm.credit import FrozenPolicy
-from rlvr.config import ConfigError
+from rlvr.errors import ConfigError
 from rlvr.learner.engine import gathered
 from rlvr.learner.policy import Policy
 from rlvr.types import TokenBatch

@@ -8,9 +8,10 @@ from typing import cast
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from rlvr.algorithm.credit import CREDITS, Inquirer, Needs
-from rlvr.config import ConfigError, RunConfig
+from rlvr.config import RunConfig
 from rlvr.data.dataset import Dataset, load_dataset
 from rlvr.data.stream import PromptStream
+from rlvr.errors import ConfigError
 from rlvr.loop.actors import Actors
 from rlvr.loop.answers import AnswerFinder
 from rlvr.loop.evaluation import Evaluation

@@ -152,7 +152,7 @@ def test_update_equals_the_literal_formula(runs, world, stage, budget, objective
 def test_no_forward_that_a_kept_value_replaces(runs):
     """Without features the first mini-batch is not scored, the second one is."""
     _, results = runs
-    scored = results[1, 0, 10_000, "dapo", 1]["metrics"]["score/tokens"][0]
+    scored = results[1, 0, 10_000, "dapo", 1]["metrics"]["score/tokens"].total
     sequence_id = results[1, 0, 10_000, "dapo", 1]["sequence_id"]
     second = int((sequence_id >= PER_MINI_BATCH * SIZE).sum())
     without_spread = int((sequence_id >= (GROUPS - 1) * SIZE).sum())

@@ -21,7 +21,7 @@ from rlvr.learner.group import LearnerGroup
 from rlvr.learner.policy import load_policy
 from rlvr.loop.cluster import engine_options, learner_options
 from rlvr.loop.prober import Prober
-from rlvr.loop.shape import resolve
+from rlvr.loop.validate import resolved
 from rlvr.rollout.pool import RolloutPool
 from rlvr.types import Answers, Group, Outcome, Prompt, Response, Verdict
 from rlvr.weights.publish import WeightPublisher
@@ -39,7 +39,7 @@ def configuration(model: str, **options) -> RunConfig:
     config.rollout.engine = {"max_model_len": LONGEST}
     config.objective = {"name": "dapo"}
     config.credit = {"name": "oar_p", "engine": "rollout", "check_responses": 99} | options
-    return resolve(config)
+    return resolved(config)
 
 
 def draw(seed: int) -> tuple[list[Group], Answers]:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlvr.config import ConfigError
+from rlvr.errors import ConfigError
 from rlvr.learner import features as module
 from rlvr.learner.features import ScoringFeatures, choose_store
 

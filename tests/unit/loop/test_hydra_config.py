@@ -9,7 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from rlvr import hydra_config
-from rlvr.config import ConfigError, RunConfig
+from rlvr.config import RunConfig
+from rlvr.errors import ConfigError
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
 
 NEEDED = ["model.path=m", "data.train=[x.jsonl]", "train.steps=2"]
@@ -97,6 +98,8 @@ def test_a_method_outside_of_the_package(tmp_path, monkeypatch):
         ("learnr.lr=3", r"learnr\.lr: no such key\. Did you mean 'learner'\?"),
         ("credit=dleta", r"credit=dleta: no such choice\. Did you mean 'delta'\?"),
         ("objective.clip_lo=1", r"objective\.clip_lo: no such key"),
+        ("model.dtype=blfoat16", r"^model\.dtype=blfoat16: unknown\. Did you mean 'bfloat16'\?$"),
+        ("verifier.code.sandbox='x'", r"verifier\.code\.sandbox=x: unknown\. Valid: bubblewrap"),
         ("train.steps=abc", r"train\.steps=abc.*could not be converted to Integer"),
         ("credit=no_such_package.x", r"cannot import 'no_such_package\.x'"),
     ],
@@ -128,6 +131,7 @@ def test_a_sweep_is_composed_before_it_starts():
     ("words", "message"),
     [
         (["credit=uniform,delat"], "credit=delat: no such choice. Did you mean 'delta'?"),
+        (["model.dtype=float32,flaot32"], "model.dtype=flaot32: unknown. Did you mean 'float32'?"),
         (["train.seed=0,1", "lerner.lr=1"], "lerner.lr: no such key. Did you mean 'learner'?"),
     ],
 )

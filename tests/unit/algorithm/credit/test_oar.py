@@ -12,7 +12,7 @@ import torch
 from rlvr.algorithm.credit import CREDITS, SoloRanks
 from rlvr.algorithm.credit.oar import bilevel_weights, rank_correlation
 from rlvr.algorithm.credit.oar_p import chosen_positions, coarse_divergence, interpolated
-from rlvr.config import ConfigError
+from rlvr.errors import ConfigError
 from rlvr.types import Answers, Group, Outcome, Prompt, Response, TokenChoices, Verdict
 
 MODES = ["last", "answer_mean", "answer_joint"]
