@@ -4,19 +4,29 @@
 ``advantage``, ``objective``, ``credit`` and ``correction``: those are open to methods that this
 package does not know, so each method brings its own dataclass (see ``rlvr.algorithm``).
 
-``validate`` runs before any engine starts and reports every problem at once, each with its key
+``rlvr.loop.validate`` reports every problem at once before any engine starts, each with its key
 and what to change.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from rlvr.errors import ConfigError as ConfigError
+from rlvr.errors import ConfigError
+
+Dtype = StrEnum("Dtype", ["bfloat16", "float32"])
+Template = StrEnum("Template", ["chat", "plain", "none"])
+OnBadRow = StrEnum("OnBadRow", ["error", "drop"])
+Sandbox = StrEnum("Sandbox", ["bubblewrap", "unsafe"])
+Optimizer = StrEnum("Optimizer", ["adamw", "sgd"])
+FeatureStore = StrEnum("FeatureStore", ["auto", "device", "host", "recompute"])
+Placement = StrEnum("Placement", ["disaggregated", "colocated"])
+Wandb = StrEnum("Wandb", ["online", "offline", "disabled"])
 
 
 @dataclass
@@ -25,7 +35,7 @@ class ModelConfig:
 
     path: str = MISSING  # folder or hub name
     tokenizer: str | None = None  # default: the model's own
-    dtype: str = "bfloat16"  # bfloat16 | float32, of the forward pass and of the rollout
+    dtype: Dtype = Dtype.bfloat16  # of the forward pass and of the rollout
     trust_remote_code: bool = False
 
 
@@ -37,14 +47,14 @@ class DataConfig:
     eval: list[str] = field(default_factory=list)
     problem_key: str | None = None  # default: found by name (problem, question, prompt, ...)
     answer_key: str | None = None  # default: found by name (answer, solution, reward_model, ...)
-    template: str = "chat"  # chat: the tokenizer's template | plain: `plain_template` | none
+    template: Template = Template.chat  # chat: the tokenizer's; plain: `plain_template`
     plain_template: str = (
         "User:\n{problem}\nPlease reason step by step, and put your final answer within "
         "\\boxed{{}}.\n\nAssistant:\n"
     )
     system_prompt: str | None = None
     max_prompt_tokens: int = 2048
-    on_bad_row: str = "error"  # error | drop (counted and reported)
+    on_bad_row: OnBadRow = OnBadRow.error  # drop: they are counted and reported
     shuffle: bool = True
     limit: int | None = None  # rows of each file, for a quick look
     verifier: str = "math"  # of rows that name none
@@ -74,7 +84,7 @@ class RolloutConfig:
 class CodeConfig:
     """The sandbox of programs under test, and its limits."""
 
-    sandbox: str = "bubblewrap"  # bubblewrap | unsafe (none: the programs can do what you can)
+    sandbox: Sandbox = Sandbox.bubblewrap  # unsafe: none, the programs can do what you can
     wall_s: float = 8.0  # for a program with all its tests; below verifier.timeout_s
     cpu_s: int = 5  # processor time of each run of a script, or of all calls of a function
     memory_mib: int = 1024  # address space
@@ -127,7 +137,7 @@ class LearnerConfig:
     tokens_per_micro_batch: int = 16384  # of the update
     tokens_per_scoring_batch: int = 32768  # of passes without a gradient
     logits_mib: int = 256  # size of the one logits chunk that exists at a time
-    optimizer: str = "adamw"  # adamw | sgd
+    optimizer: Optimizer = Optimizer.adamw
     lr: float = 1e-6
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
@@ -135,7 +145,7 @@ class LearnerConfig:
     warmup_steps: int = 0
     max_grad_norm: float = 1.0  # 0: no clipping
     entropy_bonus: float = 0.0
-    features: str = "auto"  # where credit features wait: device | host | recompute | auto
+    features: FeatureStore = FeatureStore.auto  # where credit features wait
     init_timeout_s: float = 900.0
     step_timeout_s: float = 7200.0
 
@@ -155,7 +165,7 @@ class ClusterConfig:
     address: str | None = None  # of a running Ray cluster; default: RAY_ADDRESS or start one here
     nodes: int = 1
     gpus_per_node: int = 8
-    placement: str = "disaggregated"  # disaggregated | colocated
+    placement: Placement = Placement.disaggregated
     torch_threads: int | None = None  # of each CPU worker; default: shared out evenly
 
     @property
@@ -204,7 +214,7 @@ class EvaluationConfig:
 class TelemetryConfig:
     """What a run leaves behind and what it shows."""
 
-    wandb: str = "offline"  # online | offline | disabled
+    wandb: Wandb = Wandb.offline
     project: str = "rlvr"
     name: str | None = None
     log_responses: bool = True  # every response with its verdict, in Parquet
@@ -230,6 +240,25 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+
+
+def choices(config_class: type, prefix: str = "") -> dict[str, type[StrEnum]]:
+    """The keys under ``config_class`` whose values are a fixed choice, and what may be chosen."""
+    found: dict[str, type[StrEnum]] = {}
+    for name, kind in get_type_hints(config_class).items():
+        if is_dataclass(kind):
+            found |= choices(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+        elif isinstance(kind, type) and issubclass(kind, StrEnum):
+            found[prefix + name] = kind
+    return found
+
+
+def refused_choice(key: str, value: object) -> str | None:
+    """What to say of a ``value`` that the key of a run does not offer; None if it is a choice."""
+    valid = [str(member) for member in choices(RunConfig).get(key, ())]
+    if not valid or value in valid:
+        return None
+    return f"{key}={value}: unknown. {nearest(str(value), valid)}"
 
 
 def nearest(name: str, valid: list[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -22,8 +21,9 @@ from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.correction import CORRECTIONS
 from rlvr.algorithm.credit import CREDITS
 from rlvr.algorithm.objectives import OBJECTIVES
-from rlvr.algorithm.registry import Registry
-from rlvr.config import ClusterConfig, ConfigError, RunConfig, nearest
+from rlvr.config import ClusterConfig, RunConfig, nearest, refused_choice
+from rlvr.errors import ConfigError
+from rlvr.registry import Registry
 
 CONFIG_PATH = str(Path(__file__).parent.parent / "conf")
 
@@ -37,8 +37,12 @@ _NODES_BY_GPUS = re.compile(r"(\d+)x(\d+)")
 
 
 def register() -> None:
-    """Make the typed schema known to Hydra under the name ``run``."""
-    ConfigStore.instance().store(name="run", node=RunConfig)
+    """Make known to Hydra the typed schema, under the name ``run``, and every method's node."""
+    store = ConfigStore.instance()
+    store.store(name="run", node=RunConfig)
+    for group, registry in _METHODS.items():
+        for name in registry.names():
+            store.store(group=group, name=name, node=registry.find(name, group).node(name))
 
 
 def check_overrides(config_name: str, arguments: list[str]) -> list[DictConfig]:
@@ -54,7 +58,10 @@ def check_overrides(config_name: str, arguments: list[str]) -> list[DictConfig]:
     except HydraException as error:
         raise ConfigError(f"command line: {str(error).splitlines()[0]}") from error
     for override in overrides:
-        _store_open_choices(override)
+        for value in _values(override):
+            if refusal := refused_choice(override.key_or_group, value):
+                raise ConfigError(refusal)
+            _store_open_choice(override.key_or_group, value)
     if _hydras_own(arguments):
         return []
     nodes = []
@@ -102,23 +109,31 @@ def _parsed(arguments: list[str]) -> list[Override]:
 
 
 def _choices(override: Override) -> list[str]:
-    """The override for each choice that a sweep makes among a group's files; else the first."""
+    """The override for each choice that a sweep makes in a group; of other keys the first."""
     line = str(override.input_line)
     if not override.is_sweep_override():
         return [line]
     every = [f"{line.split('=')[0]}={choice}" for choice in override.sweep_string_iterator()]
-    return every if Path(CONFIG_PATH, override.key_or_group).is_dir() else every[:1]
+    return every if _names(override.key_or_group) else every[:1]
 
 
-def _store_open_choices(override: Override) -> None:
+def _names(group: str) -> list[str]:
+    """What may be chosen of a group by name: its files, and what is stored without one."""
+    files = {p.stem for p in Path(CONFIG_PATH, group).glob("*.yaml")}
+    stored = ConfigStore.instance().repo.get(group, {})
+    return sorted(files | {name.removesuffix(".yaml") for name in stored})
+
+
+def _values(override: Override) -> list[str]:
+    """What the override sets, or sweeps over, as far as it is words."""
     value = override.value()
-    for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
-        if isinstance(choice, str):
-            _store_open_choice(override.key_or_group, choice)
+    several = value.list if isinstance(value, ChoiceSweep) else [value]
+    words = [v.text if isinstance(v, QuotedString) else v for v in several]
+    return [word for word in words if isinstance(word, str)]
 
 
 def _store_open_choice(group: str, value: str) -> None:
-    if Path(CONFIG_PATH, group, f"{value}.yaml").exists():
+    if value in _names(group):
         return
     store = ConfigStore.instance()
     size = _NODES_BY_GPUS.fullmatch(value)
@@ -127,9 +142,7 @@ def _store_open_choice(group: str, value: str) -> None:
         node: Any = OmegaConf.structured(ClusterConfig(nodes=nodes, gpus_per_node=gpus))
         store.store(group="cluster", name=value, node=node)
     elif group in _METHODS and "." in value:
-        entry = _METHODS[group].find(value, group)
-        node = {f.name: getattr(entry.config_class(), f.name) for f in fields(entry.config_class)}
-        store.store(group=group, name=value, node={**node, "name": value})
+        store.store(group=group, name=value, node=_METHODS[group].find(value, group).node(value))
 
 
 def _explain(config_name: str, error: Exception, overrides: list[Override]) -> str:
@@ -137,11 +150,10 @@ def _explain(config_name: str, error: Exception, overrides: list[Override]) -> s
     chosen = []
     for override in overrides:
         group, value = override.key_or_group, override.value()
-        choices = sorted(p.stem for p in Path(CONFIG_PATH, group).glob("*.yaml"))
+        choices = _names(group)
         if not choices or "." in group:
             continue
-        stored = ConfigStore.instance().repo.get(group, {})
-        if isinstance(value, str) and value not in choices and f"{value}.yaml" not in stored:
+        if isinstance(value, str) and value not in choices:
             return f"{override.input_line}: no such choice. {nearest(value, choices)}"
         chosen.append(override.input_line)
     base = compose(config_name, overrides=[c for c in chosen if c is not None])

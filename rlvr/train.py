@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from rlvr.errors import ConfigError, RunError
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config, sweep_name
 from rlvr.loop.run import Session
-from rlvr.loop.shape import check
+from rlvr.loop.validate import validated
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     register()
     with _errors_for_people():  # of all runs of a sweep, before the first one starts
         for node in check_overrides("train", sys.argv[1:]):
-            check(run_config(node))
+            validated(run_config(node))
     session = Session()
     with asyncio.Runner() as runner:
 
@@ -40,7 +40,7 @@ def main() -> None:
                 if name := sweep_name(sys.argv[1:]):
                     print(f"\n== {name}", flush=True)
                     config.train.output_dir = f"{config.train.output_dir}/{name}"
-                runner.run(session.train(check(config)))
+                runner.run(session.train(validated(config)))
 
         try:
             train()

@@ -82,12 +82,12 @@ def tiny_model(save_qwen3, tmp_path_factory):
 def train(ray_here):
     """``train(config)``: a whole run with processes of its own."""
     from rlvr.loop.run import Session
-    from rlvr.loop.shape import check
+    from rlvr.loop.validate import validated
 
     async def whole(config) -> None:
         session = Session()
         try:
-            await session.train(check(config))
+            await session.train(validated(config))
         finally:
             await session.close()
 

@@ -14,11 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import segment_max, segment_mean, segment_min, segment_sum
-from rlvr.algorithm.registry import Registry, require
+from rlvr.registry import Registry, require
 
 
 class Advantage(Protocol):
-    """Turns the rewards of a rollout batch into advantages."""
+    """Turns the rewards of a rollout batch into advantages.
+
+    ``needs_group`` (optional, default True) says whether a group of one response has none.
+    """
 
     def __call__(
         self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]
@@ -85,95 +88,56 @@ def _centred(reward: Float[Tensor, "S"], group: Int[Tensor, "S"], count: int) ->
     return torch.where(spread[group], centred, 0.0)
 
 
+@ADVANTAGES.register("grpo")
 @dataclass
-class GrpoConfig:
-    """Options of ``advantage=grpo``."""
-
-    name: str = "grpo"
-    eps: float = 1e-6  # added to the group's standard deviation
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.eps > 0, f"eps must be positive, not {self.eps}")
-
-
-@ADVANTAGES.register("grpo", GrpoConfig)
 class Grpo:
     """See grpo_advantages."""
 
-    def __init__(self, config: GrpoConfig) -> None:
-        self.eps = config.eps
+    eps: float = 1e-6  # added to the group's standard deviation
+
+    def __post_init__(self) -> None:
+        require(self.eps > 0, f"eps must be positive, not {self.eps}")
 
     def __call__(
         self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]
     ) -> Float[Tensor, "S"]:
-        """A_i of every response."""
         return grpo_advantages(reward, group_id, eps=self.eps)
 
 
+@ADVANTAGES.register("dr_grpo")
 @dataclass
-class DrGrpoConfig:
-    """``advantage=dr_grpo`` has no options."""
-
-    name: str = "dr_grpo"
-
-
-@ADVANTAGES.register("dr_grpo", DrGrpoConfig)
 class DrGrpo:
     """See dr_grpo_advantages."""
 
-    def __init__(self, config: DrGrpoConfig) -> None:
-        del config
-
     def __call__(
         self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]
     ) -> Float[Tensor, "S"]:
-        """A_i of every response."""
         return dr_grpo_advantages(reward, group_id)
 
 
+@ADVANTAGES.register("rloo")
 @dataclass
-class RlooConfig:
-    """``advantage=rloo`` has no options."""
-
-    name: str = "rloo"
-
-
-@ADVANTAGES.register("rloo", RlooConfig)
 class Rloo:
     """See rloo_advantages."""
 
-    def __init__(self, config: RlooConfig) -> None:
-        del config
-
     def __call__(
         self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]
     ) -> Float[Tensor, "S"]:
-        """A_i of every response."""
         return rloo_advantages(reward, group_id)
 
 
+@ADVANTAGES.register("reinforce_pp")
 @dataclass
-class ReinforcePpConfig:
-    """Options of ``advantage=reinforce_pp``."""
-
-    name: str = "reinforce_pp"
-    eps: float = 1e-6  # added to the batch's standard deviation
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.eps > 0, f"eps must be positive, not {self.eps}")
-
-
-@ADVANTAGES.register("reinforce_pp", ReinforcePpConfig)
 class ReinforcePp:
     """See reinforce_pp_advantages."""
 
-    def __init__(self, config: ReinforcePpConfig) -> None:
-        self.eps = config.eps
+    needs_group = False
+    eps: float = 1e-6  # added to the batch's standard deviation
+
+    def __post_init__(self) -> None:
+        require(self.eps > 0, f"eps must be positive, not {self.eps}")
 
     def __call__(
         self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]
     ) -> Float[Tensor, "S"]:
-        """A_i of every response."""
         return reinforce_pp_advantages(reward, group_id, eps=self.eps)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32, segment_sum
 from rlvr.algorithm.metrics import Max, Mean, Metric
 from rlvr.algorithm.objectives.base import MAX_LOG_RATIO
-from rlvr.algorithm.registry import Registry, require, require_one_of
+from rlvr.registry import Registry, require, require_one_of
 from rlvr.types import TokenBatch
 
 
@@ -64,19 +64,10 @@ def mismatch_metrics(
     }
 
 
+@CORRECTIONS.register("none")
 @dataclass
-class NoneConfig:
-    """``correction=none`` has no options."""
-
-    name: str = "none"
-
-
-@CORRECTIONS.register("none", NoneConfig)
 class NoCorrection:
     """No weights; the mismatch is still measured."""
-
-    def __init__(self, config: NoneConfig) -> None:
-        del config
 
     def weights(
         self,
@@ -84,67 +75,42 @@ class NoCorrection:
         logp_rollout: Float[Tensor, "N"],
         batch: TokenBatch,
     ) -> tuple[Float[Tensor, "N"] | None, dict[str, Metric]]:
-        """None, and the mismatch metrics."""
         return None, mismatch_metrics(logp_old, logp_rollout, batch)
 
 
+@CORRECTIONS.register("tis")
 @dataclass
-class TisConfig:
-    """Options of ``correction=tis``."""
+class TruncatedImportance:
+    """w = min(π_old / π_rollout, C)."""
 
-    name: str = "tis"
     level: str = "token"  # token | sequence: ratio of a token, or of its whole response
     cap: float = 2.0  # C
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         require_one_of("level", self.level, ("token", "sequence"))
         require(self.cap >= 1, f"cap must be at least 1, not {self.cap}")
 
-
-@CORRECTIONS.register("tis", TisConfig)
-class TruncatedImportance:
-    """w = min(π_old / π_rollout, C)."""
-
-    def __init__(self, config: TisConfig) -> None:
-        self.level, self.cap = config.level, config.cap
-
     def weights(
         self,
         logp_old: Float[Tensor, "N"],
         logp_rollout: Float[Tensor, "N"],
         batch: TokenBatch,
     ) -> tuple[Float[Tensor, "N"] | None, dict[str, Metric]]:
-        """Truncated weights, and the share that was truncated."""
         ratio = importance_ratio(logp_old, logp_rollout, batch, level=self.level)
+        weight, touched = self.bounded(ratio)
         metrics = mismatch_metrics(logp_old, logp_rollout, batch)
-        metrics["mismatch/truncated"] = Mean.of(ratio > self.cap)
-        return ratio.clamp(max=self.cap), metrics
+        return weight, metrics | {"mismatch/truncated": Mean.of(touched)}
+
+    def bounded(self, ratio: Float[Tensor, "N"]) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
+        """The weights, and which tokens the bound changes."""
+        return ratio.clamp(max=self.cap), ratio > self.cap
 
 
+@CORRECTIONS.register("mask")
 @dataclass
-class MaskConfig(TisConfig):
-    """Options of ``correction=mask``."""
-
-    name: str = "mask"
-
-
-@CORRECTIONS.register("mask", MaskConfig)
-class MaskedImportance:
+class MaskedImportance(TruncatedImportance):
     """w = π_old / π_rollout within [1/C, C], and 0 outside."""
 
-    def __init__(self, config: MaskConfig) -> None:
-        self.level, self.cap = config.level, config.cap
-
-    def weights(
-        self,
-        logp_old: Float[Tensor, "N"],
-        logp_rollout: Float[Tensor, "N"],
-        batch: TokenBatch,
-    ) -> tuple[Float[Tensor, "N"] | None, dict[str, Metric]]:
-        """Masked weights, and the share that was masked."""
-        ratio = importance_ratio(logp_old, logp_rollout, batch, level=self.level)
+    def bounded(self, ratio: Float[Tensor, "N"]) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
         outside = (ratio > self.cap) | (ratio < 1 / self.cap)
-        metrics = mismatch_metrics(logp_old, logp_rollout, batch)
-        metrics["mismatch/truncated"] = Mean.of(outside)
-        return torch.where(outside, 0.0, ratio), metrics
+        return torch.where(outside, 0.0, ratio), outside

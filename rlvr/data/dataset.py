@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlvr.config import ConfigError, DataConfig
+from rlvr.config import DataConfig
 from rlvr.data.rows import DataError, Reason, Row, RowError, read_rows
 from rlvr.data.template import PromptTemplate, prompt_template
 from rlvr.types import Prompt
@@ -80,8 +80,6 @@ def load_dataset(
             ``config.on_bad_row`` is ``error``.
         ConfigError: the template does not go with the tokenizer.
     """
-    if config.on_bad_row not in ("error", "drop"):
-        raise ConfigError(f"data.on_bad_row={config.on_bad_row}: it must be error or drop.")
     loader = _Loader(config, prompt_template(config, tokenizer))
     for file in files:
         loader.read(Path(file).expanduser())

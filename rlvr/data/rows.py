@@ -24,7 +24,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlvr.config import ConfigError, DataConfig
+from rlvr.config import DataConfig
+from rlvr.errors import ConfigError
 
 Message = dict[str, str]  # role, content
 

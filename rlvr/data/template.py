@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlvr.config import ConfigError, DataConfig, nearest
+from rlvr.config import DataConfig
 from rlvr.data.rows import Message, Reason, RowError
+from rlvr.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-TEMPLATES = ("chat", "plain", "none")
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,10 @@ def prompt_template(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> P
     * ``none``: the last user message as it is.
 
     Raises:
-        ConfigError: the template is unknown or does not go with the tokenizer.
+        ConfigError: the template does not go with the tokenizer.
     """
     if config.template == "chat":
         return PromptTemplate(tokenizer, _chat(tokenizer, config.system_prompt), bos=[])
-    if config.template not in TEMPLATES:
-        raise ConfigError(
-            f"data.template={config.template}: no such template. "
-            f"{nearest(config.template, list(TEMPLATES))}"
-        )
     if config.system_prompt is not None:
         raise ConfigError(
             f"data.system_prompt: template '{config.template}' has no place for a system prompt; "

@@ -11,8 +11,9 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rlvr.config import ConfigError, RunConfig
-from rlvr.loop.shape import learner_threads, rollout_threads
+from rlvr.config import RunConfig
+from rlvr.errors import ConfigError
+from rlvr.loop.validate import learner_threads, rollout_threads
 
 Options = dict[str, Any]
 

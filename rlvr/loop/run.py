@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from rlvr.config import ConfigError, RunConfig
+from rlvr.config import RunConfig
 from rlvr.data.dataset import Dataset, load_dataset
 from rlvr.data.stream import PromptStream
+from rlvr.errors import ConfigError
 from rlvr.loop.actors import Actors
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rlvr.config import ConfigError, RunConfig
+from rlvr.config import RunConfig
 from rlvr.data.stream import PromptStream
+from rlvr.errors import ConfigError
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.batch import RolloutBatch
 

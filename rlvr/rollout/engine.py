@@ -112,7 +112,7 @@ def engine_arguments(
         "tokenizer": model.tokenizer or model.path,
         "skip_tokenizer_init": True,
         "trust_remote_code": model.trust_remote_code,
-        "dtype": model.dtype,
+        "dtype": str(model.dtype),
         "tensor_parallel_size": rollout.tensor_parallel,
         "max_num_seqs": rollout.max_running,
         "logprobs_mode": "processed_logprobs",  # after temperature, as the learner computes them

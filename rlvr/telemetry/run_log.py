@@ -46,7 +46,7 @@ class Telemetry:
         node = config if isinstance(config, DictConfig) else OmegaConf.structured(config)
         write_text(self._folder.config, OmegaConf.to_yaml(node, resolve=True))
         self._folder.rewind(step)
-        resolved: Any = OmegaConf.to_container(node, resolve=True)
+        resolved: Any = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
         self._tracker.start(resolved)
         self._progress = Progress(config.train.steps, done=step, bar=self._config.progress)
 

@@ -63,7 +63,7 @@ class Tracker:
         import wandb  # slow, and needless when disabled
 
         self._wandb = wandb
-        mode = self._config.wandb
+        mode = str(self._config.wandb)
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             self._say(
                 "wandb: not logged in, so the run is kept offline. `wandb login` changes that."

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32, segment_max
 from rlvr.algorithm.metrics import Mean, Metric
-from rlvr.algorithm.registry import Registry
+from rlvr.registry import Registry
 from rlvr.types import TokenBatch, Totals
 
 # exp() beyond this is a policy that has left its data; the bound only keeps inf · 0 out.
@@ -126,7 +126,6 @@ class PolicyGradient(ABC):
         coefficients: Float[Tensor, "n"],
         totals: Totals,
     ) -> LossTerms:
-        """This micro-batch's share of the loss, at least in float32."""
         assert batch.logp_old is not None, "the scoring pass fills logp_old before an update"
         logp = at_least_float32(logp)
         difference = logp - batch.logp_old.to(logp.dtype)

@@ -19,36 +19,26 @@ from rlvr.algorithm.objectives.base import (
     PolicyGradient,
     clipped_surrogate,
 )
-from rlvr.algorithm.registry import require
+from rlvr.registry import require
 from rlvr.types import TokenBatch, Totals
 
 
+@OBJECTIVES.register("dapo")
 @dataclass
-class DapoConfig:
-    """Options of ``objective=dapo``."""
+class Dapo(PolicyGradient):
+    """−min(r A, clip(r, 1−ε_low, 1+ε_high) A), and at most −dual_clip · A where A < 0."""
 
-    name: str = "dapo"
     clip_low: float = 0.2  # ε_low
     clip_high: float = 0.28  # ε_high
     dual_clip: float | None = 10.0  # bound on r for A < 0; null: none
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         require(0 < self.clip_low < 1, f"clip_low must be in (0, 1), not {self.clip_low}")
         require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
         require(
             self.dual_clip is None or self.dual_clip > 1,
             f"dual_clip must be above 1 or null, not {self.dual_clip}",
         )
-
-
-@OBJECTIVES.register("dapo", DapoConfig)
-class Dapo(PolicyGradient):
-    """−min(r A, clip(r, 1−ε_low, 1+ε_high) A), and at most −dual_clip · A where A < 0."""
-
-    def __init__(self, config: DapoConfig) -> None:
-        self.clip_low, self.clip_high = config.clip_low, config.clip_high
-        self.dual_clip = config.dual_clip
 
     def token_loss(
         self,
@@ -57,7 +47,6 @@ class Dapo(PolicyGradient):
         advantage: Float[Tensor, "n"],
         batch: TokenBatch,
     ) -> tuple[Float[Tensor, "n"], dict[str, Metric]]:
-        """The clipped term with the dual clip."""
         term, metrics = clipped_surrogate(log_ratio.exp(), advantage, self.clip_low, self.clip_high)
         if self.dual_clip is not None:
             bound = -self.dual_clip * advantage
@@ -69,5 +58,4 @@ class Dapo(PolicyGradient):
     def aggregate(
         self, x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals
     ) -> Float[Tensor, ""]:
-        """Mean over all tokens of the mini-batch."""
         return token_mean(x, totals)

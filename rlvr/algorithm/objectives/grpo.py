@@ -17,33 +17,24 @@ from rlvr.algorithm.objectives.base import (
     PolicyGradient,
     clipped_surrogate,
 )
-from rlvr.algorithm.registry import require
+from rlvr.registry import require
 from rlvr.types import TokenBatch, Totals
 
 
+@OBJECTIVES.register("grpo")
 @dataclass
-class GrpoConfig:
-    """Options of ``objective=grpo``."""
+class Grpo(PolicyGradient):
+    """−min(r A, clip(r, 1−ε, 1+ε) A) + β · KL(π ‖ π_ref)."""
 
-    name: str = "grpo"
     clip_low: float = 0.2  # ε below 1
     clip_high: float = 0.2  # ε above 1
     beta: float = 0.0  # weight of the KL to the reference policy; 0: no reference policy
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         require(0 < self.clip_low < 1, f"clip_low must be in (0, 1), not {self.clip_low}")
         require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
         require(self.beta >= 0, f"beta must not be negative, not {self.beta}")
-
-
-@OBJECTIVES.register("grpo", GrpoConfig)
-class Grpo(PolicyGradient):
-    """−min(r A, clip(r, 1−ε, 1+ε) A) + β · KL(π ‖ π_ref)."""
-
-    def __init__(self, config: GrpoConfig) -> None:
-        self.clip_low, self.clip_high, self.beta = config.clip_low, config.clip_high, config.beta
-        self.needs_reference = config.beta > 0
+        self.needs_reference = self.beta > 0
 
     def token_loss(
         self,
@@ -58,7 +49,6 @@ class Grpo(PolicyGradient):
     def aggregate(
         self, x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals
     ) -> Float[Tensor, ""]:
-        """Mean over tokens of a response, then over responses."""
         return sequence_mean(x, batch, totals)
 
     def loss(

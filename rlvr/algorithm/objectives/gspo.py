@@ -15,25 +15,12 @@ from rlvr.algorithm.objectives.base import (
     PolicyGradient,
     clipped_surrogate,
 )
-from rlvr.algorithm.registry import require
+from rlvr.registry import require
 from rlvr.types import TokenBatch, Totals
 
 
+@OBJECTIVES.register("gspo")
 @dataclass
-class GspoConfig:
-    """Options of ``objective=gspo``; the clip range is that of a whole response's ratio."""
-
-    name: str = "gspo"
-    clip_low: float = 3e-4
-    clip_high: float = 4e-4
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(0 < self.clip_low < 1, f"clip_low must be in (0, 1), not {self.clip_low}")
-        require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
-
-
-@OBJECTIVES.register("gspo", GspoConfig)
 class Gspo(PolicyGradient):
     """−min(s A, clip(s, 1−ε_low, 1+ε_high) A) with s_i = exp(mean_t (logp − logp_old)).
 
@@ -41,8 +28,12 @@ class Gspo(PolicyGradient):
     token coefficients apply; with c = 1 value and gradient are those of the sequence form.
     """
 
-    def __init__(self, config: GspoConfig) -> None:
-        self.clip_low, self.clip_high = config.clip_low, config.clip_high
+    clip_low: float = 3e-4  # of a whole response's ratio, as clip_high
+    clip_high: float = 4e-4
+
+    def __post_init__(self) -> None:
+        require(0 < self.clip_low < 1, f"clip_low must be in (0, 1), not {self.clip_low}")
+        require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
 
     def token_loss(
         self,
@@ -62,5 +53,4 @@ class Gspo(PolicyGradient):
     def aggregate(
         self, x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals
     ) -> Float[Tensor, ""]:
-        """Mean over responses."""
         return sequence_mean(x, batch, totals)

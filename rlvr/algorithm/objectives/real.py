@@ -22,7 +22,7 @@ from rlvr.algorithm.aggregation import (
 )
 from rlvr.algorithm.metrics import Mean
 from rlvr.algorithm.objectives.base import OBJECTIVES, LossTerms
-from rlvr.algorithm.registry import require
+from rlvr.registry import require
 from rlvr.types import TokenBatch, Totals
 
 
@@ -97,35 +97,8 @@ def _log_sum_exp(
     return top + (total + (-top).exp() if anchor else total).log()
 
 
+@OBJECTIVES.register("real")
 @dataclass
-class RealConfig:
-    """Options of ``objective=real``."""
-
-    name: str = "real"
-    tau: float = 0.5
-    positive_threshold: float | None = 1.0  # reward of a positive; null: the group's maximum
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.tau > 0, f"tau must be positive, not {self.tau}")
-
-
-@dataclass
-class RealProductConfig(RealConfig):
-    """Options of ``objective=real_product``."""
-
-    name: str = "real_product"
-
-
-@dataclass
-class RealBceConfig(RealConfig):
-    """Options of ``objective=real_bce``."""
-
-    name: str = "real_bce"
-    positive_threshold: float | None = None
-
-
-@OBJECTIVES.register("real", RealConfig)
 class Real:
     """log(1 + Σ_neg e^{s̄/τ}) + log(1 + Σ_pos e^{−s̄/τ}) per group.
 
@@ -137,9 +110,11 @@ class Real:
     coupled = True
     variant = "softmax"
 
-    def __init__(self, config: RealConfig) -> None:
-        self.tau = config.tau
-        self.positive_threshold = config.positive_threshold
+    tau: float = 0.5
+    positive_threshold: float | None = 1.0  # reward of a positive; null: the group's maximum
+
+    def __post_init__(self) -> None:
+        require(self.tau > 0, f"tau must be positive, not {self.tau}")
 
     def mean_log_ratio(
         self, logp: Float[Tensor, "n"], batch: TokenBatch, coefficients: Float[Tensor, "n"]
@@ -166,7 +141,6 @@ class Real:
         group_id: Int[Tensor, "S"],
         totals: Totals,
     ) -> Float[Tensor, ""]:
-        """The loss over all responses of the mini-batch."""
         label = self.label(reward, group_id)
         total, responses = _summed_loss(score, label, group_id, self.tau, self.variant)
         return total / max(responses if self.variant == "bce" else totals.groups, 1)
@@ -178,7 +152,6 @@ class Real:
         group_id: Int[Tensor, "S"],
         totals: Totals,
     ) -> Float[Tensor, "S"]:
-        """∂L/∂s̄_i, 0 in groups with one label only."""
         with torch.enable_grad():
             free = score.detach().double().requires_grad_()
             (weight,) = torch.autograd.grad(self.value(free, reward, group_id, totals), free)
@@ -205,14 +178,17 @@ class Real:
         return (size > 0) & (batch.response_weight != 0)
 
 
-@OBJECTIVES.register("real_bce", RealBceConfig)
+@OBJECTIVES.register("real_bce")
+@dataclass
 class RealBce(Real):
     """Binary cross-entropy with logits s̄/τ over the responses of groups with both labels."""
 
     variant = "bce"
+    positive_threshold: float | None = None
 
 
-@OBJECTIVES.register("real_product", RealProductConfig)
+@OBJECTIVES.register("real_product")
+@dataclass
 class RealProduct(Real):
     """softplus(lse_neg(s̄/τ) + lse_pos(−s̄/τ)) per group."""
 

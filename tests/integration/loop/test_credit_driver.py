@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from rlvr.loop.shape import resolve
 from transformers import AutoTokenizer
 
 from rlvr.algorithm.credit import CREDITS, SoloRanks
@@ -23,7 +24,6 @@ from rlvr.learner.policy import load_policy
 from rlvr.loop.batch import RolloutBatch
 from rlvr.loop.cluster import engine_options, learner_options
 from rlvr.loop.credit_driver import CreditDriver
-from rlvr.loop.shape import resolve
 from rlvr.rollout.pool import RolloutPool
 from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
 from rlvr.weights.publish import WeightPublisher

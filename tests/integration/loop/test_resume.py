@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlvr.config import ConfigError, RunConfig
+from rlvr.config import RunConfig
+from rlvr.errors import ConfigError
 
 
 def configuration(model: str, folder, name: str) -> RunConfig:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from rlvr.config import RunConfig
 from rlvr.loop.run import Session
-from rlvr.loop.shape import check
+from rlvr.loop.validate import validated
 
 
 def configuration(guesser, folder, **credit) -> RunConfig:
@@ -39,7 +39,7 @@ def test_a_run_leaves_no_trace_in_the_next(ray_here, guesser, tmp_path):
         actors = []
         try:
             for config in (first, second, third):
-                await session.train(check(config))
+                await session.train(validated(config))
                 actors.append([*session._actors.rollout.actors, *session._actors.learners.ranks])
         finally:
             await session.close()

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from rlvr.config import ConfigError, VerifierConfig
+from rlvr.config import VerifierConfig
+from rlvr.errors import ConfigError
 from rlvr.types import Outcome, Prompt, Verdict
 from rlvr.verify.base import VerifierError
 from rlvr.verify.pool import VerifierPool

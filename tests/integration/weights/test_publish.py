@@ -14,7 +14,7 @@ import ray
 from rlvr.config import RunConfig, WeightsConfig
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import engine_options, learner_options
-from rlvr.loop.shape import resolve
+from rlvr.loop.validate import resolved
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
 from rlvr.types import Group, Outcome, Prompt, Verdict
@@ -35,7 +35,7 @@ def configuration(model: str, stage: int = 2) -> RunConfig:
     config.rollout.max_running = 16
     config.rollout.engine = {"max_model_len": 128}
     config.objective = {"name": "dapo"}
-    return resolve(config)
+    return resolved(config)
 
 
 class Bench:

@@ -5,7 +5,7 @@ import pytest
 from rlvr.algorithm.compatibility import compatible
 from rlvr.algorithm.credit import CREDITS
 from rlvr.algorithm.objectives import OBJECTIVES
-from rlvr.config import ConfigError
+from rlvr.errors import ConfigError
 
 
 def test_all_pairs():

@@ -2,19 +2,18 @@ from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 
-from rlvr.algorithm import registry
+from rlvr import registry
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.correction import CORRECTIONS
-from rlvr.algorithm.credit import CREDITS
+from rlvr.algorithm.credit import CREDITS, Needs
 from rlvr.algorithm.objectives import OBJECTIVES
-from rlvr.config import ConfigError
+from rlvr.errors import ConfigError
 
 REGISTRIES = {
     "advantage": ADVANTAGES,
@@ -22,7 +21,6 @@ REGISTRIES = {
     "credit": CREDITS,
     "correction": CORRECTIONS,
 }
-CONF = Path(__file__).parents[3] / "conf"
 
 
 def test_the_methods():
@@ -37,19 +35,11 @@ def test_the_methods():
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)
-def test_every_method_has_a_yaml_with_every_option(kind):
-    names = REGISTRIES[kind].names()
-    assert sorted(p.stem for p in (CONF / kind).glob("*.yaml")) == names
-    for name in names:
-        text = (CONF / kind / f"{name}.yaml").read_text()
-        node = OmegaConf.create(text)
+def test_every_method_is_built_from_its_name_or_its_whole_node(kind):
+    for name in REGISTRIES[kind].names():
         entry = REGISTRIES[kind].find(name, kind)
-        default = entry.config_class()
-        options = [f.name for f in fields(entry.config_class)]
-        assert list(node) == options
-        for option in options:
-            assert node[option] == getattr(default, option), f"{kind}/{name}.{option}"
-        assert default.name == name
+        node = entry.node(name)
+        assert node["name"] == name and entry.node(name) is not node
         assert isinstance(REGISTRIES[kind].build(node, kind), entry.method)
         assert isinstance(REGISTRIES[kind].build({"name": name}, kind), entry.method)
 
@@ -79,7 +69,22 @@ def test_mistakes_are_explained(kind, node, message):
             REGISTRIES[kind].build(form, kind)
 
 
+TWO_FORMS = ["one dataclass", "options of their own"]
 ONE = """
+from dataclasses import dataclass
+import torch
+from rlvr.algorithm.credit import CREDITS, Credit, Needs
+
+@CREDITS.register("{name}")
+@dataclass
+class Mine:
+    needs = Needs.NONE
+    strength: float = 2.0
+
+    def assign(self, batch, features, ranks):
+        return Credit(torch.full_like(features.logp, self.strength))
+"""
+APART = """
 from dataclasses import dataclass
 import torch
 from rlvr.algorithm.credit import CREDITS, Credit, Needs
@@ -123,11 +128,13 @@ def module(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_a_module_path_is_a_method(module):
-    path = module("alone", ONE.format(name="alone"))
+@pytest.mark.parametrize("form", [ONE, APART], ids=TWO_FORMS)
+def test_a_module_path_is_a_method(module, form):
+    path = module("alone", form.format(name="alone"))
     for _ in range(2):  # the second time it is already imported
         mine = CREDITS.build({"name": path, "strength": 3.0}, "credit")
-        assert mine.strength == 3.0
+        assert mine.strength == 3.0 and mine.needs == Needs.NONE
+        assert CREDITS.find(path, "credit").node(path) == {"name": path, "strength": 2.0}
     with pytest.raises(ConfigError, match=r"credit\.strenght.*'strength'"):
         CREDITS.build({"name": path, "strenght": 3.0}, "credit")
     assert CREDITS.build({"name": "alone"}, "credit").strength == 2.0

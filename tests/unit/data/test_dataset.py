@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlvr.config import ConfigError, DataConfig
+from rlvr.config import DataConfig
 from rlvr.data.dataset import load_dataset
 from rlvr.data.rows import DataError
 
@@ -111,8 +111,3 @@ def test_nothing_usable_is_an_error_even_when_dropping(jsonl, tokenizer):
         load_dataset([str(jsonl([problem("p", "")]))], config, tokenizer)
     with pytest.raises(DataError, match="no usable row"):
         load_dataset([str(jsonl([]))], config, tokenizer)
-
-
-def test_unknown_policy_for_bad_rows(jsonl, tokenizer):
-    with pytest.raises(ConfigError, match="error or drop"):
-        load_dataset([str(jsonl([problem("p")]))], DataConfig(on_bad_row="skip"), tokenizer)

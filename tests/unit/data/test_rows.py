@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlvr.config import ConfigError, DataConfig
+from rlvr.config import DataConfig
 from rlvr.data.rows import DataError, Reason, Row, RowError, read_rows
+from rlvr.errors import ConfigError
 
 
 def rows_of(path: Path, **config) -> list[Row]:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.config import ConfigError
 from rlvr.data.stream import PromptStream
+from rlvr.errors import ConfigError
 from rlvr.types import Prompt
 
 

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlvr.config import ConfigError, DataConfig
+from rlvr.config import DataConfig
 from rlvr.data.rows import Reason, RowError
 from rlvr.data.template import prompt_template
+from rlvr.errors import ConfigError
 
 QUESTION = {"role": "user", "content": "What is 2 + {3}?"}
 
@@ -77,7 +78,6 @@ def test_bare_text_gets_the_bos_that_the_tokenizer_wants(tokenizer, bos_tokenize
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"template": "plane"}, "Did you mean 'plain'"),
         ({"template": "plain", "plain_template": "Solve it."}, "lacks {problem}"),
         ({"template": "plain", "plain_template": "{problem} in \\boxed{}"}, "every other brace"),
         ({"template": "plain", "plain_template": "{problem} {"}, "every other brace"),

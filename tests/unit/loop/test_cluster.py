@@ -9,7 +9,7 @@ import pytest
 from rlvr.config import RunConfig
 from rlvr.learner.engine import deepspeed_config
 from rlvr.loop.cluster import engine_options, learner_options, resource_bundles
-from rlvr.loop.shape import resolve
+from rlvr.loop.validate import resolved
 from rlvr.rollout.engine import engine_arguments
 from rlvr.weights.publish import engine_init_info
 
@@ -21,7 +21,7 @@ def configuration(placement: str, **rollout) -> RunConfig:
     config.cluster.placement = placement
     for name, value in rollout.items():
         setattr(config.rollout, name, value)
-    return resolve(config)
+    return resolved(config)
 
 
 def test_disaggregated_bundles_give_every_rank_and_engine_its_own_gpus():
@@ -47,7 +47,7 @@ def test_without_gpus_the_cores_are_shared_out():
     config = RunConfig()
     config.cluster.gpus_per_node = 0
     config.learner.ranks = 2
-    config = resolve(config)
+    config = resolved(config)
     assert len(resource_bundles(config)) == 3
     env = learner_options(config, None)[0]["runtime_env"]["env_vars"]
     assert env["DS_ACCELERATOR"] == "cpu" and int(env["OMP_NUM_THREADS"]) >= 1

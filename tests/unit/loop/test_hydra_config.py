@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlvr.config import ConfigError, RunConfig
+from rlvr import hydra_config
+from rlvr.config import RunConfig
+from rlvr.errors import ConfigError
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
 
 NEEDED = ["model.path=m", "data.train=[x.jsonl]", "train.steps=2"]
@@ -46,6 +49,25 @@ def test_methods_are_chosen_by_name_with_their_options():
     assert config.objective["name"] == "gspo" and config.advantage["name"] == "rloo"
 
 
+@pytest.mark.parametrize("group", ["advantage", "objective", "credit", "correction"])
+def test_every_method_is_a_choice_with_all_its_options(group):
+    registry = hydra_config._METHODS[group]
+    for name in registry.names():
+        assert getattr(configure(f"{group}={name}"), group) == registry.find(name, group).node(name)
+
+
+def test_a_preset_of_the_users_own(tmp_path, monkeypatch):
+    conf = tmp_path / "conf"
+    shutil.copytree(CONFIG_PATH, conf)
+    (conf / "credit").mkdir()
+    (conf / "credit" / "twice.yaml").write_text("name: delta\nrefinements: 2\n")
+    monkeypatch.setattr(hydra_config, "CONFIG_PATH", str(conf))
+    [node] = check_overrides("train", [*NEEDED, "credit=twice"])
+    assert node.credit == {"name": "delta", "refinements": 2}
+    with pytest.raises(ConfigError, match="credit=twoce: no such choice. Did you mean 'twice'"):
+        check_overrides("train", [*NEEDED, "credit=twoce"])
+
+
 def test_a_cluster_of_any_size():
     config = configure("cluster=3x5")
     assert (config.cluster.nodes, config.cluster.gpus_per_node) == (3, 5)
@@ -76,6 +98,8 @@ def test_a_method_outside_of_the_package(tmp_path, monkeypatch):
         ("learnr.lr=3", r"learnr\.lr: no such key\. Did you mean 'learner'\?"),
         ("credit=dleta", r"credit=dleta: no such choice\. Did you mean 'delta'\?"),
         ("objective.clip_lo=1", r"objective\.clip_lo: no such key"),
+        ("model.dtype=blfoat16", r"^model\.dtype=blfoat16: unknown\. Did you mean 'bfloat16'\?$"),
+        ("verifier.code.sandbox='x'", r"verifier\.code\.sandbox=x: unknown\. Valid: bubblewrap"),
         ("train.steps=abc", r"train\.steps=abc.*could not be converted to Integer"),
         ("credit=no_such_package.x", r"cannot import 'no_such_package\.x'"),
     ],
@@ -107,6 +131,7 @@ def test_a_sweep_is_composed_before_it_starts():
     ("words", "message"),
     [
         (["credit=uniform,delat"], "credit=delat: no such choice. Did you mean 'delta'?"),
+        (["model.dtype=float32,flaot32"], "model.dtype=flaot32: unknown. Did you mean 'float32'?"),
         (["train.seed=0,1", "lerner.lr=1"], "lerner.lr: no such key. Did you mean 'learner'?"),
     ],
 )

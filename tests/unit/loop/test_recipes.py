@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from rlvr.config import ClusterConfig, RunConfig
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
-from rlvr.loop.shape import check
+from rlvr.loop.validate import validated
 
 # What the sources say, by key. A tuple value stands for a list.
 QWEN3 = {
@@ -252,7 +252,7 @@ def test_a_recipe_fits_every_cluster(recipe, tmp_path, monkeypatch):
     assert config.cluster == machines("local_cpu"), "machines are the user's choice"
     touch(*config.data.train, *config.data.eval)
     for cluster in CLUSTERS:
-        resolved = check(replace(config, cluster=machines(cluster)))
+        resolved = validated(replace(config, cluster=machines(cluster)))
         gpus = resolved.cluster.gpus
         engines = (resolved.rollout.workers or 0) * resolved.rollout.tensor_parallel
         assert (resolved.learner.ranks, engines) == (max(gpus // 2, 1), max(gpus // 2, 1))
@@ -262,7 +262,7 @@ def test_the_command_of_the_guide(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = composed("delta_qwen3_8b", "cluster=1x8")
     touch(*config.data.train, *config.data.eval)
-    resolved = check(config)
+    resolved = validated(config)
     assert (resolved.learner.ranks, resolved.rollout.workers) == (4, 4)
     assert resolved.rollout.engine["max_model_len"] == 2048 + 30000
 
@@ -284,7 +284,7 @@ def test_a_tiny_twin_differs_in_size_alone(recipe, tmp_path, monkeypatch):
 
     touch(*config.data.train)
     Path(config.model.path).mkdir(parents=True)
-    resolved = check(config)
+    resolved = validated(config)
     assert resolved.cluster.gpus == 0 and resolved.weights.backend == "shm"
     assert resolved.train.steps == 2 and resolved.model.dtype == "float32"
     assert resolved.rollout.group_size <= 8

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.config import ConfigError, VerifierConfig
+from rlvr.config import VerifierConfig
+from rlvr.errors import ConfigError
 from rlvr.task import Prompt
 from rlvr.verify.answer import NoAnswer, answer_pattern, final_answer
 from rlvr.verify.base import load

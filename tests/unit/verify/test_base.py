@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.config import ConfigError, FormatConfig, VerifierConfig
+from rlvr.config import FormatConfig, VerifierConfig
+from rlvr.errors import ConfigError
 from rlvr.task import Prompt
 from rlvr.verify.base import BUILT_IN, load, module_of
 

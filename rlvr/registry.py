@@ -1,19 +1,18 @@
-"""Methods found by name: how a config node becomes an advantage, objective, credit or correction.
+"""Things found by name: how a config node becomes an advantage, objective, credit, ...
 
-A method is one class in one file::
+A method and its options are one dataclass::
 
+    @CREDITS.register("mine")
     @dataclass
-    class MineConfig:
-        name: str = "mine"
+    class Mine:
         strength: float = 1.0
 
-    @CREDITS.register("mine", MineConfig)
-    class Mine:
-        def __init__(self, config: MineConfig) -> None: ...
+        def assign(self, batch, features, ranks): ...
 
-Files beside the built-in methods are found by themselves. Methods of other packages are found
-through the entry-point groups ``rlvr.advantage``, ``rlvr.objective``, ``rlvr.credit`` and
-``rlvr.correction``, or by module path: ``credit=my_package.my_method``.
+The options may also be a dataclass of their own, ``@CREDITS.register("mine", MineConfig)``, which
+the method's constructor is given. Files beside the built-in methods are found by themselves,
+those of other packages through the entry-point group ``rlvr.<kind>`` (``rlvr.credit``) or by
+module path: ``credit=my_package.my_method``.
 """
 
 from __future__ import annotations
@@ -21,14 +20,15 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from rlvr.config import ConfigError, nearest, typed
+from rlvr.config import nearest, typed
+from rlvr.errors import ConfigError
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -36,18 +36,22 @@ C = TypeVar("C", bound=type)
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered method: the class and the dataclass of its options."""
+    """A registered method: the class and the dataclass of its options, often one and the same."""
 
     method: type
-    config_class: type
+    options: type
+
+    def node(self, name: str) -> dict[str, Any]:
+        """The config node of the method under ``name``, with every option at its default."""
+        options: Any = OmegaConf.to_container(OmegaConf.structured(self.options))
+        return {**options, "name": name}
 
 
 class Registry(Generic[T]):
     """The methods of one kind.
 
     Args:
-        kind: ``advantage``, ``objective``, ``credit`` or ``correction``: names the entry-point
-            group and appears in error messages.
+        kind: of the config node, say ``credit``; names the entry-point group ``rlvr.<kind>``.
         home: package whose modules, or module that itself, holds the built-in methods.
     """
 
@@ -57,8 +61,8 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry] = {}
         self._loaded = False
 
-    def register(self, name: str, config_class: type) -> Callable[[C], C]:
-        """Class decorator: the class is constructed as ``cls(config_class(...))``."""
+    def register(self, name: str, options: type | None = None) -> Callable[[C], C]:
+        """Class decorator, of a dataclass; with ``options`` of a ``cls(options(...))``."""
 
         def add(method: C) -> C:
             known = self._entries.get(name)
@@ -67,7 +71,7 @@ class Registry(Generic[T]):
                     f"{self.kind} '{name}' is registered twice: by {_origin(known.method)} and "
                     f"by {_origin(method)}. Rename one of them."
                 )
-            self._entries[name] = Entry(method, config_class)
+            self._entries[name] = Entry(method, options or method)
             return method
 
         return add
@@ -100,8 +104,10 @@ class Registry(Generic[T]):
         if node.get("name") is None:
             raise ConfigError(f"{where}.name: missing. Valid: {', '.join(self.names())}.")
         entry = self.find(str(node["name"]), where)
-        config = typed(entry.config_class, node, where)  # type: ignore[arg-type]
-        method: T = entry.method(config)
+        named = {f.name for f in fields(entry.options)}
+        options = {str(k): v for k, v in node.items() if k != "name" or k in named}
+        built = typed(entry.options, options, where)
+        method: T = built if entry.options is entry.method else entry.method(built)
         return method
 
     def _from_module(self, path: str, where: str) -> Entry:
@@ -140,7 +146,7 @@ class Registry(Generic[T]):
 
 
 def require(condition: bool, message: str) -> None:
-    """For ``__post_init__`` of a config: ``message`` says which key must be what."""
+    """For ``__post_init__``: ``message`` says which option must be what."""
     if not condition:
         raise ValueError(message)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlvr.config import ConfigError, RunConfig
-from rlvr.loop.shape import check, resolve
+from rlvr.config import RunConfig, Template, choices
+from rlvr.errors import ConfigError
+from rlvr.loop.validate import resolved, validated
 
 
 @pytest.fixture
@@ -68,7 +69,26 @@ def test_what_cannot_run_is_refused_by_name(config, changes, complaint):
     for key, value in changes.items():
         put(config, key, value)
     with pytest.raises(ConfigError, match=complaint):
-        check(config)
+        validated(config)
+
+
+@pytest.mark.parametrize("key", [*choices(RunConfig), "weights.backend"])
+def test_a_choice_that_there_is_not_is_refused_with_the_nearest(config, key):
+    *groups, name = key.split(".")
+    node = config
+    for group in groups:
+        node = getattr(node, group)
+    right = str(getattr(node, name))
+    setattr(node, name, right[:-1] + "x")
+    with pytest.raises(ConfigError) as caught:
+        validated(config)
+    assert str(caught.value) == f"- {key}={right[:-1]}x: unknown. Did you mean '{right}'?"
+
+
+def test_words_and_members_are_the_same_choice(config):
+    config.cluster.placement, config.data.template = "disaggregated", Template.none
+    assert Template.none == "none" and str(Template.none) == "none"
+    assert validated(config) == validated(validated(config))
 
 
 def test_all_problems_are_reported_at_once(config):
@@ -76,7 +96,7 @@ def test_all_problems_are_reported_at_once(config):
     config.train.prompts_per_mini_batch = 7
     config.data.eval = ["/nowhere.jsonl"]
     with pytest.raises(ConfigError) as caught:
-        check(config)
+        validated(config)
     assert str(caught.value).count("\n- ") == 2
 
 
@@ -96,7 +116,7 @@ def test_the_cluster_decides_what_is_left_open(config, cluster, given, expected)
         setattr(config.cluster, name, value)
     for name, value in given.items():
         setattr(config.learner if name == "ranks" else config.rollout, name, value)
-    resolved = check(config)
+    resolved = validated(config)
     assert (
         resolved.learner.ranks,
         resolved.rollout.workers,
@@ -107,6 +127,6 @@ def test_the_cluster_decides_what_is_left_open(config, cluster, given, expected)
 def test_the_engine_is_given_no_more_length_than_the_run_needs(config):
     config.data.max_prompt_tokens, config.rollout.max_response_tokens = 100, 30
     config.evaluation.max_response_tokens = 50
-    assert resolve(config).rollout.engine["max_model_len"] == 150
+    assert resolved(config).rollout.engine["max_model_len"] == 150
     config.rollout.engine = {"max_model_len": 999}
-    assert resolve(config).rollout.engine["max_model_len"] == 999
+    assert resolved(config).rollout.engine["max_model_len"] == 999
