@@ -215,6 +215,8 @@ class TelemetryConfig:
     """What a run leaves behind and what it shows."""
 
     wandb: Wandb = Wandb.offline
+    # Further sinks by name, or with options: tensorboard, {name: my_sink, url: ...}
+    sinks: list[Any] = field(default_factory=list)
     project: str = "rlvr"
     name: str | None = None
     log_responses: bool = True  # every response with its verdict, in Parquet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,11 @@ import yaml
 from rlvr.telemetry.run_folder import RunFolder, RunFolderError
 
 Row = dict[str, Any]
+
+
+def is_step(row: Mapping[str, Any]) -> bool:
+    """Whether a row is that of a training step; the others are of evaluations."""
+    return "rollout/reward_mean" in row
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class RunRecord:
             ) from error
         return cls(
             name=str(path).rstrip("/"),
-            steps=[row for row in rows if "rollout/reward_mean" in row],
+            steps=[row for row in rows if is_step(row)],
             evaluations=[row for row in rows if any(k.startswith("evaluation/") for k in row)],
             summary=summary,
             planned=config.get("train", {}).get("steps"),
@@ -69,38 +74,47 @@ class RunRecord:
 
     @cached_property
     def before_after(self) -> dict[str, tuple[float, float]]:
-        """Before and after, of every measure of the evaluations.
+        """The first and the last evaluation, of every measure.
 
-        From the summary's ``*_before`` and ``*_after`` once it is there, until then the first and
-        the last evaluation.
+        Greedy decoding's is ``accuracy``, that of k samples a prompt ``avg_at_<k>``.
         """
-        summary = self.summary or {}
         pairs = {}
-        for before, first in summary.items():
-            name = before.removesuffix("_before")
-            if before.endswith("_before") and f"{name}_after" in summary:
-                pairs["accuracy" if name == "eval" else name] = (first, summary[f"{name}_after"])
-        if pairs:
-            return pairs
-        metrics = dict.fromkeys(k for row in self.evaluations for k in row if "/" in k)
-        for metric in metrics:
+        for metric in dict.fromkeys(k for row in self.evaluations for k in row):
             _, values = self.series(metric)
-            if values and metric.startswith("evaluation/"):
-                pairs[metric.removeprefix("evaluation/")] = (values[0], values[-1])
+            if metric.startswith("evaluation/") and values:
+                name, _, measure = metric.removeprefix("evaluation/").rpartition("/")
+                if measure != "accuracy":
+                    name += f"/{measure}"
+                pairs["accuracy" if name == "greedy" else name] = (values[0], values[-1])
         return pairs
 
     @property
+    def outcome(self) -> dict[str, float]:
+        """What the rows say of the whole run, also where it was resumed, for ``summary.json``.
+
+        ``eval_before``, ``eval_after``, ``avg_at_8_before``, ..., ``train_seconds`` and
+        ``tokens_per_second``.
+        """
+        ends = {
+            f"{'eval' if name == 'accuracy' else name}_{when}": value
+            for name, pair in self.before_after.items()
+            for when, value in zip(("before", "after"), pair, strict=True)
+            if "/" not in name
+        }
+        return {
+            **ends,
+            "train_seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_second or 0.0,
+        }
+
+    @property
     def seconds(self) -> float:
-        """Training time: the summary's, until then the sum over steps."""
-        return float(
-            (self.summary or {}).get("train_seconds") or sum(self.series("time/step_s")[1])
-        )
+        """Training time: the sum over steps."""
+        return float(sum(self.series("time/step_s")[1]))
 
     @property
     def tokens_per_second(self) -> float | None:
-        """The summary's, until then response tokens over the time of all steps."""
-        if told := (self.summary or {}).get("tokens_per_second"):
-            return float(told)
+        """Response tokens over the time of all steps."""
         rows = [r for r in self.steps if r.get("throughput/tokens_per_second") is not None]
         spent = sum(r["time/step_s"] for r in rows)
         tokens = sum(r["throughput/tokens_per_second"] * r["time/step_s"] for r in rows)

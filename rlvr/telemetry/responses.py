@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from rlvr.errors import RunError
 from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.run_folder import replacing
 from rlvr.types import Group, samples_of
@@ -43,7 +44,7 @@ SCHEMA = pa.schema(
 )
 
 
-class ResponseLogError(Exception):
+class ResponseLogError(RunError):
     """The responses of a step could not be written."""
 
 

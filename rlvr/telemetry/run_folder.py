@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlvr.errors import ConfigError, RunError
 
-class RunFolderError(Exception):
+
+class RunFolderError(ConfigError):
     """The folder cannot take this run, or a file in it cannot be read."""
 
 
@@ -66,13 +68,14 @@ class RunFolder:
         """Where the responses of an evaluation lie."""
         return self.path / "evaluation" / name / f"step_{step:06d}.parquet"
 
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``; ``row`` holds what JSON can say."""
-        _append(self.metrics, [row])
+    def append(self, file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add a line for each row, which holds what JSON can say, to a ``.jsonl`` of the folder.
 
-    def append_tokens(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add lines to ``tokens.jsonl``."""
-        _append(self.tokens, rows)
+        Raises:
+            RunError: they could not be written.
+        """
+        with _writing(file), file.open("a", encoding="utf-8") as lines:
+            lines.write("".join(_line(row) for row in rows))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl`` so far.
@@ -85,10 +88,9 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Forget what lies after ``step``, so that a resumed run records each step once."""
         self.summary.unlink(missing_ok=True)
-        for file in (self.metrics, self.tokens):
-            if file.exists():
-                kept = [row for row in _read(file) if row["step"] <= step]
-                write_text(file, "".join(_line(row) for row in kept))
+        for file in self.path.glob("*.jsonl"):
+            kept = [row for row in _read(file) if row["step"] <= step]
+            write_text(file, "".join(_line(row) for row in kept))
         for pattern in ("responses/step_*.parquet", "evaluation/*/step_*.parquet"):
             for file in self.path.glob(pattern):
                 if (found := re.search(r"step_(\d+)", file.name)) and int(found[1]) > step:
@@ -111,14 +113,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``, whole or not at all."""
-    with replacing(path) as temporary:
+    """Write ``text`` to ``path``, whole or not at all. Raises RunError if it cannot be written."""
+    with _writing(path), replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _append(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write("".join(_line(row) for row in rows))
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{file} could not be written: {error}. Make room there.") from error
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

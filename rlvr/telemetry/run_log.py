@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,44 +10,45 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from rlvr.config import RunConfig, TelemetryConfig
-from rlvr.telemetry import figures
 from rlvr.telemetry.metrics import json_clean, rollout_metrics, throughput
-from rlvr.telemetry.progress import Progress
 from rlvr.telemetry.record import RunRecord
 from rlvr.telemetry.responses import ResponseLog, ResponseLogError
-from rlvr.telemetry.run_folder import RunFolder, write_text
-from rlvr.telemetry.table import comparison
-from rlvr.telemetry.tracker import Tracker
+from rlvr.telemetry.run_folder import RunFolder
+from rlvr.telemetry.sinks.base import build_sinks
+from rlvr.telemetry.sinks.console import Console
+from rlvr.telemetry.sinks.fan_out import FanOut
+from rlvr.telemetry.sinks.files import Files
 from rlvr.types import Group
 
 
 class Telemetry:
-    """Writes the run's folder, feeds wandb, and prints.
+    """Makes the rows of a run and hands them to every sink: its folder, the console, wandb, ...
 
     Steps count from 1: step k turns policy version k − 1 into version k. An evaluation at step k
     is of version k, so 0 is the policy that the run began with.
     """
 
     def __init__(self, config: TelemetryConfig, folder: RunFolder) -> None:
-        """Set up; nothing is written before ``start``."""
-        self._config = config
+        """Set up; nothing is written before ``start``.
+
+        Raises:
+            ConfigError: ``telemetry.sinks`` asks for an unknown one.
+        """
+        self._log_responses = config.log_responses
         self._folder = folder
-        self._tracker = Tracker(config, folder)
+        console = Console(bar=config.progress)
+        self._sinks = FanOut({"files": Files(), "console": console, **build_sinks(config)})
         self._responses = ResponseLog()
-        self._progress: Progress | None = None
         self._finished = False
 
     def start(self, config: RunConfig | DictConfig, step: int = 0) -> None:
-        """Write ``config.yaml`` and begin, after ``step`` steps that an earlier run has made.
+        """Begin, after ``step`` steps that an earlier run has made.
 
         What the folder records of later steps is removed: they will be made again.
         """
         node = config if isinstance(config, DictConfig) else OmegaConf.structured(config)
-        write_text(self._folder.config, OmegaConf.to_yaml(node, resolve=True))
-        self._folder.rewind(step)
         resolved: Any = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
-        self._tracker.start(resolved)
-        self._progress = Progress(config.train.steps, done=step, bar=self._config.progress)
+        self._sinks.start(self._folder, resolved, step)
 
     async def step(
         self,
@@ -80,15 +80,12 @@ class Telemetry:
             **timings,
             **throughput(groups, timings),
         }
-        lost = self._record(step, row)
-        if self._progress is not None:
-            self._progress.advance(step, {**row, **lost})
-        if tokens and self._config.log_responses:
-            self._folder.append_tokens([json_clean({"step": step, **row}) for row in tokens])
-            self._tracker.table("credit/tokens", step, tokens)
-        if self._config.log_responses:
-            path = self._folder.responses(step)
-            await self._responses.write(path, step, groups, advantages)
+        self._log(step, row)
+        if self._log_responses:
+            if tokens:
+                cleaned = [json_clean(token) for token in tokens]
+                self._sinks.tell(lambda sink: sink.table("credit/tokens", step, cleaned))
+            await self._responses.write(self._folder.responses(step), step, groups, advantages)
 
     async def evaluation(
         self,
@@ -98,39 +95,24 @@ class Telemetry:
         groups: Sequence[Group] = (),
     ) -> None:
         """Record and show an evaluation; with ``groups`` also its responses."""
-        self._record(step, {f"evaluation/{name}/{key}": value for key, value in results.items()})
-        shown = "  ".join(f"{key} {figures.figure(key, value)}" for key, value in results.items())
-        print(f"evaluation after step {step}: {name}  {shown}", flush=True)
-        if groups and self._config.log_responses:
-            path = self._folder.evaluation(step, name)
-            await self._responses.write(path, step, groups)
+        self._log(step, {f"evaluation/{name}/{key}": value for key, value in results.items()})
+        if groups and self._log_responses:
+            await self._responses.write(self._folder.evaluation(step, name), step, groups)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Write ``summary.json``, end the progress and print the run's table."""
-        cleaned = json_clean(values)
-        write_text(self._folder.summary, json.dumps(cleaned, indent=2) + "\n")
-        self._tracker.summary(cleaned)
+        """End a run that reached its end: ``values``, and what its rows say of it."""
+        cleaned = json_clean({**values, **RunRecord.read(self._folder.path).outcome})
         self._finished = True
-        self._end_progress()
-        print(f"\n{comparison([RunRecord.read(self._folder.path)])}\n", flush=True)
+        self._sinks.tell(lambda sink: sink.summary(cleaned))
 
     def close(self) -> None:
         """End what is under way; the last call, also after an error."""
-        self._end_progress()
         try:
             self._responses.close()
         except ResponseLogError as error:  # raising it would hide why the run ends
             print(f"telemetry: {error}", flush=True)
-        self._tracker.close(self._finished)
+        self._sinks.close(self._finished)
 
-    def _record(self, step: int, values: Mapping[str, Any]) -> dict[str, int]:
-        """Write and track a row; returns ``nonfinite`` if there is any."""
+    def _log(self, step: int, values: Mapping[str, Any]) -> None:
         row = json_clean({"step": step, "timestamp": round(time.time(), 3), **values})
-        self._folder.append_metrics(row)
-        self._tracker.log(row)
-        return {key: row[key] for key in ("nonfinite",) if key in row}
-
-    def _end_progress(self) -> None:
-        if self._progress is not None:
-            self._progress.close()
-            self._progress = None
+        self._sinks.tell(lambda sink: sink.log(row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from rlvr.telemetry import figures
@@ -25,7 +26,7 @@ _STAGES_GO = 5
 def step_line(
     step: int,
     total: int,
-    row: Mapping[str, float],
+    row: Mapping[str, float | None],
     *,
     width: int = 0,
     eta_s: float | None = None,
@@ -34,13 +35,13 @@ def step_line(
 
     Args:
         step: the step that is done, of ``total``.
-        row: its metrics; those that the line shows may be missing.
+        row: its metrics, None for one that is no finite number; any may be missing.
         width: columns of the terminal, the least important parts are left out; 0: no limit.
         eta_s: seconds that the rest of the run will take, shown if given.
     """
     digits = len(str(total))
     parts = [(f"step {step:{digits}d}/{total}", 0)]
-    parts += [(text.format(row[name]), rank) for name, text, rank in _PARTS if name in row]
+    parts += [(text.format(_number(row[name])), rank) for name, text, rank in _PARTS if name in row]
     if "time/step_s" in row:
         parts.append((figures.seconds(row["time/step_s"]), 0))
     if stages := stage_times(row):
@@ -54,15 +55,19 @@ def step_line(
     return "  ".join(text for text, _ in parts)
 
 
-def stage_times(row: Mapping[str, float]) -> str:
+def stage_times(row: Mapping[str, float | None]) -> str:
     """``rollout 0.51 learn 0.48``: the stages that take at least a hundredth of the step."""
-    least = row.get("time/step_s", 0.0) / 100
+    least = (row.get("time/step_s") or 0.0) / 100
     stages = {
         name.removeprefix("time/").removesuffix("_s"): value
         for name, value in row.items()
-        if name.startswith("time/") and name != "time/step_s" and value >= least
+        if name.startswith("time/") and name != "time/step_s" and (value or 0.0) >= least
     }
     return " ".join(f"{name} {value:.2f}" for name, value in stages.items())
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _length(parts: list[tuple[str, int]]) -> int:
