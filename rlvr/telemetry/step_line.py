@@ -11,8 +11,8 @@ from rlvr.telemetry import figures
 # terminal (0: never).
 _PARTS = (
     ("rollout/reward_mean", "reward {:5.3f}", 0),
-    ("rollout/accuracy", "acc {:5.1%}", 0),
-    ("length/mean", "len {:5.1f}", 0),
+    ("rollout/accuracy", "acc {:6.1%}", 0),
+    ("length/mean", "len {:7.1f}", 0),
     ("groups/with_spread", "spread {:4.0%}", 0),
     ("update/loss", "loss {:7.4f}", 3),
     ("update/entropy", "entropy {:5.3f}", 1),
@@ -61,7 +61,10 @@ def stage_times(row: Mapping[str, float | None]) -> str:
     stages = {
         name.removeprefix("time/").removesuffix("_s"): value
         for name, value in row.items()
-        if name.startswith("time/") and name != "time/step_s" and (value or 0.0) >= least
+        if name.startswith("time/")
+        and name != "time/step_s"
+        and value is not None
+        and value >= least
     }
     return " ".join(f"{name} {value:.2f}" for name, value in stages.items())
 

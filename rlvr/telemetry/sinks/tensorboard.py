@@ -20,8 +20,10 @@ class TensorBoard(Sink):
         """Open an event file; TensorBoard forgets what earlier ones say of later steps."""
         from tensorboardX import event_file_writer, proto, summary
 
+        events = folder.path / "tensorboard" / "events"
+        events.parent.mkdir(exist_ok=True)
         # Not SummaryWriter: a full disk ends its thread, and the run would wait for it forever.
-        self._writer = event_file_writer.EventsWriter(str(folder.path / "tensorboard" / "events"))
+        self._writer = event_file_writer.EventsWriter(str(events))
         self._proto, self._summary = proto, summary
         begin = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
         self._write(step + 1, session_log=begin)
@@ -41,7 +43,8 @@ class TensorBoard(Sink):
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
         """A table in Markdown."""
         lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-        text = "\n".join(" | ".join(str(cell) for cell in line) for line in lines)
+        cells = [[str(cell).replace("|", r"\|") for cell in line] for line in lines]
+        text = "\n".join(" | ".join(line) for line in cells)
         self._write(step, summary=self._summary.text(name, text))
 
     def summary(self, values: Row) -> None:

@@ -44,6 +44,7 @@ class Wandb(Sink):
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             print(f"wandb: not reachable, so the run is kept offline ({why}).", flush=True)
             mode = "offline"
+            wandb.teardown()  # its process would take the run's id for one that is in use
             self._run = self._init(mode, folder, config)
         # Rows carry their own step: a resumed run may repeat some, and wandb's counter only grows.
         self._run.define_metric("*", step_metric="step")
