@@ -17,7 +17,7 @@ from rlvr.errors import RunError
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
 from rlvr.types import Group, Prompt, Response, Verdict
-from rlvr.verify.pool import VerifierPool
+from rlvr.verify.workers.pool import VerifierPool
 
 
 class Decoder(Protocol):

@@ -23,11 +23,11 @@ import ray
 
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
-from rlvr.verify import forkserver
 from rlvr.verify.code import Code
 from rlvr.verify.math import Math
-from rlvr.verify.pool import VerifierPool
-from rlvr.verify.sandbox import Sandbox
+from rlvr.verify.sandbox import forkserver
+from rlvr.verify.sandbox.sandbox import Sandbox
+from rlvr.verify.workers.pool import VerifierPool
 
 Item = tuple[Prompt, str]
 TIMED = "bench.verifiers"  # this file as a verifier

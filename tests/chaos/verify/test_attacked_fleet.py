@@ -14,8 +14,8 @@ import pytest
 
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
-from rlvr.verify.process import Fleet
-from rlvr.verify.worker import decode
+from rlvr.verify.workers.fleet import Fleet
+from rlvr.verify.workers.worker import decode
 
 CONFIG = VerifierConfig(
     processes=2,

@@ -13,7 +13,7 @@ from attacks import FORGED, NEVER_ENDING, WASTEFUL
 
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
-from rlvr.verify.pool import VerifierPool
+from rlvr.verify.workers.pool import VerifierPool
 
 CONFIG = VerifierConfig(
     actors=2,

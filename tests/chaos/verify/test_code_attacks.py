@@ -16,9 +16,9 @@ from attacks import FORGED, NEVER_ENDING, WASTEFUL
 
 from rlvr.config import CodeConfig
 from rlvr.task import Outcome
-from rlvr.verify import forkserver
 from rlvr.verify.code import verify_code
-from rlvr.verify.sandbox import Sandbox
+from rlvr.verify.sandbox import forkserver
+from rlvr.verify.sandbox.sandbox import Sandbox
 
 LIMITS = CodeConfig(wall_s=2.5, cpu_s=1, memory_mib=256, output_mib=1, disk_mib=4)
 RIGHT = "def double(x):\n    return 2 * x\n"
@@ -180,7 +180,7 @@ def test_the_outside_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert probe(capabilities) == f"{[0] * 25}"
     assert probe("open('/x', 'w')") == "OSError"
     assert probe("__import__('os').listdir('/tmp')") == "[]"
-    for folder in ("/app/rlvr/verify/inside", "/usr/lib"):
+    for folder in ("/app/rlvr/verify/sandbox/inside", "/usr/lib"):
         assert probe(f"open('{folder}/x', 'w')") in ("OSError", "PermissionError")
     for call in ("unshare", "ptrace", "mount"):
         numbers = {"unshare": 272, "ptrace": 101, "mount": 165}

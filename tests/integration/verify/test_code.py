@@ -15,9 +15,9 @@ import pytest
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.errors import ConfigError
 from rlvr.task import Outcome, Prompt
-from rlvr.verify import forkserver
 from rlvr.verify.base import load
 from rlvr.verify.code import verify_code
+from rlvr.verify.sandbox import forkserver
 
 LIMITS = CodeConfig(wall_s=5.0, cpu_s=2, memory_mib=256, output_mib=1)
 

@@ -1,6 +1,6 @@
 """The process that forks the verifier processes, seen from its owner.
 
-The program that it runs is ``rlvr.verify.worker``.
+The program that it runs is ``rlvr.verify.workers.worker``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from rlvr.config import VerifierConfig
 from rlvr.verify.base import VerifierError
-from rlvr.verify.worker import command
+from rlvr.verify.workers.worker import command
 
 _START_S = 120.0  # for it to import the verifiers
 _ANSWER_S = 30.0  # for it to fork or reap

@@ -2,8 +2,8 @@
 
 bubblewrap unshares every namespace (files, processes, network, users, IPC, host name) around it.
 Inside are a Python interpreter with its standard library, read-only; ``/dev/null``, ``/dev/zero``
-and ``/dev/urandom``; no ``/proc``, no environment. The program that it runs is
-``rlvr.verify.inside.forkserver``, which gives each program namespaces of its own within these.
+and ``/dev/urandom``; no ``/proc``, no environment. The program that it runs,
+``inside/forkserver.py``, gives each program namespaces of its own within these.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlvr.verify.inside import plain
+from rlvr.verify.sandbox.inside import plain
 
 _INSIDE = Path(plain.__file__).parent
-_ROOT = _INSIDE.parents[2]  # the folder that holds our package
+_ROOT = _INSIDE.parents[3]  # the folder that holds our package
 _APP = "/app"
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 _STDERR = 2000
@@ -122,7 +122,7 @@ def end(sandbox: str) -> None:
 def python(path: str) -> list[str]:
     """The command that runs the fork server; our package lies in ``path``."""
     start = f"import sys; sys.path.insert(0, {path!r}); "
-    start += "from rlvr.verify.inside.forkserver import main; sys.path.pop(0); main()"
+    start += "from rlvr.verify.sandbox.inside.forkserver import main; sys.path.pop(0); main()"
     # No site, no user folder, no bytecode. (-I would also ignore PYTHONHASHSEED.)
     return [_interpreter(), "-S", "-s", "-B", "-c", start]
 
@@ -138,7 +138,7 @@ def bubblewrap() -> list[str]:
             words += ["--symlink", os.readlink(folder), folder]
         else:
             words += ["--ro-bind", folder, folder]
-    words += ["--ro-bind", str(_INSIDE), f"{_APP}/rlvr/verify/inside"]
+    words += ["--ro-bind", str(_INSIDE), f"{_APP}/rlvr/verify/sandbox/inside"]
     for device in ("null", "zero", "urandom"):
         words += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     return [*words, "--dir", "/tmp", "--remount-ro", "/", "--chdir", "/", "--"]

@@ -33,7 +33,7 @@ import socket
 import string  # noqa: F401
 import typing  # noqa: F401
 
-from rlvr.verify.inside import confine, host, plain, tester
+from rlvr.verify.sandbox.inside import confine, host, plain, tester
 
 _PROGRAMS = {"host": host.main, "tester": tester.main}
 

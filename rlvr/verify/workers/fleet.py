@@ -19,8 +19,8 @@ from typing import cast
 from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Verdict
 from rlvr.verify.base import VerifierError
-from rlvr.verify.nursery import Nursery
-from rlvr.verify.worker import OUT_OF_MEMORY, RETIRED, Frames, encode, framed
+from rlvr.verify.workers.nursery import Nursery
+from rlvr.verify.workers.worker import OUT_OF_MEMORY, RETIRED, Frames, encode, framed
 
 WINDOW = 8  # tasks in a worker's own socket, so that it does not wait for its owner after each
 _QUICK_S = 0.01  # a task that takes less widens the window

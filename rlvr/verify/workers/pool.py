@@ -18,9 +18,9 @@ from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
 from rlvr.verify.answer import answer_pattern
 from rlvr.verify.base import VerifierError, module_of
-from rlvr.verify.process import Fleet
 from rlvr.verify.reward import check_rewards, rewarded
-from rlvr.verify.worker import decode
+from rlvr.verify.workers.fleet import Fleet
+from rlvr.verify.workers.worker import decode
 
 QUEUE = 4096  # responses that wait at an actor; more wait at the caller
 # A Ray call costs some milliseconds of processor time, as much as verifying fifty short responses.

@@ -16,8 +16,8 @@ import pytest
 from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
 from rlvr.verify.base import VerifierError
-from rlvr.verify.process import Fleet
-from rlvr.verify.worker import decode
+from rlvr.verify.workers.fleet import Fleet
+from rlvr.verify.workers.worker import decode
 
 
 class Verification:

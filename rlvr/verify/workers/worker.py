@@ -2,7 +2,7 @@
 
 The nursery imports the verifiers once and then only forks and reaps, so that a fresh worker is
 ready in milliseconds and shares the imported pages. It never sees a response. It speaks with its
-owner (``rlvr.verify.nursery``) in JSON over a socket that keeps message boundaries; at the
+owner (``rlvr.verify.workers.nursery``) in JSON over a socket that keeps message boundaries; at the
 socket's end, that is at the owner's death, it kills every worker and exits.
 
 A worker reads tasks from a stream socket and answers each as soon as it is judged::
@@ -231,7 +231,7 @@ def _kill(pid: int) -> int:
 
 
 def main() -> None:
-    """``python -m rlvr.verify.worker SOCKET {"config": ..., "verifiers": [names]}``."""
+    """``python -m rlvr.verify.workers.worker SOCKET {"config": ..., "verifiers": [names]}``."""
     owner = socket.socket(fileno=int(sys.argv[1]))
     settings: dict[str, Any] = json.loads(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides

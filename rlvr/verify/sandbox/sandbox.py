@@ -1,9 +1,8 @@
 """The sandbox: a process that can see and reach nothing but the pipes it was given.
 
-It is forked from a warm interpreter (``rlvr.verify.forkserver``) into namespaces of its own: its
-own ``/tmp`` in memory, no other process, no network. It all vanishes with the process. What the
-programs inside are and which further limits they set on themselves stands in
-``rlvr.verify.inside``.
+It is forked from a warm interpreter (``forkserver.py``) into namespaces of its own: its own
+``/tmp`` in memory, no other process, no network. It all vanishes with the process. What the
+programs are and which further limits they set on themselves stands in ``inside/``.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from typing import Any
 
 from rlvr.config import CodeConfig
 from rlvr.errors import ConfigError
-from rlvr.verify import forkserver
-from rlvr.verify.forkserver import MISSING, SandboxError
-from rlvr.verify.inside import confine, plain
+from rlvr.verify.sandbox import forkserver
+from rlvr.verify.sandbox.forkserver import MISSING, SandboxError
+from rlvr.verify.sandbox.inside import confine, plain
 
 _END_S = 5.0
 
@@ -37,7 +36,7 @@ class Sandbox:
     """One process in a sandbox of its own, which ends with the ``with`` block.
 
     Args:
-        program: what to run, ``host`` or ``tester`` of ``rlvr.verify.inside``.
+        program: what to run, ``host`` or ``tester`` of ``rlvr.verify.sandbox.inside``.
         limits: the size of ``/tmp`` is bound here, the rest by the program itself.
         deadline: on ``time.monotonic``; what takes longer raises TimeoutError.
         keep: further descriptors for the process; it has them as 3, 4, ...
@@ -177,7 +176,7 @@ def check(limits: CodeConfig) -> None:
 
 
 def job(program: str, *, call: bool, limits: CodeConfig) -> dict[str, Any]:
-    """What ``rlvr.verify.inside.host`` wants to know."""
+    """What ``rlvr.verify.sandbox.inside.host`` wants to know."""
     return {
         "program": program,
         "call": call,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 from rlvr.task import Outcome, Verdict
-from rlvr.verify.worker import Frames, decode, encode, framed
+from rlvr.verify.workers.worker import Frames, decode, encode, framed
 
 
 def test_frames_survive_any_cutting_of_the_stream() -> None:

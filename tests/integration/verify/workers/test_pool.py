@@ -16,7 +16,7 @@ import ray
 from rlvr.config import ConfigError, VerifierConfig
 from rlvr.types import Outcome, Prompt, Verdict
 from rlvr.verify.base import VerifierError
-from rlvr.verify.pool import VerifierPool
+from rlvr.verify.workers.pool import VerifierPool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 @asynccontextmanager
 async def running(verifier: str, **settings: float) -> AsyncIterator[VerifierPool]:
     config = VerifierConfig(**{"timeout_s": 2.0, "memory_mib": 256, **settings})
-    path = {"PYTHONPATH": str(Path(__file__).parent)}
+    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
     pool = VerifierPool(config, {"runtime_env": {"env_vars": path}}, verifiers=[verifier])
     await pool.start()
     try:
@@ -130,7 +130,7 @@ def test_a_dead_actor_is_replaced_and_its_work_done_again(misbehaving: str) -> N
 
 
 def test_a_stopped_actor_is_replaced(misbehaving: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlvr.verify.pool._ANSWER_S", 2.0)
+    monkeypatch.setattr("rlvr.verify.workers.pool._ANSWER_S", 2.0)
 
     async def scenario() -> None:
         async with running(misbehaving) as pool:
@@ -174,7 +174,7 @@ def test_a_verifier_that_cannot_be_used_is_reported_at_the_start(tmp_path: Path)
 def test_callers_wait_while_the_queues_are_full(
     misbehaving: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlvr.verify.pool.QUEUE", 16)
+    monkeypatch.setattr("rlvr.verify.workers.pool.QUEUE", 16)
 
     async def scenario() -> None:
         async with running(misbehaving) as pool:
