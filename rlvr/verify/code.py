@@ -13,11 +13,11 @@ from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.errors import ConfigError
 from rlvr.task import Prompt, Verdict
 from rlvr.verify.base import unparseable
-from rlvr.verify.sandbox import forkserver
+from rlvr.verify.sandbox import server
 from rlvr.verify.sandbox.cases import read_tests
-from rlvr.verify.sandbox.forkserver import SandboxError
 from rlvr.verify.sandbox.judge import judge
 from rlvr.verify.sandbox.sandbox import check
+from rlvr.verify.sandbox.server import SandboxError
 
 _FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$", re.MULTILINE)
 
@@ -52,7 +52,7 @@ def verify_code(
     try:
         return judge(program, cases, prelude, limits)
     except SandboxError:
-        forkserver.end(limits.sandbox)
+        server.end(limits.sandbox)
         return judge(program, cases, prelude, limits)
 
 

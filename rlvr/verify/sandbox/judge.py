@@ -14,9 +14,9 @@ from rlvr.config import CodeConfig
 from rlvr.task import Outcome, Verdict
 from rlvr.verify.base import judged, unparseable
 from rlvr.verify.sandbox.cases import Asserts, Calls, Runs, same_output, same_value
-from rlvr.verify.sandbox.forkserver import SandboxError
 from rlvr.verify.sandbox.inside.plain import NotPlain
 from rlvr.verify.sandbox.sandbox import Sandbox, job
+from rlvr.verify.sandbox.server import SandboxError
 
 _SHOWN = 200  # characters of an output in a verdict's detail
 

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import pickle
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,97 +14,23 @@ import ray
 from ray.actor import ActorHandle
 
 from rlvr.config import VerifierConfig
-from rlvr.task import Outcome, Prompt, Verdict
+from rlvr.task import Prompt, Verdict
 from rlvr.verify.answer import answer_pattern
 from rlvr.verify.base import VerifierError, module_of
-from rlvr.verify.reward import check_rewards, rewarded
-from rlvr.verify.workers.fleet import Fleet
+from rlvr.verify.reward import check_rewards
+from rlvr.verify.workers.actor import PACE_S, VerifierActor
 from rlvr.verify.workers.worker import decode
 
 QUEUE = 4096  # responses that wait at an actor; more wait at the caller
-# A Ray call costs some milliseconds of processor time, as much as verifying fifty short responses.
-_PACE_S = 0.03  # from one call to the same actor to the next
-_POLL_S = 0.25  # how long a call may wait for verdicts
 _START_S = 180.0
 _ANSWER_S = 30.0
 _RESTARTS = 3  # of an actor, one after the other without a verdict in between
 
 
-class VerifierActor:
-    """The Ray actor that owns a fleet of verifier processes on one machine."""
-
-    def __init__(self, config: VerifierConfig, verifiers: Sequence[str]) -> None:
-        self._fleet = Fleet(config, verifiers, self._deliver)
-        self._running = 0
-        self._finished: list[tuple[int, bytes]] = []
-        self._news = asyncio.Event()
-
-    async def start(self) -> None:
-        """Start the processes; raises VerifierError if a verifier cannot be loaded."""
-        await self._fleet.start()
-
-    async def exchange(self, tasks: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        """Take ``(id, pickled (Prompt, text))``, give ``(id, encoded verdict)`` of what is done.
-
-        Returns when nothing is left to wait for, else after a moment with what there is.
-        """
-        for task_id, payload in tasks:
-            self._fleet.submit(task_id, payload)
-        self._running += len(tasks)
-        self._fleet.feed()
-        await self._wait()
-        if self._fleet.failed is not None:
-            raise self._fleet.failed
-        finished, self._finished = self._finished, []
-        return finished
-
-    async def state(self) -> dict[str, Any]:
-        """The processes, and how many of them had to be replaced."""
-        return {"pids": self._fleet.pids, "replaced": self._fleet.replaced}
-
-    async def close(self) -> None:
-        """End the processes."""
-        await self._fleet.close()
-
-    async def _wait(self) -> None:
-        """Until all tasks are done; at most _POLL_S, or _PACE_S if there are verdicts then."""
-        limit = _PACE_S
-        while self._running:
-            self._news.clear()
-            try:
-                await asyncio.wait_for(self._news.wait(), limit)
-            except TimeoutError:
-                if self._finished or limit > _PACE_S:
-                    return
-                limit = _POLL_S - _PACE_S
-
-    def _deliver(self, task_id: int, verdict: bytes) -> None:
-        self._finished.append((task_id, verdict))
-        self._running -= 1
-        if not self._running:
-            self._news.set()
-
-
-class _Batch:
-    """The responses of one ``verify`` call; ``done`` when each has its verdict."""
-
-    def __init__(self, size: int) -> None:
-        self.verdicts: list[Verdict | None] = [None] * size
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._missing = size
-
-    def settle(self, index: int, verdict: Verdict) -> None:
-        self.verdicts[index] = verdict
-        self._missing -= 1
-        if not self._missing and not self.done.done():
-            self.done.set_result(None)
-
-
 @dataclass(slots=True)
 class _Task:
     payload: bytes
-    batch: _Batch
-    index: int
+    verdict: asyncio.Future[Verdict]
 
 
 @dataclass
@@ -114,15 +39,18 @@ class _Slot:
 
     name: str
     actor: ActorHandle
-    waiting: dict[int, _Task] = field(default_factory=dict)
-    outstanding: dict[int, _Task] = field(default_factory=dict)
+    tasks: dict[int, _Task] = field(default_factory=dict)
+    unsent: list[int] = field(default_factory=list)  # of the tasks
     work: asyncio.Event = field(default_factory=asyncio.Event)
     failures: int = 0  # since its last verdict
     last_verdict: float = 0.0
 
-    @property
-    def load(self) -> int:
-        return len(self.waiting) + len(self.outstanding)
+    def add(self, task_id: int, payload: bytes) -> asyncio.Future[Verdict]:
+        task = _Task(payload, asyncio.get_running_loop().create_future())
+        self.tasks[task_id] = task
+        self.unsent.append(task_id)
+        self.work.set()
+        return task.verdict
 
 
 class VerifierPool:
@@ -150,7 +78,6 @@ class VerifierPool:
         self._room = asyncio.Event()
         self._ids = itertools.count()
         self._failure: VerifierError | None = VerifierError("the verifier pool is not running")
-        self.outcomes: Counter[Outcome] = Counter()
         self.replaced = 0  # actors that died or stood still
 
     @property
@@ -167,22 +94,20 @@ class VerifierPool:
         self._slots = [
             _Slot(f"verifier actor {i}", self._create()) for i in range(self._config.actors or 1)
         ]
-        await asyncio.gather(*(self._start(slot) for slot in self._slots))
+        await asyncio.gather(*map(self._start, self._slots))
         self._failure = None
         self._serving = [asyncio.create_task(self._serve(slot)) for slot in self._slots]
 
     async def verify(self, items: Sequence[tuple[Prompt, str]]) -> list[Verdict]:
-        """A verdict for each response text, in order; waits while all queues are full."""
-        batch = _Batch(len(items))
-        for index, payload in enumerate(_pack(items)):
+        """Each verifier's own verdict on each response text, in order.
+
+        Waits while all queues are full. Raises VerifierError when the actors are lost for good.
+        """
+        verdicts = []
+        for payload in _pack(items):
             slot = await self._slot_with_room()
-            slot.waiting[next(self._ids)] = _Task(payload, batch, index)
-            slot.work.set()
-        if items:
-            await batch.done
-        verdicts = [verdict for verdict in batch.verdicts if verdict is not None]
-        self.outcomes.update(verdict.outcome for verdict in verdicts)
-        return verdicts
+            verdicts.append(slot.add(next(self._ids), payload))
+        return await asyncio.gather(*verdicts)
 
     async def close(self) -> None:
         """End the actors and their processes."""
@@ -190,18 +115,18 @@ class VerifierPool:
             serving.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
         self._fail(VerifierError("the verifier pool was closed"))
-        closing = [_answer(slot.actor.close.remote(), _ANSWER_S) for slot in self._slots]
+        closing = [_answer(s.actor.close.remote(), s.name, _ANSWER_S) for s in self._slots]
         await asyncio.gather(*closing, return_exceptions=True)
-        for slot in self._slots:
-            ray.kill(slot.actor)
+        for actor in self.actors:
+            ray.kill(actor)
         self._slots = []
 
     async def _slot_with_room(self) -> _Slot:
         while True:
             if self._failure is not None:
                 raise self._failure
-            slot = min(self._slots, key=lambda s: s.load)
-            if slot.load < QUEUE:
+            slot = min(self._slots, key=lambda s: len(s.tasks))
+            if len(slot.tasks) < QUEUE:
                 return slot
             self._room.clear()
             await self._room.wait()
@@ -210,14 +135,14 @@ class VerifierPool:
         """Bring responses to the slot's actor and verdicts back, whatever becomes of the actor."""
         try:
             while True:
-                if not slot.load:
+                if not slot.tasks:
                     slot.work.clear()
                     await slot.work.wait()
                     slot.last_verdict = time.monotonic()
-                next_call = time.monotonic() + _PACE_S
+                next_call = time.monotonic() + PACE_S
                 try:
                     await self._exchange(slot)
-                except (ray.exceptions.RayError, VerifierError) as error:
+                except VerifierError as error:
                     await self._replace(slot, error)
                 await asyncio.sleep(next_call - time.monotonic())
         except VerifierError as error:
@@ -227,13 +152,13 @@ class VerifierPool:
             raise
 
     async def _exchange(self, slot: _Slot) -> None:
-        slot.outstanding |= slot.waiting
-        tasks = [(task_id, task.payload) for task_id, task in slot.waiting.items()]
-        slot.waiting = {}
-        finished = await _answer(slot.actor.exchange.remote(tasks), _ANSWER_S)
+        tasks = [(task_id, slot.tasks[task_id].payload) for task_id in slot.unsent]
+        slot.unsent = []
+        finished = await _answer(slot.actor.exchange.remote(tasks), slot.name, _ANSWER_S)
         for task_id, verdict in finished:
-            task = slot.outstanding.pop(task_id)
-            task.batch.settle(task.index, rewarded(decode(verdict), self._config))
+            waiting = slot.tasks.pop(task_id).verdict
+            if not waiting.done():  # it may have been cancelled
+                waiting.set_result(decode(verdict))
         now = time.monotonic()
         patience = 2 * self._config.timeout_s + _ANSWER_S
         if finished:
@@ -242,7 +167,7 @@ class VerifierPool:
         elif now > slot.last_verdict + patience:
             raise VerifierError(f"{slot.name} has given no verdict for {patience:.0f} s")
 
-    async def _replace(self, slot: _Slot, error: Exception) -> None:
+    async def _replace(self, slot: _Slot, error: VerifierError) -> None:
         """Put a new actor into the slot; it gets the old one's responses."""
         slot.failures += 1
         if slot.failures > _RESTARTS:
@@ -254,8 +179,7 @@ class VerifierPool:
         self.replaced += 1
         slot.actor = self._create()
         await self._start(slot)
-        slot.waiting = slot.outstanding | slot.waiting
-        slot.outstanding = {}
+        slot.unsent = list(slot.tasks)
         slot.last_verdict = time.monotonic()
 
     def _fail(self, error: VerifierError) -> None:
@@ -263,9 +187,10 @@ class VerifierPool:
         self._failure = error
         self._room.set()
         for slot in self._slots:
-            for task in (slot.waiting | slot.outstanding).values():
-                if not task.batch.done.done():
-                    task.batch.done.set_exception(error)
+            for task in slot.tasks.values():
+                if not task.verdict.done():
+                    task.verdict.set_exception(error)
+                    task.verdict.exception()  # who asked may be gone already
 
     def _create(self) -> ActorHandle:
         actor_class: Any = ray.remote(VerifierActor)
@@ -275,28 +200,21 @@ class VerifierPool:
         return actor
 
     async def _start(self, slot: _Slot) -> None:
-        try:
-            await _answer(slot.actor.start.remote(), _START_S)
-        except (ray.exceptions.RayError, VerifierError) as error:
-            raise VerifierError(f"{slot.name} did not start: {error}") from error
+        await _answer(slot.actor.start.remote(), slot.name, _START_S)
 
 
 def _pack(items: Sequence[tuple[Prompt, str]]) -> list[bytes]:
     """Pickle each response with what its verifier needs of the prompt: all but the tokens."""
-    prompts: dict[int, Prompt] = {}
-    for prompt, _ in items:
-        if id(prompt) not in prompts:
-            prompts[id(prompt)] = replace(prompt, token_ids=())
+    prompts = {id(prompt): replace(prompt, token_ids=()) for prompt, _ in items}
     return [pickle.dumps((prompts[id(prompt)], text), protocol=5) for prompt, text in items]
 
 
-async def _answer(reference: Any, timeout_s: float) -> Any:
-    """Await a Ray call; its time-out becomes a VerifierError."""
+async def _answer(reference: Any, who: str, within_s: float) -> Any:
+    """Await a Ray call; its errors and its time-out become a VerifierError."""
     try:
-        return await asyncio.wait_for(_await(reference), timeout_s)
+        async with asyncio.timeout(within_s):
+            return await reference
+    except ray.exceptions.RayError as error:
+        raise VerifierError(f"{who} failed:\n{error}") from error
     except TimeoutError:
-        raise VerifierError(f"no answer within {timeout_s:.0f} s") from None
-
-
-async def _await(reference: Any) -> Any:
-    return await reference
+        raise VerifierError(f"{who} did not answer within {within_s:g} s") from None

@@ -1,22 +1,19 @@
 """The program of the verifier processes: a nursery that forks workers, and the workers.
 
-The nursery imports the verifiers once and then only forks and reaps, so that a fresh worker is
-ready in milliseconds and shares the imported pages. It never sees a response. It speaks with its
-owner (``rlvr.verify.workers.nursery``) in JSON over a socket that keeps message boundaries; at the
-socket's end, that is at the owner's death, it kills every worker and exits.
+The nursery imports the verifiers once and is then a fork server (``sandbox/inside/keeper.py``), so
+that a fresh worker is ready in milliseconds and shares the imported pages. It never sees a
+response.
 
-A worker reads tasks from a stream socket and answers each as soon as it is judged::
+A worker reads tasks from a stream socket and answers each when it is judged, framed alike::
 
-    task   = length (4 bytes) + pickle((Prompt, text))       from our own driver
-    answer = length (4 bytes) + JSON                         a verdict as a list, or a RETIRE text
+    task   = pickle((Prompt, text))       from our own driver
+    answer = JSON                         a verdict as a list, or RETIRED or OUT_OF_MEMORY
 
 Nothing of this file imports torch or Ray.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import math
 import os
@@ -24,54 +21,22 @@ import pickle
 import resource
 import signal
 import socket
-import struct
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
 
 from rlvr.config import VerifierConfig, typed
 from rlvr.errors import ConfigError, RunError
 from rlvr.task import Outcome, Prompt, Verdict
-from rlvr.verify.base import Verifier, load
-from rlvr.verify.reward import with_bonus
+from rlvr.verify.base import load
+from rlvr.verify.sandbox.inside import keeper, plain
 
-# Answers of a worker that ends itself. Tasks that it has not answered go to another one.
-RETIRED = "retired"  # after `recycle_after` tasks or over the memory mark
-OUT_OF_MEMORY = "out of memory"  # in the task at hand
+# Answers of a worker that ends itself. A task that it has not answered goes to another one.
+RETIRED = b'"retired"'  # after `recycle_after` tasks or over the memory mark
+OUT_OF_MEMORY = b'"out of memory"'  # in the task at hand
 
-_LENGTH = struct.Struct("<I")
-_CHUNK = 1 << 18
 _MAX_DETAIL = 1000
-_PR_SET_PDEATHSIG = 1
-
-
-def framed(payload: bytes) -> bytes:
-    """``payload`` with its length in front."""
-    return _LENGTH.pack(len(payload)) + payload
-
-
-class Frames:
-    """Cuts a byte stream into the payloads that were ``framed``."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """The payloads that are complete with ``data``."""
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, start)
-            end = start + _LENGTH.size + length
-            if len(buffer) < end:
-                break
-            yield bytes(buffer[start + _LENGTH.size : end])
-            start = end
-        del buffer[:start]
 
 
 def encode(verdict: Verdict) -> bytes:
@@ -92,34 +57,31 @@ def decode(payload: bytes) -> Verdict:
     return Verdict(reward, Outcome(outcome), detail, seconds, components)
 
 
-# -- worker -----------------------------------------------------------------------------------
-
-
-def _work(tasks: socket.socket, verifiers: dict[str, Verifier], config: VerifierConfig) -> None:
+def _work(tasks: int, config: VerifierConfig) -> None:
     """Answer tasks until told to stop (the end of the stream) or due for renewal."""
-    mark = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + config.memory_mib * 1024 // 2
-    frames, served = Frames(), 0
-    while data := tasks.recv(_CHUNK):
-        for payload in frames.feed(data):
-            _extend_cpu_limit(config)
-            try:
-                answer = encode(_judge(payload, verifiers, config))
-            except MemoryError:
-                tasks.sendall(framed(json.dumps(OUT_OF_MEMORY).encode()))
-                return
-            tasks.sendall(framed(answer))
-            served += 1
-            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > mark
-            if served >= config.recycle_after or grown:
-                tasks.sendall(framed(json.dumps(RETIRED).encode()))
-                return
+    mark = _peak_kib() + config.memory_mib * 1024 // 2
+    served = 0
+    while served < config.recycle_after and _peak_kib() <= mark:
+        task = plain.read(tasks)
+        try:
+            answer = encode(_judge(task, config))
+        except MemoryError:
+            plain.write(tasks, OUT_OF_MEMORY)
+            return
+        plain.write(tasks, answer)
+        served += 1
+    plain.write(tasks, RETIRED)
 
 
-def _judge(payload: bytes, verifiers: dict[str, Verifier], config: VerifierConfig) -> Verdict:
-    prompt, text = pickle.loads(payload)
+def _peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _judge(task: bytes, config: VerifierConfig) -> Verdict:
+    prompt, text = pickle.loads(task)
     start = time.perf_counter()
     try:
-        verdict = _verify(prompt, text, verifiers, config)
+        verdict = _verify(prompt, text, config)
     except MemoryError:
         raise
     except Exception:
@@ -127,92 +89,35 @@ def _judge(payload: bytes, verifiers: dict[str, Verifier], config: VerifierConfi
     return replace(verdict, seconds=time.perf_counter() - start)
 
 
-def _verify(
-    prompt: Prompt, text: str, verifiers: dict[str, Verifier], config: VerifierConfig
-) -> Verdict:
-    verifier = verifiers.get(prompt.verifier)
-    if verifier is None:
-        verifier = verifiers[prompt.verifier] = load(prompt.verifier, config)
-    verdict = verifier.verify(prompt, text)
+def _verify(prompt: Prompt, text: str, config: VerifierConfig) -> Verdict:
+    verdict = load(prompt.verifier, config).verify(prompt, text)
     if not isinstance(verdict, Verdict):
         raise TypeError(
             f"verifier '{prompt.verifier}' returned a {type(verdict).__name__} instead of a Verdict"
         )
     if not math.isfinite(verdict.reward):
         raise ValueError(f"verifier '{prompt.verifier}' gave the reward {verdict.reward}")
-    return with_bonus(verdict, text, config.format)
+    return verdict
 
 
-def _extend_cpu_limit(config: VerifierConfig) -> None:
-    """Processor time up to the end of one more task: the last resort if the owner is stuck."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    allowed = math.ceil(time.process_time() + config.timeout_s) + 5
-    if hard == resource.RLIM_INFINITY or allowed < hard:
-        resource.setrlimit(resource.RLIMIT_CPU, (allowed, hard))
-
-
-def _become_worker(nursery: int, memory_mib: int) -> None:
-    """Die with the nursery, stand alone in a process group, and stay within the limits."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != nursery:  # it died before it could be told
-        os._exit(1)
-    os.setpgid(0, 0)
+def _limit_memory(memory_mib: int) -> None:
+    """No core dumps, and at most so much more than what the nursery has."""
+    with open("/proc/self/statm") as file:
+        virtual = int(file.read().split()[0]) * resource.getpagesize()
+    allowed = virtual + memory_mib * 2**20
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    allowed = _virtual_memory() + memory_mib * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
 
 
-def _virtual_memory() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
-
-
-# -- nursery ----------------------------------------------------------------------------------
-
-
-def _nurse(owner: socket.socket, verifiers: dict[str, Verifier], config: VerifierConfig) -> None:
-    """Fork a worker for every socket that comes in; kill and reap on request."""
-    children: set[int] = set()
-    try:
-        while True:
-            message, descriptors, _, _ = socket.recv_fds(owner, 4096, 1)
-            if not message:
-                return
-            request = json.loads(message)
-            if descriptors:
-                tasks = socket.socket(fileno=descriptors[0])
-                pid = _fork(owner, tasks, verifiers, config)
-                tasks.close()
-                children.add(pid)
-                owner.send(json.dumps({"pid": pid}).encode())
-            else:
-                pid = request["kill"]
-                children.discard(pid)
-                owner.send(json.dumps({"status": _kill(pid)}).encode())
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the owner went away
-    finally:
-        for pid in children:
-            _kill(pid)
-
-
-def _fork(
-    owner: socket.socket,
-    tasks: socket.socket,
-    verifiers: dict[str, Verifier],
-    config: VerifierConfig,
-) -> int:
-    nursery = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
+def _start(config: VerifierConfig, descriptors: list[int]) -> None:
     status = 1
     try:
-        owner.close()
-        _become_worker(nursery, config.memory_mib)
-        _work(tasks, verifiers, config)
+        leash, tasks = descriptors
+        keeper.keep(leash, [tasks])
+        _limit_memory(config.memory_mib)
+        _work(tasks, config)
         status = 0
-    except (BrokenPipeError, ConnectionResetError):
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         status = 0  # the owner went away
     except BaseException:
         traceback.print_exc()
@@ -220,40 +125,34 @@ def _fork(
         os._exit(status)
 
 
-def _kill(pid: int) -> int:
-    """Kill a worker with all that it started; its wait status as in ``os.waitpid``."""
-    for kill in (os.killpg, os.kill):  # it may not have its group yet
-        try:
-            kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    return os.waitpid(pid, 0)[1]
-
-
 def main() -> None:
-    """``python -m rlvr.verify.workers.worker SOCKET {"config": ..., "verifiers": [names]}``."""
-    owner = socket.socket(fileno=int(sys.argv[1]))
-    settings: dict[str, Any] = json.loads(sys.argv[2])
+    """``python -m rlvr.verify.workers.worker {"config": ..., "verifiers": [names]}``.
+
+    The standard input is the socket for requests. A text on it says, once the verifiers are
+    imported, why they cannot be; none says that they can.
+    """
+    requests = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides
+    settings = json.loads(sys.argv[1])
+    failed = ""
     try:
         config = typed(VerifierConfig, settings["config"], "verifier")
-        verifiers = {name: load(name, config) for name in settings["verifiers"]}
+        for name in settings["verifiers"]:
+            load(name, config)
     except (ConfigError, RunError) as error:  # it says what to do, so where does not matter
-        owner.send(json.dumps({"failed": str(error)}).encode())
-        return
+        failed = str(error)
     except BaseException:
-        owner.send(json.dumps({"failed": traceback.format_exc()[-4000:]}).encode())
-        return
-    gc.collect()
-    gc.freeze()  # keep the collector off the pages that the workers share
-    owner.send(b"{}")
-    _nurse(owner, verifiers, config)
+        failed = traceback.format_exc()[-4000:]
+    requests.send(json.dumps(failed).encode())
+    if not failed:
+        keeper.serve(requests, lambda _, descriptors: _start(config, descriptors))
 
 
-def command(descriptor: int, config: VerifierConfig, verifiers: list[str]) -> list[str]:
-    """The command line of a nursery whose owner's socket is ``descriptor``."""
+def command(config: VerifierConfig, verifiers: list[str]) -> list[str]:
+    """The command line of a nursery."""
     settings = json.dumps({"config": asdict(config), "verifiers": verifiers})
-    return [sys.executable, "-m", __name__, str(descriptor), settings]
+    return [sys.executable, "-m", __name__, settings]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The fork server of the sandboxes, seen from outside: one for each process that verifies code.
+"""The fork server of the sandboxes: one for each process that verifies code.
 
 bubblewrap unshares every namespace (files, processes, network, users, IPC, host name) around it.
 Inside are a Python interpreter with its standard library, read-only; ``/dev/null``, ``/dev/zero``
@@ -9,14 +9,13 @@ and ``/dev/urandom``; no ``/proc``, no environment. The program that it runs,
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
+from rlvr.verify.forkserver import ForkServer
 from rlvr.verify.sandbox.inside import plain
 
 _INSIDE = Path(plain.__file__).parent
@@ -24,7 +23,6 @@ _ROOT = _INSIDE.parents[3]  # the folder that holds our package
 _APP = "/app"
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 _STDERR = 2000
-_END_S = 5.0
 
 MISSING = (
     "verifier 'code' runs what a model has written, and needs bubblewrap for it, which is not "
@@ -38,48 +36,22 @@ class SandboxError(Exception):
     """The sandbox, not the program in it, failed."""
 
 
-class ForkServer:
-    """One running fork server. Its death, or this object's, is the death of all its programs.
-
-    Args:
-        sandbox: ``bubblewrap`` or ``unsafe``.
+class SandboxServer(ForkServer):
+    """A fork server of the kind ``bubblewrap`` or ``unsafe``.
 
     Raises SandboxError if bubblewrap is not installed.
     """
 
-    def __init__(self, sandbox: str) -> None:
-        if sandbox == "bubblewrap":
-            command = [*bubblewrap(), *python(_APP)]
-        else:
-            command = python(str(_ROOT))
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, kind: str) -> None:
+        bare = kind == "unsafe"
+        command = python(str(_ROOT)) if bare else [*bubblewrap(), *python(_APP)]
         self._stderr = os.memfd_create("stderr")
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=self._stderr,
-                    env=_ENVIRONMENT,
-                    cwd="/",
-                )
-            except FileNotFoundError:
-                self._socket.close()
-                os.close(self._stderr)
-                raise SandboxError(MISSING) from None
-
-    def fork(self, program: str, disk: int | None, folder: str, descriptors: Sequence[int]) -> None:
-        """Start ``host`` or ``tester`` with a ``/tmp`` of ``disk`` bytes, or none in ``folder``.
-
-        The descriptors are the leash, its standard input and output, and further ones. Nothing
-        confirms the start but what the program then writes.
-        """
+        null = subprocess.DEVNULL
         try:
-            request = plain.encode([program, disk, folder])
-            socket.send_fds(self._socket, [request], descriptors)
-        except OSError:
-            raise SandboxError(f"the sandbox is gone: {self.last_words()}") from None
+            super().__init__(command, stdout=null, stderr=self._stderr, env=_ENVIRONMENT, cwd="/")
+        except FileNotFoundError:
+            os.close(self._stderr)
+            raise SandboxError(MISSING) from None
 
     def last_words(self) -> str:
         """The end of what it and its programs, before they are the model's, wrote on stderr."""
@@ -89,32 +61,27 @@ class ForkServer:
 
     def close(self) -> None:
         """End it and everything in its namespaces."""
-        self._socket.close()
-        try:
-            self._process.wait(timeout=_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        super().close()
         os.close(self._stderr)
 
 
-_servers: dict[tuple[int, str], ForkServer] = {}  # a fork of this process must have its own
+_servers: dict[tuple[int, str], SandboxServer] = {}  # a fork of this process must have its own
 _starting = threading.Lock()
 
 
-def server(sandbox: str) -> ForkServer:
+def running(kind: str) -> SandboxServer:
     """This process's fork server, which is started if need be."""
     with _starting:
-        key = (os.getpid(), sandbox)
+        key = (os.getpid(), kind)
         if key not in _servers:
-            _servers[key] = ForkServer(sandbox)
+            _servers[key] = SandboxServer(kind)
         return _servers[key]
 
 
-def end(sandbox: str) -> None:
+def end(kind: str) -> None:
     """End this process's fork server, if there is one; the next sandbox starts another."""
     with _starting:
-        found = _servers.pop((os.getpid(), sandbox), None)
+        found = _servers.pop((os.getpid(), kind), None)
     if found is not None:
         found.close()
 
