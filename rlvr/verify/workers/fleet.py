@@ -1,4 +1,4 @@
-"""The workers of one machine and the queue in front of them.
+"""The verifier processes of one machine and the queue in front of them: a Ray actor of the pool.
 
 A task that overruns its time takes its worker with it and nothing else: another is forked from the
 warm nursery in milliseconds. A worker that dies by itself costs its task one retry.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Verdict
@@ -18,39 +17,32 @@ from rlvr.verify.base import VerifierError
 from rlvr.verify.workers.nursery import DIED, OVERRAN, Nursery, Worker
 from rlvr.verify.workers.worker import OUT_OF_MEMORY, RETIRED, encode
 
+# A Ray call costs some milliseconds of processor time, as much as verifying fifty short responses.
+PACE_S = 0.03  # from one call to the same fleet to the next
+_POLL_S = 0.25  # how long a call may wait for verdicts
 _ATTEMPTS = 2  # before a task whose worker dies is given up
 
-
-class _Task(NamedTuple):
-    id: int
-    payload: bytes
+Task = tuple[int, bytes]  # id; pickled (Prompt, text), or the encoded verdict on it
 
 
 class Fleet:
-    """``size`` workers: ``config.processes`` or, by default, a quarter of this machine's CPUs.
+    """``size`` workers: ``config.processes`` or, by default, a quarter of this machine's CPUs."""
 
-    ``deliver`` is called with a task's id and its encoded verdict, in the order of completion.
-    ``failed`` is set when the nursery is lost and nothing can be verified any more.
-    """
-
-    def __init__(
-        self,
-        config: VerifierConfig,
-        verifiers: Sequence[str],
-        deliver: Callable[[int, bytes], None],
-    ) -> None:
+    def __init__(self, config: VerifierConfig, verifiers: Sequence[str]) -> None:
         self._config = config
         self.size = config.processes or max(1, len(os.sched_getaffinity(0)) // 4)
         self.nursery = Nursery(config, verifiers)
-        self._deliver = deliver
-        self._queue: asyncio.Queue[_Task] = asyncio.Queue()
+        self.replaced = 0
+        self._queue: asyncio.Queue[Task] = asyncio.Queue()
         self._workers: set[Worker] = set()
         self._serving: list[asyncio.Task[None]] = []
-        self.failed: VerifierError | None = None
-        self.replaced = 0
+        self._running = 0
+        self._finished: list[Task] = []
+        self._news = asyncio.Event()  # all is done, or nothing can be done any more
+        self._failed: VerifierError | None = None
 
     async def start(self) -> None:
-        """Start the nursery and the workers."""
+        """Start the processes; raises VerifierError if a verifier cannot be loaded."""
         try:
             await self.nursery.start()
             workers = [await self._hire() for _ in range(self.size)]
@@ -59,9 +51,22 @@ class Fleet:
             raise
         self._serving = [asyncio.create_task(self._serve(worker)) for worker in workers]
 
-    def submit(self, task_id: int, payload: bytes) -> None:
-        """Queue a pickled ``(Prompt, text)``."""
-        self._queue.put_nowait(_Task(task_id, payload))
+    async def exchange(self, tasks: Sequence[Task]) -> list[Task]:
+        """Take tasks, give verdicts, in the order of their completion.
+
+        Returns when nothing is left to wait for, else after a moment with what there is. Raises
+        VerifierError when the nursery is lost.
+        """
+        for task in tasks:
+            self._queue.put_nowait(task)
+        self._running += len(tasks)
+        await self._wait(PACE_S)
+        if not self._finished:
+            await self._wait(_POLL_S - PACE_S)
+        if self._failed is not None:
+            raise self._failed
+        finished, self._finished = self._finished, []
+        return finished
 
     async def close(self) -> None:
         """End every process."""
@@ -72,6 +77,20 @@ class Fleet:
         await asyncio.gather(*ending, return_exceptions=True)
         await asyncio.to_thread(self.nursery.close)
 
+    async def _wait(self, limit_s: float) -> None:
+        if self._running and self._failed is None:
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), limit_s)
+            except TimeoutError:
+                pass
+
+    def _deliver(self, task: Task, verdict: bytes) -> None:
+        self._finished.append((task[0], verdict))
+        self._running -= 1
+        if not self._running:
+            self._news.set()
+
     async def _hire(self) -> Worker:
         worker = await self.nursery.fork()
         self._workers.add(worker)
@@ -79,16 +98,16 @@ class Fleet:
 
     async def _serve(self, worker: Worker) -> None:
         """Keep one worker at work, and after its end another."""
-        task: _Task | None = None
+        task: Task | None = None
         deaths = idle_deaths = 0  # of this task; of workers without any, one after the other
         try:
             while True:
                 how = DIED
                 while task := task or await self._next_task(worker):
-                    how = await worker.judge(task.payload, self._config.timeout_s)
+                    how = await worker.judge(task[1], self._config.timeout_s)
                     if how in (RETIRED, OUT_OF_MEMORY, OVERRAN, DIED):
                         break
-                    self._deliver(task.id, how)
+                    self._deliver(task, how)
                     task, deaths, idle_deaths = None, 0, -1
                 self._workers.remove(worker)
                 status = await worker.end()
@@ -96,19 +115,18 @@ class Fleet:
                 if task and how != RETIRED:
                     deaths += 1
                     if how == OVERRAN or deaths == _ATTEMPTS:
-                        self._deliver(task.id, encode(self._verdict_on_end(how, status)))
+                        self._deliver(task, encode(self._verdict_on_end(how, status)))
                         task, deaths = None, 0
                 # One that dies before its first task would otherwise be forked in a busy loop.
                 await asyncio.sleep(min(5.0, 0.1 * idle_deaths))
                 worker = await self._hire()
                 self.replaced += 1
-        except VerifierError as error:
-            self.failed = error
         except Exception as error:
-            self.failed = VerifierError(f"cannot replace a verifier process: {error!r}")
-            raise
+            lost = VerifierError(f"cannot replace a verifier process: {error!r}")
+            self._failed = error if isinstance(error, VerifierError) else lost
+            self._news.set()
 
-    async def _next_task(self, worker: Worker) -> _Task | None:
+    async def _next_task(self, worker: Worker) -> Task | None:
         """The next task; None if the worker ends meanwhile."""
         if not self._queue.empty():
             return self._queue.get_nowait()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import socket
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from rlvr.config import VerifierConfig
 from rlvr.verify.base import VerifierError
 from rlvr.verify.forkserver import ForkServer
 from rlvr.verify.sandbox.inside import plain
-from rlvr.verify.workers.worker import command
+from rlvr.verify.workers import worker
 
 _START_S = 120.0  # to import the verifiers
 _END_S = 30.0  # for a killed worker to be gone
@@ -40,9 +41,9 @@ class Nursery:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         # Equal hashes make equal orders: of sets, and so of what sympy does.
         environment |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
-        self._server = ForkServer(
-            command(self._config, self._verifiers), env=environment, start_new_session=True
-        )
+        command = [sys.executable, "-m", worker.__name__]
+        self._server = ForkServer(command, env=environment, start_new_session=True)
+        self._server.socket.send(pickle.dumps((self._config, self._verifiers)))
         self._server.socket.setblocking(False)
         loop = asyncio.get_running_loop()
         try:
@@ -68,9 +69,9 @@ class Nursery:
         except OSError as error:
             ours.close()
             raise VerifierError(f"the verifiers' nursery is gone: {error}") from error
-        worker = Worker(leash)
-        await worker.connect(ours)
-        return worker
+        forked = Worker(leash)
+        await forked.connect(ours)
+        return forked
 
     def close(self) -> None:
         """End the nursery and, by that, every worker."""

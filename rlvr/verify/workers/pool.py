@@ -18,7 +18,7 @@ from rlvr.task import Prompt, Verdict
 from rlvr.verify.answer import answer_pattern
 from rlvr.verify.base import VerifierError, module_of
 from rlvr.verify.reward import check_rewards
-from rlvr.verify.workers.actor import PACE_S, VerifierActor
+from rlvr.verify.workers.fleet import PACE_S, Fleet
 from rlvr.verify.workers.worker import decode
 
 QUEUE = 4096  # responses that wait at an actor; more wait at the caller
@@ -193,7 +193,7 @@ class VerifierPool:
                     task.verdict.exception()  # who asked may be gone already
 
     def _create(self) -> ActorHandle:
-        actor_class: Any = ray.remote(VerifierActor)
+        actor_class: Any = ray.remote(Fleet)
         actor: ActorHandle = actor_class.options(**self._options).remote(
             self._config, self._verifiers
         )

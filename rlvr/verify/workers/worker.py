@@ -21,12 +21,11 @@ import pickle
 import resource
 import signal
 import socket
-import sys
 import time
 import traceback
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-from rlvr.config import VerifierConfig, typed
+from rlvr.config import VerifierConfig
 from rlvr.errors import ConfigError, RunError
 from rlvr.task import Outcome, Prompt, Verdict
 from rlvr.verify.base import load
@@ -126,19 +125,18 @@ def _start(config: VerifierConfig, descriptors: list[int]) -> None:
 
 
 def main() -> None:
-    """``python -m rlvr.verify.workers.worker {"config": ..., "verifiers": [names]}``.
+    """``python -m rlvr.verify.workers.worker``, with the socket for requests as standard input.
 
-    The standard input is the socket for requests. A text on it says, once the verifiers are
-    imported, why they cannot be; none says that they can.
+    First comes ``pickle((config, names of verifiers))``. The answer, when they are imported, is why
+    they cannot be used, or nothing.
     """
     requests = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides
-    settings = json.loads(sys.argv[1])
+    config, names = pickle.loads(requests.recv(1 << 16))
     failed = ""
     try:
-        config = typed(VerifierConfig, settings["config"], "verifier")
-        for name in settings["verifiers"]:
+        for name in names:
             load(name, config)
     except (ConfigError, RunError) as error:  # it says what to do, so where does not matter
         failed = str(error)
@@ -147,12 +145,6 @@ def main() -> None:
     requests.send(json.dumps(failed).encode())
     if not failed:
         keeper.serve(requests, lambda _, descriptors: _start(config, descriptors))
-
-
-def command(config: VerifierConfig, verifiers: list[str]) -> list[str]:
-    """The command line of a nursery."""
-    settings = json.dumps({"config": asdict(config), "verifiers": verifiers})
-    return [sys.executable, "-m", __name__, settings]
 
 
 if __name__ == "__main__":

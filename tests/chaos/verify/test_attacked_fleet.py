@@ -50,12 +50,11 @@ MATH_ATTACKS = [
 
 
 async def judge(fleet: Fleet, items: list[tuple[Prompt, str]], got: dict[int, bytes]) -> None:
-    for number, item in enumerate(items):
-        fleet.submit(number, pickle.dumps(item))
+    tasks = [(number, pickle.dumps(item)) for number, item in enumerate(items)]
     async with asyncio.timeout(120):
         while len(got) < len(items):
-            assert fleet.failed is None
-            await asyncio.sleep(0.02)
+            got.update(await fleet.exchange(tasks))
+            tasks = []
 
 
 def verdicts(items: list[tuple[Prompt, str]], verifiers: list[str]) -> list[Verdict]:
@@ -63,7 +62,7 @@ def verdicts(items: list[tuple[Prompt, str]], verifiers: list[str]) -> list[Verd
     got: dict[int, bytes] = {}
 
     async def scenario() -> None:
-        fleet = Fleet(CONFIG, verifiers, got.__setitem__)
+        fleet = Fleet(CONFIG, verifiers)
         await fleet.start()
         try:
             await judge(fleet, items, got)
@@ -105,18 +104,18 @@ def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
 
     async def scenario() -> None:
         got: dict[int, bytes] = {}
-        fleet = Fleet(replace(CONFIG, processes=1), ["code"], got.__setitem__)
+        fleet = Fleet(replace(CONFIG, processes=1), ["code"])
         await fleet.start()
         try:
-            fleet.submit(0, pickle.dumps((prompt, f"{marker}\nimport time\ntime.sleep(60)")))
+            item = prompt, f"{marker}\nimport time\ntime.sleep(60)"
+            judging = asyncio.create_task(judge(fleet, [item], got))
             async with asyncio.timeout(10):
                 # bubblewrap, its init, the fork server, a keeper, the host, the program
                 while not workers(fleet) or len(started := descendants(workers(fleet)[0])) < 6:
                     await asyncio.sleep(0.01)
             os.kill(workers(fleet)[0], 9)
             async with asyncio.timeout(10):
-                while 0 not in got:
-                    await asyncio.sleep(0.02)
+                await judging
             assert decode(got[0]).outcome is Outcome.TIMEOUT  # it was tried again
             async with asyncio.timeout(5):
                 while any(os.path.exists(f"/proc/{pid}") for pid in started):
@@ -150,7 +149,7 @@ def test_without_bubblewrap_nothing_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
 ) -> None:
     async def scenario() -> None:
-        fleet = Fleet(CONFIG, ["code"], lambda *_: None)
+        fleet = Fleet(CONFIG, ["code"])
         try:
             await fleet.start()
         finally:

@@ -79,7 +79,7 @@ async def judge(items: list[tuple[Prompt, str]], folder: Path) -> list[Verdict]:
         await eventually(lambda: all(len(descendants(actor)) == ACTOR for actor in actors))
         staying = set().union(*map(descendants, actors))
         assert alive(seen) <= staying, "what an attack started is still there"
-        replaced = [await a.__ray_call__.remote(lambda a: a._fleet.replaced) for a in pool.actors]
+        replaced = [await a.__ray_call__.remote(lambda a: a.replaced) for a in pool.actors]
         assert pool.replaced == 0 and sum(replaced) == 0
     finally:
         await pool.close()

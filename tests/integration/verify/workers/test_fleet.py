@@ -27,25 +27,21 @@ class Verification:
         self.verifier = verifier
         self.verdicts: dict[int, Verdict] = {}
         self.order: list[int] = []
-        self.fleet = Fleet(config, [verifier], self._deliver)
+        self.fleet = Fleet(config, [verifier])
         self._next = 0
-
-    def _deliver(self, task_id: int, verdict: bytes) -> None:
-        assert task_id not in self.verdicts
-        self.verdicts[task_id] = decode(verdict)
-        self.order.append(task_id)
 
     async def judge(self, texts: Sequence[str], gold: str = "ok") -> list[Verdict]:
         ids = range(self._next, self._next + len(texts))
         self._next += len(texts)
-        for task_id, text in zip(ids, texts, strict=True):
-            prompt = Prompt("p", (), "", gold, self.verifier)
-            self.fleet.submit(task_id, pickle.dumps((prompt, text)))
+        prompt = Prompt("p", (), "", gold, self.verifier)
+        tasks = [(i, pickle.dumps((prompt, text))) for i, text in zip(ids, texts, strict=True)]
         async with asyncio.timeout(60):
             while not self.verdicts.keys() >= set(ids):
-                if self.fleet.failed:
-                    raise self.fleet.failed
-                await asyncio.sleep(0.01)
+                for task_id, verdict in await self.fleet.exchange(tasks):
+                    assert task_id not in self.verdicts
+                    self.verdicts[task_id] = decode(verdict)
+                    self.order.append(task_id)
+                tasks = []
         return [self.verdicts[i] for i in ids]
 
     async def at_full_strength(self) -> list[int]:
@@ -241,7 +237,7 @@ def test_the_same_verdicts_whatever_the_number_of_processes() -> None:
 
 def test_a_verifier_that_cannot_be_imported_says_so_at_the_start() -> None:
     async def scenario() -> None:
-        fleet = Fleet(VerifierConfig(), ["rlvr.no_such_verifier"], lambda *_: None)
+        fleet = Fleet(VerifierConfig(), ["rlvr.no_such_verifier"])
         with pytest.raises(VerifierError, match="no such module"):
             await fleet.start()
 
@@ -282,5 +278,5 @@ def test_workers_are_replaced_in_under_a_second(misbehaving: str) -> None:
 def test_the_number_of_workers_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for cpus, size in ((1, 1), (2, 1), (8, 2), (192, 48)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)))
-        assert Fleet(VerifierConfig(), [], lambda *_: None).size == size
-    assert Fleet(VerifierConfig(processes=3), [], lambda *_: None).size == 3
+        assert Fleet(VerifierConfig(), []).size == size
+    assert Fleet(VerifierConfig(processes=3), []).size == 3

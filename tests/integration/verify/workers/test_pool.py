@@ -43,8 +43,8 @@ async def worker_pids(pool: VerifierPool) -> list[int]:
     return [worker for pid in nurseries for keeper in children(pid) for worker in children(keeper)]
 
 
-def nursery(actor: Any) -> int:
-    return actor._fleet.nursery._server.process.pid
+def nursery(fleet: Any) -> int:
+    return fleet.nursery._server.process.pid
 
 
 def children(pid: int) -> list[int]:
