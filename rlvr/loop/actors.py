@@ -15,7 +15,7 @@ from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import Placement, connect, reserve
 from rlvr.rollout.pool import RolloutPool
 from rlvr.telemetry.progress import Phase
-from rlvr.verify.pool import VerifierPool
+from rlvr.verify.workers.pool import VerifierPool
 from rlvr.weights.publish import WeightPublisher
 
 

@@ -15,7 +15,7 @@ from rlvr.loop.reward import Reward
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
 from rlvr.types import Group, Prompt, Response, Sample
-from rlvr.verify.pool import VerifierPool
+from rlvr.verify.workers.pool import VerifierPool
 
 
 class Decoder(Protocol):

@@ -15,6 +15,8 @@ from rlvr.algorithm.credit import CREDITS
 from rlvr.algorithm.objectives import OBJECTIVES
 from rlvr.config import RunConfig, choices, nearest, refused_choice
 from rlvr.errors import ConfigError
+from rlvr.loop.reward import check_rewards
+from rlvr.verify.answer import answer_pattern
 from rlvr.weights.sender import BACKENDS
 
 _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
@@ -144,6 +146,8 @@ def _methods(config: RunConfig) -> list[str]:
         lambda: OBJECTIVES.build(config.objective, "objective"),
         lambda: CREDITS.build(config.credit, "credit"),
         lambda: CORRECTIONS.build(config.correction, "correction"),
+        lambda: answer_pattern(config.verifier),
+        lambda: check_rewards(config.verifier),
     ]
     problems = []
     for build in builds:

@@ -1,156 +1,55 @@
-"""The fork server of the sandboxes, seen from outside: one for each process that verifies code.
+"""A fork server, seen from its owner; what it does stands in ``sandbox/inside/keeper.py``.
 
-bubblewrap unshares every namespace (files, processes, network, users, IPC, host name) around it.
-Inside are a Python interpreter with its standard library, read-only; ``/dev/null``, ``/dev/zero``
-and ``/dev/urandom``; no ``/proc``, no environment. The program that it runs is
-``rlvr.verify.inside.forkserver``, which gives each program namespaces of its own within these.
+There are two kinds: the nursery of the verifiers' workers, and the one inside of bubblewrap.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
-import sys
-import sysconfig
-import threading
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from rlvr.verify.inside import plain
-
-_INSIDE = Path(plain.__file__).parent
-_ROOT = _INSIDE.parents[2]  # the folder that holds our package
-_APP = "/app"
-_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
-_STDERR = 2000
 _END_S = 5.0
-
-MISSING = (
-    "verifier 'code' runs what a model has written, and needs bubblewrap for it, which is not "
-    "installed. Install the package 'bubblewrap' on every machine (apt-get install bubblewrap, "
-    "dnf install bubblewrap, conda install -c conda-forge bubblewrap), or set "
-    "verifier.code.sandbox=unsafe to run programs without any protection."
-)
-
-
-class SandboxError(Exception):
-    """The sandbox, not the program in it, failed."""
 
 
 class ForkServer:
-    """One running fork server. Its death, or this object's, is the death of all its programs.
+    """One running fork server. Its death, or its owner's, is the death of all that it forked.
 
     Args:
-        sandbox: ``bubblewrap`` or ``unsafe``.
-
-    Raises SandboxError if bubblewrap is not installed.
+        command: starts it; its standard input is the socket for requests.
+        options: of ``subprocess.Popen``.
     """
 
-    def __init__(self, sandbox: str) -> None:
-        if sandbox == "bubblewrap":
-            command = [*bubblewrap(), *python(_APP)]
-        else:
-            command = python(str(_ROOT))
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._stderr = os.memfd_create("stderr")
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=self._stderr,
-                    env=_ENVIRONMENT,
-                    cwd="/",
-                )
-            except FileNotFoundError:
-                self._socket.close()
-                os.close(self._stderr)
-                raise SandboxError(MISSING) from None
-
-    def fork(self, program: str, disk: int | None, folder: str, descriptors: Sequence[int]) -> None:
-        """Start ``host`` or ``tester`` with a ``/tmp`` of ``disk`` bytes, or none in ``folder``.
-
-        The descriptors are the leash, its standard input and output, and further ones. Nothing
-        confirms the start but what the program then writes.
-        """
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            request = plain.encode([program, disk, folder])
-            socket.send_fds(self._socket, [request], descriptors)
+            with theirs:
+                self.process = subprocess.Popen(command, stdin=theirs.fileno(), **options)
         except OSError:
-            raise SandboxError(f"the sandbox is gone: {self.last_words()}") from None
+            self.socket.close()
+            raise
 
-    def last_words(self) -> str:
-        """The end of what it and its programs, before they are the model's, wrote on stderr."""
-        size = os.fstat(self._stderr).st_size
-        words = os.pread(self._stderr, _STDERR, max(0, size - _STDERR))
-        return words.decode("utf-8", "replace").strip()
+    def fork(self, request: bytes, descriptors: Sequence[int]) -> socket.socket:
+        """Start a process that gets the descriptors; nothing confirms the start.
+
+        The leash comes back: its end ends the process and all in its process group; from it comes
+        the wait status, four bytes, when they are gone. Raises OSError if the server is gone.
+        """
+        leash, theirs = socket.socketpair()
+        try:
+            with theirs:
+                socket.send_fds(self.socket, [request], [theirs.fileno(), *descriptors])
+        except OSError:
+            leash.close()
+            raise
+        return leash
 
     def close(self) -> None:
-        """End it and everything in its namespaces."""
-        self._socket.close()
+        """End it."""
+        self.socket.close()
         try:
-            self._process.wait(timeout=_END_S)
+            self.process.wait(timeout=_END_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        os.close(self._stderr)
-
-
-_servers: dict[tuple[int, str], ForkServer] = {}  # a fork of this process must have its own
-_starting = threading.Lock()
-
-
-def server(sandbox: str) -> ForkServer:
-    """This process's fork server, which is started if need be."""
-    with _starting:
-        key = (os.getpid(), sandbox)
-        if key not in _servers:
-            _servers[key] = ForkServer(sandbox)
-        return _servers[key]
-
-
-def end(sandbox: str) -> None:
-    """End this process's fork server, if there is one; the next sandbox starts another."""
-    with _starting:
-        found = _servers.pop((os.getpid(), sandbox), None)
-    if found is not None:
-        found.close()
-
-
-def python(path: str) -> list[str]:
-    """The command that runs the fork server; our package lies in ``path``."""
-    start = f"import sys; sys.path.insert(0, {path!r}); "
-    start += "from rlvr.verify.inside.forkserver import main; sys.path.pop(0); main()"
-    # No site, no user folder, no bytecode. (-I would also ignore PYTHONHASHSEED.)
-    return [_interpreter(), "-S", "-s", "-B", "-c", start]
-
-
-def bubblewrap() -> list[str]:
-    """The beginning of a command that puts the rest of it into a sandbox."""
-    words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
-    # For the namespaces of each program, which itself has no capability.
-    words += ["--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
-    words += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
-    for folder in _system():
-        if os.path.islink(folder):
-            words += ["--symlink", os.readlink(folder), folder]
-        else:
-            words += ["--ro-bind", folder, folder]
-    words += ["--ro-bind", str(_INSIDE), f"{_APP}/rlvr/verify/inside"]
-    for device in ("null", "zero", "urandom"):
-        words += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    return [*words, "--dir", "/tmp", "--remount-ro", "/", "--chdir", "/", "--"]
-
-
-def _interpreter() -> str:
-    return os.path.realpath(sys.executable)
-
-
-def _system() -> list[str]:
-    """What an interpreter needs, and not the folders beside it: data may lie there."""
-    paths = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"]
-    prefix = sysconfig.get_config_var("installed_base")
-    paths += [f"{prefix}/lib", _interpreter()]
-    return [path for path in dict.fromkeys(paths) if os.path.lexists(path)]
+            self.process.kill()
+            self.process.wait()

@@ -6,10 +6,11 @@ see ``verifier.format.bonus``; as a part of the reward, ``composite``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rlvr.config import VerifierConfig
 from rlvr.task import Prompt, Verdict
 from rlvr.verify.base import judged
-from rlvr.verify.reward import well_formed
 
 
 class Format:
@@ -22,6 +23,20 @@ class Format:
         """Look for the tags."""
         tags = prompt.meta.get("tags") or self._tags
         return judged(well_formed(response_text, tags), ", ".join(tags))
+
+
+def well_formed(text: str, tags: Sequence[str]) -> bool:
+    """Whether ``text`` is ``<a>...</a> <b>...</b>`` for these tags, each once, in this order."""
+    position = 0
+    for tag in tags:
+        opening, closing = f"<{tag}>", f"</{tag}>"
+        if text.count(opening) != 1 or text.count(closing) != 1:
+            return False
+        start, end = text.index(opening), text.index(closing)
+        if start < position or text[position:start].strip() or end < start + len(opening):
+            return False
+        position = end + len(closing)
+    return not text[position:].strip()
 
 
 VERIFIER = Format

@@ -10,11 +10,11 @@ import re
 
 from rlvr.config import VerifierConfig
 from rlvr.task import Prompt, Verdict
-from rlvr.verify import latex
 from rlvr.verify.answer import NoAnswer, answer_pattern, final_answer
 from rlvr.verify.base import judged, unparseable
-from rlvr.verify.number import Number, read_number
-from rlvr.verify.symbolic import MAX_CHARACTERS, NotParsed, same
+from rlvr.verify.formulas import latex
+from rlvr.verify.formulas.number import Number, read_number
+from rlvr.verify.formulas.symbolic import MAX_CHARACTERS, NotParsed, same
 
 _WARM_UP = (
     (r"\frac{\sqrt{3}}{2} + 2\pi", r"\frac{3 + 2x^2}{\sqrt{13}}"),

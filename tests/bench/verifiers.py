@@ -23,11 +23,11 @@ import ray
 
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
-from rlvr.verify import forkserver
 from rlvr.verify.code import Code
 from rlvr.verify.math import Math
-from rlvr.verify.pool import VerifierPool
-from rlvr.verify.sandbox import Sandbox
+from rlvr.verify.sandbox import server
+from rlvr.verify.sandbox.sandbox import Sandbox
+from rlvr.verify.workers.pool import VerifierPool
 
 Item = tuple[Prompt, str]
 TIMED = "bench.verifiers"  # this file as a verifier
@@ -168,8 +168,8 @@ async def code_rows(pool: VerifierPool, count: int) -> AsyncIterator[Row]:
 
 def floor_rows(times: int) -> list[Row]:
     """How long the parts of a sandbox take, one after the other."""
-    interpreter = forkserver.python("/app")[0]
-    ours = forkserver.bubblewrap()
+    interpreter = server.python("/app")[0]
+    ours = server.bubblewrap()
     rows = []
     for name, command in (
         ("bwrap --unshare-all true", ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]),
@@ -187,7 +187,7 @@ def floor_rows(times: int) -> list[Row]:
             box.receive()
     each_ms = 1000 * (time.monotonic() - start) / times
     rows.append(Row("  a sandbox, forked and ended", f"{each_ms:.1f} ms"))
-    forkserver.end("bubblewrap")
+    server.end("bubblewrap")
     return rows
 
 

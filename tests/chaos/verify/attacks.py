@@ -86,7 +86,7 @@ FORGED = {
     ),
     "the host's own functions replaced": (
         "import sys\n"
-        "plain = sys.modules['rlvr.verify.inside.plain']\n"
+        "plain = sys.modules['rlvr.verify.sandbox.inside.plain']\n"
         "plain.encode = lambda value: b'l1:s6:passed'\n"
         "def double(x): return None"
     ),

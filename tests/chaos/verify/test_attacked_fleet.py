@@ -14,8 +14,8 @@ import pytest
 
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
-from rlvr.verify.process import Fleet
-from rlvr.verify.worker import decode
+from rlvr.verify.workers.fleet import Fleet
+from rlvr.verify.workers.worker import decode
 
 CONFIG = VerifierConfig(
     processes=2,
@@ -50,13 +50,11 @@ MATH_ATTACKS = [
 
 
 async def judge(fleet: Fleet, items: list[tuple[Prompt, str]], got: dict[int, bytes]) -> None:
-    for number, item in enumerate(items):
-        fleet.submit(number, pickle.dumps(item))
-    fleet.feed()
+    tasks = [(number, pickle.dumps(item)) for number, item in enumerate(items)]
     async with asyncio.timeout(120):
         while len(got) < len(items):
-            assert fleet.failed is None
-            await asyncio.sleep(0.02)
+            got.update(await fleet.exchange(tasks))
+            tasks = []
 
 
 def verdicts(items: list[tuple[Prompt, str]], verifiers: list[str]) -> list[Verdict]:
@@ -64,14 +62,14 @@ def verdicts(items: list[tuple[Prompt, str]], verifiers: list[str]) -> list[Verd
     got: dict[int, bytes] = {}
 
     async def scenario() -> None:
-        fleet = Fleet(CONFIG, verifiers, got.__setitem__)
+        fleet = Fleet(CONFIG, verifiers)
         await fleet.start()
         try:
             await judge(fleet, items, got)
             async with asyncio.timeout(10):
-                while len(fleet.pids) < CONFIG.processes:
+                while len(workers(fleet)) < CONFIG.processes:
                     await asyncio.sleep(0.02)
-            pids = list(fleet.pids)
+            pids = workers(fleet)
         finally:
             await fleet.close()
         assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
@@ -106,19 +104,18 @@ def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
 
     async def scenario() -> None:
         got: dict[int, bytes] = {}
-        fleet = Fleet(replace(CONFIG, processes=1), ["code"], got.__setitem__)
+        fleet = Fleet(replace(CONFIG, processes=1), ["code"])
         await fleet.start()
         try:
-            fleet.submit(0, pickle.dumps((prompt, f"{marker}\nimport time\ntime.sleep(60)")))
-            fleet.feed()
+            item = prompt, f"{marker}\nimport time\ntime.sleep(60)"
+            judging = asyncio.create_task(judge(fleet, [item], got))
             async with asyncio.timeout(10):
                 # bubblewrap, its init, the fork server, a keeper, the host, the program
-                while len(started := descendants(fleet.pids[0])) < 6:
+                while not workers(fleet) or len(started := descendants(workers(fleet)[0])) < 6:
                     await asyncio.sleep(0.01)
-            os.kill(fleet.pids[0], 9)
+            os.kill(workers(fleet)[0], 9)
             async with asyncio.timeout(10):
-                while 0 not in got:
-                    await asyncio.sleep(0.02)
+                await judging
             assert decode(got[0]).outcome is Outcome.TIMEOUT  # it was tried again
             async with asyncio.timeout(5):
                 while any(os.path.exists(f"/proc/{pid}") for pid in started):
@@ -129,20 +126,30 @@ def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
     asyncio.run(scenario())
 
 
+def workers(fleet: Fleet) -> list[int]:
+    server = fleet.nursery._server
+    assert server is not None
+    return [pid for keeper in children(server.process.pid) for pid in children(keeper)]
+
+
 def descendants(pid: int) -> list[int]:
+    found = children(pid)
+    return found + [below for child in found for below in descendants(child)]
+
+
+def children(pid: int) -> list[int]:
     try:
         with open(f"/proc/{pid}/task/{pid}/children") as file:
-            children = list(map(int, file.read().split()))
+            return list(map(int, file.read().split()))
     except OSError:
         return []
-    return children + [found for child in children for found in descendants(child)]
 
 
 def test_without_bubblewrap_nothing_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
 ) -> None:
     async def scenario() -> None:
-        fleet = Fleet(CONFIG, ["code"], lambda *_: None)
+        fleet = Fleet(CONFIG, ["code"])
         try:
             await fleet.start()
         finally:

@@ -13,7 +13,7 @@ from attacks import FORGED, NEVER_ENDING, WASTEFUL
 
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
-from rlvr.verify.pool import VerifierPool
+from rlvr.verify.workers.pool import VerifierPool
 
 CONFIG = VerifierConfig(
     actors=2,
@@ -24,7 +24,7 @@ CONFIG = VerifierConfig(
     code=CodeConfig(wall_s=6.0, cpu_s=2, memory_mib=256, output_mib=1, disk_mib=4),
 )
 COUNT, ATTACKERS = 100, 5
-ACTOR = 5  # processes that stay: nursery, worker, and three of its fork server
+ACTOR = 6  # processes that stay: nursery, keeper, worker, and three of its fork server
 
 
 def honest(dice: random.Random, number: int) -> tuple[Prompt, str]:
@@ -79,10 +79,8 @@ async def judge(items: list[tuple[Prompt, str]], folder: Path) -> list[Verdict]:
         await eventually(lambda: all(len(descendants(actor)) == ACTOR for actor in actors))
         staying = set().union(*map(descendants, actors))
         assert alive(seen) <= staying, "what an attack started is still there"
-        states = [await actor.state.remote() for actor in pool.actors]
-        assert [len(state["pids"]) for state in states] == [CONFIG.processes] * CONFIG.actors
-        assert pool.replaced == 0 and sum(state["replaced"] for state in states) == 0
-        assert pool.outcomes.total() == COUNT
+        replaced = [await a.__ray_call__.remote(lambda a: a.replaced) for a in pool.actors]
+        assert pool.replaced == 0 and sum(replaced) == 0
     finally:
         await pool.close()
     await eventually(lambda: not alive(staying))

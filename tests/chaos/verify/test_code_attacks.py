@@ -16,9 +16,10 @@ from attacks import FORGED, NEVER_ENDING, WASTEFUL
 
 from rlvr.config import CodeConfig
 from rlvr.task import Outcome
-from rlvr.verify import forkserver
 from rlvr.verify.code import verify_code
-from rlvr.verify.sandbox import Sandbox
+from rlvr.verify.sandbox import server
+from rlvr.verify.sandbox.sandbox import Sandbox
+from rlvr.verify.sandbox.server import SandboxServer
 
 LIMITS = CodeConfig(wall_s=2.5, cpu_s=1, memory_mib=256, output_mib=1, disk_mib=4)
 RIGHT = "def double(x):\n    return 2 * x\n"
@@ -31,25 +32,25 @@ def check(candidate):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[forkserver.ForkServer]:
+def fork_server() -> Iterator[SandboxServer]:
     """One fork server for all attacks, which none of them may harm; it leaves no process."""
     mark = f"mark-{os.getpid()}-{random.getrandbits(64):x}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(forkserver._ENVIRONMENT, "MARK", mark)
-        forkserver.end("bubblewrap")
+        patch.setitem(server._ENVIRONMENT, "MARK", mark)
+        server.end("bubblewrap")
         assert doubles("def double(x): return 2 * x", "calls") is Outcome.CORRECT
-        started = forkserver.server("bubblewrap")
+        started = server.running("bubblewrap")
         yield started
-        assert forkserver.server("bubblewrap") is started
-        forkserver.end("bubblewrap")
+        assert server.running("bubblewrap") is started
+        server.end("bubblewrap")
     wait_until(lambda: not marked(mark))
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(server: forkserver.ForkServer) -> Iterator[None]:
+def nothing_is_left(fork_server: SandboxServer) -> Iterator[None]:
     """No process and no file survives a verdict by more than a moment."""
     files = set(os.listdir("/tmp")) | set(os.listdir("/dev/shm"))
-    mark = forkserver._ENVIRONMENT["MARK"]
+    mark = server._ENVIRONMENT["MARK"]
     wait_until(lambda: len(marked(mark)) == SERVER)
     before = marked(mark)
     yield
@@ -84,7 +85,7 @@ def test_the_search_for_what_is_left_can_find_it() -> None:
     limits = replace(LIMITS, wall_s=60.0)
     with Sandbox("host", limits, time.monotonic() + 60.0) as box:
         assert box.receive() == ["started"]
-        assert len(marked(forkserver._ENVIRONMENT["MARK"])) == SERVER + 2  # keeper and program
+        assert len(marked(server._ENVIRONMENT["MARK"])) == SERVER + 2  # keeper and program
 
 
 def doubles(program: str, style: str) -> Outcome:
@@ -180,7 +181,7 @@ def test_the_outside_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert probe(capabilities) == f"{[0] * 25}"
     assert probe("open('/x', 'w')") == "OSError"
     assert probe("__import__('os').listdir('/tmp')") == "[]"
-    for folder in ("/app/rlvr/verify/inside", "/usr/lib"):
+    for folder in ("/app/rlvr/verify/sandbox/inside", "/usr/lib"):
         assert probe(f"open('{folder}/x', 'w')") in ("OSError", "PermissionError")
     for call in ("unshare", "ptrace", "mount"):
         numbers = {"unshare": 272, "ptrace": 101, "mount": 165}

@@ -15,9 +15,10 @@ import pytest
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.errors import ConfigError
 from rlvr.task import Outcome, Prompt
-from rlvr.verify import forkserver
 from rlvr.verify.base import load
 from rlvr.verify.code import verify_code
+from rlvr.verify.sandbox import server
+from rlvr.verify.sandbox.inside import plain
 
 LIMITS = CodeConfig(wall_s=5.0, cpu_s=2, memory_mib=256, output_mib=1)
 
@@ -152,8 +153,8 @@ class Killing(threading.Thread):
 
     def run(self) -> None:
         while len(self.killed) < self.times:
-            for server in list(forkserver._servers.values()):
-                root = server._process.pid
+            for running in list(server._servers.values()):
+                root = running.process.pid
                 processes = descendants(root)  # init, server, keeper, host, program
                 if len(processes) == 5 and root not in self.killed:
                     self.killed.add(root)
@@ -175,7 +176,7 @@ def descendants(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("victim", ["server", "keeper"])
 def test_a_sandbox_that_is_lost_is_tried_once_more(victim: str) -> None:
-    forkserver.end("bubblewrap")
+    server.end("bubblewrap")
     tests = {"inputs": ["3"], "outputs": ["6"]}
     program = "import time\nn = int(input())\ntime.sleep(0.7)\nprint(2 * n)"
     for times, outcome in ((1, Outcome.CORRECT), (2, None)):
@@ -184,20 +185,22 @@ def test_a_sandbox_that_is_lost_is_tried_once_more(victim: str) -> None:
         if outcome is not None:
             assert verify_code(program, tests, limits=LIMITS).outcome is outcome
         else:
-            with pytest.raises(forkserver.SandboxError, match="the sandbox was ended"):
+            with pytest.raises(server.SandboxError, match="the sandbox was ended"):
                 verify_code(program, tests, limits=LIMITS)
         killing.join()
         assert len(killing.killed) == times
         assert verify_code(program, tests, limits=LIMITS).outcome is Outcome.CORRECT
-        forkserver.end("bubblewrap")
+        server.end("bubblewrap")
         assert not [pid for pid in killing.killed if os.path.exists(f"/proc/{pid}")]
 
 
 def test_a_verdict_is_never_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    fork = forkserver.ForkServer.fork
+    fork = server.SandboxServer.fork
     monkeypatch.setattr(
-        forkserver.ForkServer, "fork", lambda *a: (started.append(a[1]), fork(*a))[1]
+        server.SandboxServer,
+        "fork",
+        lambda *a: (started.append(plain.decode(a[1])[0]), fork(*a))[1],
     )
     tests = {"inputs": [""], "outputs": ["1"]}
     killed = "import os\nos.kill(os.getpid(), 9)"

@@ -55,7 +55,7 @@ def test_a_module_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_verifier_process_imports_neither_torch_nor_ray() -> None:
-    program = "import rlvr.verify.worker, sys; from rlvr.verify.base import load; "
+    program = "import rlvr.verify.workers.worker, sys; from rlvr.verify.base import load; "
     program += "from rlvr.config import VerifierConfig; load('math', VerifierConfig()); "
     program += "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlvr.verify.inside import plain
+from rlvr.verify.sandbox.inside import plain
 
 
 def value(dice: random.Random, depth: int = 0) -> Any:

@@ -20,7 +20,7 @@ from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, latex2sympy,
 from math_verify.grader import verify
 from sympy import Basic, Expr, Float, I, MatrixBase
 
-from rlvr.verify.number import close
+from rlvr.verify.formulas.number import close
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-outs are off
 

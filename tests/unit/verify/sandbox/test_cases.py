@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rlvr.verify.cases import Asserts, Calls, Runs, read_tests, same_output, same_value
+from rlvr.verify.sandbox.cases import Asserts, Calls, Runs, read_tests, same_output, same_value
 
 
 @pytest.mark.parametrize(

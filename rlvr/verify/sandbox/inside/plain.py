@@ -132,7 +132,8 @@ def _decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     return _MAKE[letter](members), at
 
 
-# -- through a pipe: the length in four bytes, then the value ---------------------------------
+# -- through a pipe: the length in four bytes, then the value. ``ready`` is called before each
+# system call; it may wait, and raise TimeoutError.
 
 
 def send(descriptor: int, value: object) -> None:
@@ -140,24 +141,36 @@ def send(descriptor: int, value: object) -> None:
     write(descriptor, encode(value))
 
 
-def write(descriptor: int, data: bytes) -> None:
+def receive(descriptor: int, limit: int = 2**31) -> Any:
+    """Read a value of at most ``limit`` bytes. Raises EOFError at the end, or NotPlain."""
+    return decode(read(descriptor, limit))
+
+
+def framed(data: bytes) -> bytes:
+    """``data`` with its length in front."""
+    return len(data).to_bytes(4, "little") + data
+
+
+def write(descriptor: int, data: bytes, ready: Callable[[], object] = int) -> None:
     """Write a value that is encoded already."""
-    rest = memoryview(len(data).to_bytes(4, "little") + data)
+    rest = memoryview(framed(data))
     while rest:
+        ready()
         rest = rest[os.write(descriptor, rest) :]
 
 
-def receive(descriptor: int, limit: int = 2**31) -> Any:
-    """Read a value of at most ``limit`` bytes. Raises EOFError at the end, or NotPlain."""
-    size = int.from_bytes(_read(descriptor, 4), "little")
+def read(descriptor: int, limit: int = 2**31, ready: Callable[[], object] = int) -> bytes:
+    """Read a value and leave it encoded. Raises as ``receive`` does."""
+    size = int.from_bytes(_read(descriptor, 4, ready), "little")
     if size > limit:
-        raise NotPlain(f"a value of {size} bytes")
-    return decode(_read(descriptor, size))
+        raise NotPlain(f"more than {limit >> 20} MiB of output")
+    return _read(descriptor, size, ready)
 
 
-def _read(descriptor: int, size: int) -> bytes:
+def _read(descriptor: int, size: int, ready: Callable[[], object]) -> bytes:
     data = bytearray()
     while len(data) < size:
+        ready()
         chunk = os.read(descriptor, min(size - len(data), 1 << 20))
         if not chunk:
             raise EOFError

@@ -1,9 +1,8 @@
 """The sandbox: a process that can see and reach nothing but the pipes it was given.
 
-It is forked from a warm interpreter (``rlvr.verify.forkserver``) into namespaces of its own: its
-own ``/tmp`` in memory, no other process, no network. It all vanishes with the process. What the
-programs inside are and which further limits they set on themselves stands in
-``rlvr.verify.inside``.
+It is forked from a warm interpreter (``server.py``) into namespaces of its own: its own
+``/tmp`` in memory, no other process, no network. It all vanishes with the process. What the
+programs are and which further limits they set on themselves stands in ``inside/``.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ import socket
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from rlvr.config import CodeConfig
 from rlvr.errors import ConfigError
-from rlvr.verify import forkserver
-from rlvr.verify.forkserver import MISSING, SandboxError
-from rlvr.verify.inside import confine, plain
+from rlvr.verify.sandbox import server
+from rlvr.verify.sandbox.inside import confine, plain
+from rlvr.verify.sandbox.server import MISSING, SandboxError
 
 _END_S = 5.0
 
@@ -37,7 +37,7 @@ class Sandbox:
     """One process in a sandbox of its own, which ends with the ``with`` block.
 
     Args:
-        program: what to run, ``host`` or ``tester`` of ``rlvr.verify.inside``.
+        program: what to run, ``host`` or ``tester`` of ``rlvr.verify.sandbox.inside``.
         limits: the size of ``/tmp`` is bound here, the rest by the program itself.
         deadline: on ``time.monotonic``; what takes longer raises TimeoutError.
         keep: further descriptors for the process; it has them as 3, 4, ...
@@ -51,22 +51,20 @@ class Sandbox:
         self.deadline = deadline
         self._kind = limits.sandbox
         self._limit = limits.output_mib * 2**20 + 4096
-        self._server = forkserver.server(limits.sandbox)
+        self._server = server.running(limits.sandbox)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         disk: int | None = limits.disk_mib * 2**20
         if limits.sandbox == "unsafe":
             disk, self._folder = None, tempfile.TemporaryDirectory(prefix="rlvr-unsafe-")
         stdin, self.requests = os.pipe()
         self.answers, stdout = os.pipe()
-        self._leash, leash = socket.socketpair()
         try:
-            folder = self._folder.name if self._folder else "/tmp"
-            self._server.fork(program, disk, folder, [leash.fileno(), stdin, stdout, *keep])
-        except SandboxError:
+            request = [program, disk, self._folder.name if self._folder else "/tmp"]
+            self._leash = self._server.fork(plain.encode(request), [stdin, stdout, *keep])
+        except OSError:
             self._close()
-            raise
+            raise SandboxError(f"the sandbox is gone: {self.last_words()}") from None
         finally:
-            leash.close()
             os.close(stdin)
             os.close(stdout)
 
@@ -78,22 +76,17 @@ class Sandbox:
 
     def send(self, value: object) -> None:
         """Write a value to the process. Raises BrokenPipeError if it is gone, or TimeoutError."""
-        data = plain.encode(value)
-        rest = memoryview(len(data).to_bytes(4, "little") + data)
+        ready = partial(self._wait, self.requests, select.POLLOUT)
         os.set_blocking(self.requests, False)
         try:
-            while rest:
-                self._wait(self.requests, select.POLLOUT)
-                rest = rest[os.write(self.requests, rest) :]
+            plain.write(self.requests, plain.encode(value), ready)
         finally:
             os.set_blocking(self.requests, True)
 
     def receive(self) -> Any:
         """Read a value. Raises EOFError if the process is gone, NotPlain, or TimeoutError."""
-        size = int.from_bytes(self._read(4), "little")
-        if size > self._limit:
-            raise plain.NotPlain(f"more than {self._limit >> 20} MiB of output")
-        return plain.decode(self._read(size))
+        ready = partial(self._wait, self.answers, select.POLLIN)
+        return plain.decode(plain.read(self.answers, self._limit, ready))
 
     def exit_status(self) -> int | None:
         """The wait status of a process that is about to be gone; None if it goes on.
@@ -117,8 +110,9 @@ class Sandbox:
             while self._leash.recv(4):
                 pass
         except TimeoutError:
-            forkserver.end(self._kind)
+            server.end(self._kind)
         finally:
+            self._leash.close()
             self._close()
 
     def last_words(self) -> str:
@@ -126,21 +120,10 @@ class Sandbox:
         return self._server.last_words()
 
     def _close(self) -> None:
-        self._leash.close()
         os.close(self.requests)
         os.close(self.answers)
         if self._folder:
             self._folder.cleanup()
-
-    def _read(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            self._wait(self.answers, select.POLLIN)
-            chunk = os.read(self.answers, min(size - len(data), 1 << 20))
-            if not chunk:
-                raise EOFError
-            data += chunk
-        return bytes(data)
 
     def _wait(self, descriptor: int, event: int) -> None:
         poll = select.poll()
@@ -171,13 +154,13 @@ def check(limits: CodeConfig) -> None:
         except (EOFError, OSError, TimeoutError) as error:
             reason = sandbox.last_words() or repr(error)
             raise ConfigError(BROKEN.format(reason=reason)) from None
-    forkserver.end(limits.sandbox)  # the processes that verify fork off from this one
+    server.end(limits.sandbox)  # the processes that verify fork off from this one
     if answers != [["compiled"], ["ready"]]:
         raise ConfigError(BROKEN.format(reason=answers))
 
 
 def job(program: str, *, call: bool, limits: CodeConfig) -> dict[str, Any]:
-    """What ``rlvr.verify.inside.host`` wants to know."""
+    """What ``rlvr.verify.sandbox.inside.host`` wants to know."""
     return {
         "program": program,
         "call": call,

@@ -12,13 +12,11 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-import signal
 import struct
 
 _NEW_NAMESPACES = 0x6E020000  # mounts, cgroup, UTS, IPC, processes, network: CLONE_NEW*
 _PRIVATE, _NO_SUID, _NO_DEVICES = 0x44000, 2, 4  # MS_REC | MS_PRIVATE, MS_NOSUID, MS_NODEV
 _CAPABILITY_VERSION = 0x20080522
-_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
 _SET_SECCOMP, _FILTER = 22, 2  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 _CLONE_THREAD = 0x00010000
@@ -76,11 +74,6 @@ def isolate(disk: int) -> None:
     _check(_libc.mount(None, b"/", None, _PRIVATE, None))
     options = b"mode=755,size=%d" % disk
     _check(_libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _NO_SUID | _NO_DEVICES, options))
-
-
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends."""
-    _check(_libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
 
 
 def drop_capabilities() -> None:

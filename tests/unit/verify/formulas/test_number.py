@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from rlvr.verify.number import Number, close, read_number
+from rlvr.verify.formulas.number import Number, close, read_number
 
 
 def value(text: str) -> Fraction | None:

@@ -23,7 +23,7 @@ import sys
 from types import CodeType
 from typing import Any
 
-from rlvr.verify.inside import confine, plain
+from rlvr.verify.sandbox.inside import confine, plain
 
 _STDERR = 2000  # characters of it that are kept
 

@@ -16,8 +16,8 @@ import pytest
 from rlvr.config import VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
 from rlvr.verify.base import VerifierError
-from rlvr.verify.process import Fleet
-from rlvr.verify.worker import decode
+from rlvr.verify.workers.fleet import Fleet
+from rlvr.verify.workers.worker import decode
 
 
 class Verification:
@@ -27,33 +27,36 @@ class Verification:
         self.verifier = verifier
         self.verdicts: dict[int, Verdict] = {}
         self.order: list[int] = []
-        self.fleet = Fleet(config, [verifier], self._deliver)
+        self.fleet = Fleet(config, [verifier])
         self._next = 0
-
-    def _deliver(self, task_id: int, verdict: bytes) -> None:
-        assert task_id not in self.verdicts
-        self.verdicts[task_id] = decode(verdict)
-        self.order.append(task_id)
 
     async def judge(self, texts: Sequence[str], gold: str = "ok") -> list[Verdict]:
         ids = range(self._next, self._next + len(texts))
         self._next += len(texts)
-        for task_id, text in zip(ids, texts, strict=True):
-            prompt = Prompt("p", (), "", gold, self.verifier)
-            self.fleet.submit(task_id, pickle.dumps((prompt, text)))
-        self.fleet.feed()
+        prompt = Prompt("p", (), "", gold, self.verifier)
+        tasks = [(i, pickle.dumps((prompt, text))) for i, text in zip(ids, texts, strict=True)]
         async with asyncio.timeout(60):
             while not self.verdicts.keys() >= set(ids):
-                if self.fleet.failed:
-                    raise self.fleet.failed
-                await asyncio.sleep(0.01)
+                for task_id, verdict in await self.fleet.exchange(tasks):
+                    assert task_id not in self.verdicts
+                    self.verdicts[task_id] = decode(verdict)
+                    self.order.append(task_id)
+                tasks = []
         return [self.verdicts[i] for i in ids]
 
     async def at_full_strength(self) -> list[int]:
         async with asyncio.timeout(10):
-            while len(self.fleet.pids) < self.fleet.size:
+            while len(self.pids()) < self.fleet.size:
                 await asyncio.sleep(0.01)
-        return self.fleet.pids
+        return self.pids()
+
+    def pids(self) -> list[int]:
+        return workers(self.nursery())
+
+    def nursery(self) -> int:
+        server = self.fleet.nursery._server
+        assert server is not None
+        return server.process.pid
 
 
 @asynccontextmanager
@@ -61,14 +64,27 @@ async def running(verifier: str, **settings: float) -> AsyncIterator[Verificatio
     config = VerifierConfig(**{"processes": 2, "timeout_s": 1.0, "memory_mib": 256, **settings})
     verification = Verification(config, verifier)
     await verification.fleet.start()
-    pids = list(verification.fleet.pids)
+    pids = await verification.at_full_strength()
     try:
         yield verification
-        pids += verification.fleet.pids
+        pids += verification.pids()
     finally:
         await verification.fleet.close()
     for pid in pids:
         assert not alive(pid)
+
+
+def workers(nursery: int) -> list[int]:
+    """Process ids of the living children of a nursery's keepers."""
+    return [pid for keeper in children(nursery) for pid in children(keeper) if alive(pid)]
+
+
+def children(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return list(map(int, file.read().split()))
+    except OSError:
+        return []
 
 
 def alive(pid: int) -> bool:
@@ -163,7 +179,7 @@ def test_a_process_that_is_killed_costs_no_verdict(misbehaving: str) -> None:
                 verification.judge(["sleep 0.02"] * 60, gold="sleep 0.02")
             )
             await asyncio.sleep(0.2)
-            for pid in verification.fleet.pids:
+            for pid in verification.pids():
                 os.kill(pid, signal.SIGKILL)
             assert set(outcomes(await judging)) == {Outcome.CORRECT}
             await verification.at_full_strength()
@@ -221,7 +237,7 @@ def test_the_same_verdicts_whatever_the_number_of_processes() -> None:
 
 def test_a_verifier_that_cannot_be_imported_says_so_at_the_start() -> None:
     async def scenario() -> None:
-        fleet = Fleet(VerifierConfig(), ["rlvr.no_such_verifier"], lambda *_: None)
+        fleet = Fleet(VerifierConfig(), ["rlvr.no_such_verifier"])
         with pytest.raises(VerifierError, match="no such module"):
             await fleet.start()
 
@@ -231,14 +247,12 @@ def test_a_verifier_that_cannot_be_imported_says_so_at_the_start() -> None:
 def test_a_lost_nursery_takes_its_workers_along_and_is_reported(misbehaving: str) -> None:
     async def scenario() -> None:
         async with running(misbehaving) as verification:
-            workers = list(verification.fleet.pids)
-            nursery = verification.fleet._nursery._process
-            assert nursery is not None
-            os.kill(nursery.pid, signal.SIGKILL)
+            pids = verification.pids()
+            os.kill(verification.nursery(), signal.SIGKILL)
             with pytest.raises(VerifierError, match="nursery"):
                 await verification.judge(["sleep 30"] * 10)
             await asyncio.sleep(0.5)
-            assert not any(map(alive, workers))
+            assert not any(map(alive, pids))
 
     asyncio.run(scenario())
 
@@ -249,10 +263,10 @@ def test_workers_are_replaced_in_under_a_second(misbehaving: str) -> None:
         async with running(misbehaving, processes=1) as verification:
             loop = asyncio.get_running_loop()
             for _ in range(3):
-                [before] = verification.fleet.pids
+                [before] = verification.pids()
                 start = loop.time()
                 os.kill(before, signal.SIGKILL)
-                while verification.fleet.pids in ([], [before]):
+                while verification.pids() in ([], [before]):
                     await asyncio.sleep(0.005)
                 took.append(loop.time() - start)
                 assert outcomes(await verification.judge(["ok"])) == [Outcome.CORRECT]
@@ -264,5 +278,5 @@ def test_workers_are_replaced_in_under_a_second(misbehaving: str) -> None:
 def test_the_number_of_workers_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for cpus, size in ((1, 1), (2, 1), (8, 2), (192, 48)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)))
-        assert Fleet(VerifierConfig(), [], lambda *_: None).size == size
-    assert Fleet(VerifierConfig(processes=3), [], lambda *_: None).size == 3
+        assert Fleet(VerifierConfig(), []).size == size
+    assert Fleet(VerifierConfig(processes=3), []).size == 3

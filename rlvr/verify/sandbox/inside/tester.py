@@ -17,7 +17,7 @@ import random
 from types import CodeType, FunctionType
 from typing import Any
 
-from rlvr.verify.inside import confine, plain
+from rlvr.verify.sandbox.inside import confine, plain
 
 _PIPES = 3, 4  # the program's input and output
 

@@ -1,0 +1,1 @@
+"""Mathematical answers as text, as plain numbers and as expressions, for ``math``."""

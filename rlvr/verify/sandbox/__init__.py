@@ -1,0 +1,1 @@
+"""Where the programs of ``code`` run and are judged by their tests."""

@@ -1,0 +1,53 @@
+"""The warm interpreter from which every sandboxed program is forked.
+
+bubblewrap starts it once for each process that verifies. It takes requests (see ``keeper``) from
+its standard input, a socket::
+
+    [program, bytes of /tmp or None, folder]  +  descriptors: leash, stdin, stdout, others
+
+The keeper of each moves into fresh namespaces and forks, as the first process there, the program
+that was asked for, which gives up the last capability. So no program shares files, processes,
+memory or network with another, and none can reach the server, which in turn never reads what the
+programs are given.
+
+Without bubblewrap (``verifier.code.sandbox=unsafe``) there are no namespaces.
+"""
+
+from __future__ import annotations
+
+import bisect  # noqa: F401  from here on, what programs import most: they find it imported
+import collections  # noqa: F401
+import functools  # noqa: F401
+import heapq  # noqa: F401
+import itertools  # noqa: F401
+import math  # noqa: F401
+import os
+import random  # noqa: F401
+import re  # noqa: F401
+import socket
+import string  # noqa: F401
+import typing  # noqa: F401
+
+from rlvr.verify.sandbox.inside import confine, host, keeper, plain, tester
+
+_PROGRAMS = {"host": host.main, "tester": tester.main}
+
+
+def main() -> None:
+    """Serve until the socket ends. Also returns in each forked program, at its end."""
+    keeper.serve(socket.socket(fileno=0), _start)
+
+
+def _start(request: bytes, descriptors: list[int]) -> None:
+    program, disk, folder = plain.decode(request)
+    leash, *streams = descriptors
+    if disk is not None:
+        confine.isolate(disk)
+    keeper.keep(leash, streams)
+    os.chdir(folder)
+    if disk is not None:
+        confine.drop_capabilities()
+    for target, stream in zip((0, 1, 3, 4), streams, strict=False):
+        os.dup2(stream, target)  # they are in ascending order, each above its target
+    os.closerange(len(streams) + 1, 64)
+    _PROGRAMS[program]()

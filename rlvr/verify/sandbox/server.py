@@ -1,0 +1,123 @@
+"""The fork server of the sandboxes: one for each process that verifies code.
+
+bubblewrap unshares every namespace (files, processes, network, users, IPC, host name) around it.
+Inside are a Python interpreter with its standard library, read-only; ``/dev/null``, ``/dev/zero``
+and ``/dev/urandom``; no ``/proc``, no environment. The program that it runs,
+``inside/forkserver.py``, gives each program namespaces of its own within these.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+
+from rlvr.verify.forkserver import ForkServer
+from rlvr.verify.sandbox.inside import plain
+
+_INSIDE = Path(plain.__file__).parent
+_ROOT = _INSIDE.parents[3]  # the folder that holds our package
+_APP = "/app"
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
+_STDERR = 2000
+
+MISSING = (
+    "verifier 'code' runs what a model has written, and needs bubblewrap for it, which is not "
+    "installed. Install the package 'bubblewrap' on every machine (apt-get install bubblewrap, "
+    "dnf install bubblewrap, conda install -c conda-forge bubblewrap), or set "
+    "verifier.code.sandbox=unsafe to run programs without any protection."
+)
+
+
+class SandboxError(Exception):
+    """The sandbox, not the program in it, failed."""
+
+
+class SandboxServer(ForkServer):
+    """A fork server of the kind ``bubblewrap`` or ``unsafe``.
+
+    Raises SandboxError if bubblewrap is not installed.
+    """
+
+    def __init__(self, kind: str) -> None:
+        bare = kind == "unsafe"
+        command = python(str(_ROOT)) if bare else [*bubblewrap(), *python(_APP)]
+        self._stderr = os.memfd_create("stderr")
+        null = subprocess.DEVNULL
+        try:
+            super().__init__(command, stdout=null, stderr=self._stderr, env=_ENVIRONMENT, cwd="/")
+        except FileNotFoundError:
+            os.close(self._stderr)
+            raise SandboxError(MISSING) from None
+
+    def last_words(self) -> str:
+        """The end of what it and its programs, before they are the model's, wrote on stderr."""
+        size = os.fstat(self._stderr).st_size
+        words = os.pread(self._stderr, _STDERR, max(0, size - _STDERR))
+        return words.decode("utf-8", "replace").strip()
+
+    def close(self) -> None:
+        """End it and everything in its namespaces."""
+        super().close()
+        os.close(self._stderr)
+
+
+_servers: dict[tuple[int, str], SandboxServer] = {}  # a fork of this process must have its own
+_starting = threading.Lock()
+
+
+def running(kind: str) -> SandboxServer:
+    """This process's fork server, which is started if need be."""
+    with _starting:
+        key = (os.getpid(), kind)
+        if key not in _servers:
+            _servers[key] = SandboxServer(kind)
+        return _servers[key]
+
+
+def end(kind: str) -> None:
+    """End this process's fork server, if there is one; the next sandbox starts another."""
+    with _starting:
+        found = _servers.pop((os.getpid(), kind), None)
+    if found is not None:
+        found.close()
+
+
+def python(path: str) -> list[str]:
+    """The command that runs the fork server; our package lies in ``path``."""
+    start = f"import sys; sys.path.insert(0, {path!r}); "
+    start += "from rlvr.verify.sandbox.inside.forkserver import main; sys.path.pop(0); main()"
+    # No site, no user folder, no bytecode. (-I would also ignore PYTHONHASHSEED.)
+    return [_interpreter(), "-S", "-s", "-B", "-c", start]
+
+
+def bubblewrap() -> list[str]:
+    """The beginning of a command that puts the rest of it into a sandbox."""
+    words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
+    # For the namespaces of each program, which itself has no capability.
+    words += ["--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
+    words += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
+    for folder in _system():
+        if os.path.islink(folder):
+            words += ["--symlink", os.readlink(folder), folder]
+        else:
+            words += ["--ro-bind", folder, folder]
+    words += ["--ro-bind", str(_INSIDE), f"{_APP}/rlvr/verify/sandbox/inside"]
+    for device in ("null", "zero", "urandom"):
+        words += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    return [*words, "--dir", "/tmp", "--remount-ro", "/", "--chdir", "/", "--"]
+
+
+def _interpreter() -> str:
+    return os.path.realpath(sys.executable)
+
+
+def _system() -> list[str]:
+    """What an interpreter needs, and not the folders beside it: data may lie there."""
+    paths = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"]
+    prefix = sysconfig.get_config_var("installed_base")
+    paths += [f"{prefix}/lib", _interpreter()]
+    return [path for path in dict.fromkeys(paths) if os.path.lexists(path)]

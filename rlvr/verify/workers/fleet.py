@@ -1,0 +1,156 @@
+"""The verifier processes of one machine and the queue in front of them: a Ray actor of the pool.
+
+A task that overruns its time takes its worker with it and nothing else: another is forked from the
+warm nursery in milliseconds. A worker that dies by itself costs its task one retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+
+from rlvr.config import VerifierConfig
+from rlvr.task import Outcome, Verdict
+from rlvr.verify.base import VerifierError
+from rlvr.verify.workers.nursery import DIED, OVERRAN, Nursery, Worker
+from rlvr.verify.workers.worker import OUT_OF_MEMORY, RETIRED, encode
+
+# A Ray call costs some milliseconds of processor time, as much as verifying fifty short responses.
+PACE_S = 0.03  # from one call to the same fleet to the next
+_POLL_S = 0.25  # how long a call may wait for verdicts
+_ATTEMPTS = 2  # before a task whose worker dies is given up
+
+Task = tuple[int, bytes]  # id; pickled (Prompt, text), or the encoded verdict on it
+
+
+class Fleet:
+    """``size`` workers: ``config.processes`` or, by default, a quarter of this machine's CPUs."""
+
+    def __init__(self, config: VerifierConfig, verifiers: Sequence[str]) -> None:
+        self._config = config
+        self.size = config.processes or max(1, len(os.sched_getaffinity(0)) // 4)
+        self.nursery = Nursery(config, verifiers)
+        self.replaced = 0
+        self._queue: asyncio.Queue[Task] = asyncio.Queue()
+        self._workers: set[Worker] = set()
+        self._serving: list[asyncio.Task[None]] = []
+        self._running = 0
+        self._finished: list[Task] = []
+        self._news = asyncio.Event()  # all is done, or nothing can be done any more
+        self._failed: VerifierError | None = None
+
+    async def start(self) -> None:
+        """Start the processes; raises VerifierError if a verifier cannot be loaded."""
+        try:
+            await self.nursery.start()
+            workers = [await self._hire() for _ in range(self.size)]
+        except BaseException:
+            await self.close()
+            raise
+        self._serving = [asyncio.create_task(self._serve(worker)) for worker in workers]
+
+    async def exchange(self, tasks: Sequence[Task]) -> list[Task]:
+        """Take tasks, give verdicts, in the order of their completion.
+
+        Returns when nothing is left to wait for, else after a moment with what there is. Raises
+        VerifierError when the nursery is lost.
+        """
+        for task in tasks:
+            self._queue.put_nowait(task)
+        self._running += len(tasks)
+        await self._wait(PACE_S)
+        if not self._finished:
+            await self._wait(_POLL_S - PACE_S)
+        if self._failed is not None:
+            raise self._failed
+        finished, self._finished = self._finished, []
+        return finished
+
+    async def close(self) -> None:
+        """End every process."""
+        for serving in self._serving:
+            serving.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        ending = [worker.end() for worker in self._workers]
+        await asyncio.gather(*ending, return_exceptions=True)
+        await asyncio.to_thread(self.nursery.close)
+
+    async def _wait(self, limit_s: float) -> None:
+        if self._running and self._failed is None:
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), limit_s)
+            except TimeoutError:
+                pass
+
+    def _deliver(self, task: Task, verdict: bytes) -> None:
+        self._finished.append((task[0], verdict))
+        self._running -= 1
+        if not self._running:
+            self._news.set()
+
+    async def _hire(self) -> Worker:
+        worker = await self.nursery.fork()
+        self._workers.add(worker)
+        return worker
+
+    async def _serve(self, worker: Worker) -> None:
+        """Keep one worker at work, and after its end another."""
+        task: Task | None = None
+        deaths = idle_deaths = 0  # of this task; of workers without any, one after the other
+        try:
+            while True:
+                how = DIED
+                while task := task or await self._next_task(worker):
+                    how = await worker.judge(task[1], self._config.timeout_s)
+                    if how in (RETIRED, OUT_OF_MEMORY, OVERRAN, DIED):
+                        break
+                    self._deliver(task, how)
+                    task, deaths, idle_deaths = None, 0, -1
+                self._workers.remove(worker)
+                status = await worker.end()
+                idle_deaths = 0 if task else idle_deaths + 1
+                if task and how != RETIRED:
+                    deaths += 1
+                    if how == OVERRAN or deaths == _ATTEMPTS:
+                        self._deliver(task, encode(self._verdict_on_end(how, status)))
+                        task, deaths = None, 0
+                # One that dies before its first task would otherwise be forked in a busy loop.
+                await asyncio.sleep(min(5.0, 0.1 * idle_deaths))
+                worker = await self._hire()
+                self.replaced += 1
+        except Exception as error:
+            lost = VerifierError(f"cannot replace a verifier process: {error!r}")
+            self._failed = error if isinstance(error, VerifierError) else lost
+            self._news.set()
+
+    async def _next_task(self, worker: Worker) -> Task | None:
+        """The next task; None if the worker ends meanwhile."""
+        if not self._queue.empty():
+            return self._queue.get_nowait()
+        getting = asyncio.ensure_future(self._queue.get())
+        try:
+            await asyncio.wait({getting, worker.ended}, return_when=asyncio.FIRST_COMPLETED)
+            return getting.result() if getting.done() else None
+        finally:
+            getting.cancel()
+
+    def _verdict_on_end(self, how: bytes, status: int) -> Verdict:
+        """The verdict on the task at which a worker ended."""
+        config = self._config
+        if how == OVERRAN:
+            detail = f"no verdict within verifier.timeout_s={config.timeout_s:g}"
+            return Verdict(0.0, Outcome.TIMEOUT, detail, config.timeout_s)
+        if how == OUT_OF_MEMORY:
+            detail = f"out of memory, twice (verifier.memory_mib={config.memory_mib})"
+        else:
+            detail = f"the verifier's process died of it, twice ({_cause(status)})"
+        return Verdict(0.0, Outcome.ERROR, detail)
+
+
+def _cause(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"exit status {os.waitstatus_to_exitcode(status)}"

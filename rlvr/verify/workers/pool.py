@@ -1,0 +1,218 @@
+"""The verifier actors as one: spreads responses over them, and outlives each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import pickle
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from rlvr.config import VerifierConfig
+from rlvr.task import Prompt, Verdict
+from rlvr.verify.answer import answer_pattern
+from rlvr.verify.base import VerifierError, module_of
+from rlvr.verify.workers.fleet import PACE_S, Fleet
+from rlvr.verify.workers.worker import decode
+
+QUEUE = 4096  # responses that wait at an actor; more wait at the caller
+_START_S = 180.0
+_ANSWER_S = 30.0
+_RESTARTS = 3  # of an actor, one after the other without a verdict in between
+
+
+@dataclass(slots=True)
+class _Task:
+    payload: bytes
+    verdict: asyncio.Future[Verdict]
+
+
+@dataclass
+class _Slot:
+    """One actor's place, and the responses that it has to answer for."""
+
+    name: str
+    actor: ActorHandle
+    tasks: dict[int, _Task] = field(default_factory=dict)
+    unsent: list[int] = field(default_factory=list)  # of the tasks
+    work: asyncio.Event = field(default_factory=asyncio.Event)
+    failures: int = 0  # since its last verdict
+    last_verdict: float = 0.0
+
+    def add(self, task_id: int, payload: bytes) -> asyncio.Future[Verdict]:
+        task = _Task(payload, asyncio.get_running_loop().create_future())
+        self.tasks[task_id] = task
+        self.unsent.append(task_id)
+        self.work.set()
+        return task.verdict
+
+
+class VerifierPool:
+    """Verifies responses on all verifier actors, driven from one asyncio loop.
+
+    Args:
+        config: numbers and limits.
+        options: Ray options of each actor (resources, placement, environment).
+        verifiers: names to import at the start; others are imported at their first response,
+            within its time limit.
+    """
+
+    def __init__(
+        self,
+        config: VerifierConfig,
+        options: Mapping[str, Any] | None = None,
+        *,
+        verifiers: Sequence[str] = ("math",),
+    ) -> None:
+        self._config = config
+        self._options = {"num_cpus": 0, "scheduling_strategy": "SPREAD", **(options or {})}
+        self._verifiers = list(verifiers)
+        self._slots: list[_Slot] = []
+        self._serving: list[asyncio.Task[None]] = []
+        self._room = asyncio.Event()
+        self._ids = itertools.count()
+        self._failure: VerifierError | None = VerifierError("the verifier pool is not running")
+        self.replaced = 0  # actors that died or stood still
+
+    @property
+    def actors(self) -> list[ActorHandle]:
+        """The actors' handles."""
+        return [slot.actor for slot in self._slots]
+
+    async def start(self) -> None:
+        """Create the actors. Raises ConfigError or VerifierError if a verifier cannot be used."""
+        answer_pattern(self._config)
+        for name in self._verifiers:
+            module_of(name)
+        self._slots = [
+            _Slot(f"verifier actor {i}", self._create()) for i in range(self._config.actors or 1)
+        ]
+        await asyncio.gather(*map(self._start, self._slots))
+        self._failure = None
+        self._serving = [asyncio.create_task(self._serve(slot)) for slot in self._slots]
+
+    async def verify(self, items: Sequence[tuple[Prompt, str]]) -> list[Verdict]:
+        """Each verifier's own verdict on each response text, in order.
+
+        Waits while all queues are full. Raises VerifierError when the actors are lost for good.
+        """
+        verdicts = []
+        for payload in _pack(items):
+            slot = await self._slot_with_room()
+            verdicts.append(slot.add(next(self._ids), payload))
+        return await asyncio.gather(*verdicts)
+
+    async def close(self) -> None:
+        """End the actors and their processes."""
+        for serving in self._serving:
+            serving.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        self._fail(VerifierError("the verifier pool was closed"))
+        closing = [_answer(s.actor.close.remote(), s.name, _ANSWER_S) for s in self._slots]
+        await asyncio.gather(*closing, return_exceptions=True)
+        for actor in self.actors:
+            ray.kill(actor)
+        self._slots = []
+
+    async def _slot_with_room(self) -> _Slot:
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            slot = min(self._slots, key=lambda s: len(s.tasks))
+            if len(slot.tasks) < QUEUE:
+                return slot
+            self._room.clear()
+            await self._room.wait()
+
+    async def _serve(self, slot: _Slot) -> None:
+        """Bring responses to the slot's actor and verdicts back, whatever becomes of the actor."""
+        try:
+            while True:
+                if not slot.tasks:
+                    slot.work.clear()
+                    await slot.work.wait()
+                    slot.last_verdict = time.monotonic()
+                next_call = time.monotonic() + PACE_S
+                try:
+                    await self._exchange(slot)
+                except VerifierError as error:
+                    await self._replace(slot, error)
+                await asyncio.sleep(next_call - time.monotonic())
+        except VerifierError as error:
+            self._fail(error)
+        except Exception as error:
+            self._fail(VerifierError(f"{slot.name}: {error!r}"))
+            raise
+
+    async def _exchange(self, slot: _Slot) -> None:
+        tasks = [(task_id, slot.tasks[task_id].payload) for task_id in slot.unsent]
+        slot.unsent = []
+        finished = await _answer(slot.actor.exchange.remote(tasks), slot.name, _ANSWER_S)
+        for task_id, verdict in finished:
+            waiting = slot.tasks.pop(task_id).verdict
+            if not waiting.done():  # it may have been cancelled
+                waiting.set_result(decode(verdict))
+        now = time.monotonic()
+        patience = 2 * self._config.timeout_s + _ANSWER_S
+        if finished:
+            slot.last_verdict, slot.failures = now, 0
+            self._room.set()
+        elif now > slot.last_verdict + patience:
+            raise VerifierError(f"{slot.name} has given no verdict for {patience:.0f} s")
+
+    async def _replace(self, slot: _Slot, error: VerifierError) -> None:
+        """Put a new actor into the slot; it gets the old one's responses."""
+        slot.failures += 1
+        if slot.failures > _RESTARTS:
+            raise VerifierError(
+                f"{slot.name} failed {slot.failures} times without a verdict in between; the "
+                f"last time: {error}"
+            ) from error
+        ray.kill(slot.actor)
+        self.replaced += 1
+        slot.actor = self._create()
+        await self._start(slot)
+        slot.unsent = list(slot.tasks)
+        slot.last_verdict = time.monotonic()
+
+    def _fail(self, error: VerifierError) -> None:
+        """Tell everybody who waits, and everybody who comes."""
+        self._failure = error
+        self._room.set()
+        for slot in self._slots:
+            for task in slot.tasks.values():
+                if not task.verdict.done():
+                    task.verdict.set_exception(error)
+                    task.verdict.exception()  # who asked may be gone already
+
+    def _create(self) -> ActorHandle:
+        actor_class: Any = ray.remote(Fleet)
+        actor: ActorHandle = actor_class.options(**self._options).remote(
+            self._config, self._verifiers
+        )
+        return actor
+
+    async def _start(self, slot: _Slot) -> None:
+        await _answer(slot.actor.start.remote(), slot.name, _START_S)
+
+
+def _pack(items: Sequence[tuple[Prompt, str]]) -> list[bytes]:
+    """Pickle each response with what its verifier needs of the prompt: all but the tokens."""
+    prompts = {id(prompt): replace(prompt, token_ids=()) for prompt, _ in items}
+    return [pickle.dumps((prompts[id(prompt)], text), protocol=5) for prompt, text in items]
+
+
+async def _answer(reference: Any, who: str, within_s: float) -> Any:
+    """Await a Ray call; its errors and its time-out become a VerifierError."""
+    try:
+        async with asyncio.timeout(within_s):
+            return await reference
+    except ray.exceptions.RayError as error:
+        raise VerifierError(f"{who} failed:\n{error}") from error
+    except TimeoutError:
+        raise VerifierError(f"{who} did not answer within {within_s:g} s") from None
