@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rlvr.algorithm.advantages import Advantage
-from rlvr.types import Group, Sample, samples_of
+from rlvr.types import Group
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,6 @@ class RolloutBatch:
     groups: list[Group]
     stream_state: dict[str, Any]  # of the prompt stream, after this batch was drawn
     discarded: int = 0  # groups without spread that dynamic sampling threw away
-
-    @property
-    def samples(self) -> list[Sample]:
-        """All samples in sample order: group by group."""
-        return samples_of(self.groups)
-
-    @property
-    def tokens(self) -> int:
-        """Response tokens."""
-        return sum(len(s.response.token_ids) for s in self.samples)
 
     def advantages(self, advantage: Advantage) -> np.ndarray:
         """A_i of every response, float64 [S], in sample order."""

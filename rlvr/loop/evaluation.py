@@ -31,7 +31,6 @@ class Evaluation:
         self._prompts = prompts[: config.evaluation.limit]
         self._groups = groups
         self._telemetry = telemetry
-        self._history: list[dict[str, float]] = []
         self._sampling = Sampling(
             temperature=config.evaluation.temperature,
             top_p=config.evaluation.top_p,
@@ -56,45 +55,26 @@ class Evaluation:
         if self._config.at_end and not due:
             await self.run(step)
 
-    async def run(self, step: int) -> dict[str, float]:
-        """Evaluate now; ``greedy`` and ``avg_at_<k>``, overall and by source."""
-        results: dict[str, float] = {}
+    async def run(self, step: int) -> None:
+        """Evaluate now: greedy decoding and k samples a prompt, as configured."""
         if self._prompts and self._config.greedy:
-            greedy = replace(self._sampling, temperature=0.0, top_p=1.0)
-            results |= await self._measure("greedy", 1, greedy, step)
-        if self._prompts and self._config.samples:
-            k = self._config.samples
-            results |= await self._measure(f"avg_at_{k}", k, self._sampling, step)
-        self._history.append(results)
-        return results
+            await self._measure(
+                "greedy", 1, replace(self._sampling, temperature=0.0, top_p=1.0), step
+            )
+        if self._prompts and (k := self._config.samples):
+            await self._measure(f"avg_at_{k}", k, self._sampling, step)
 
-    def before_and_after(self) -> dict[str, float]:
-        """The first and the last evaluation: ``eval_before``, ``avg_at_8_after``, ..."""
-        if not self._history:
-            return {}
-        pairs = {"before": self._history[0], "after": self._history[-1]}
-        return {
-            f"{'eval' if name == 'greedy' else name}_{when}": value
-            for when, results in pairs.items()
-            for name, value in results.items()
-            if "/" not in name
-        }
-
-    async def _measure(
-        self, name: str, samples: int, sampling: Sampling, step: int
-    ) -> dict[str, float]:
+    async def _measure(self, name: str, samples: int, sampling: Sampling, step: int) -> None:
+        """Accuracy overall and, where there are several, by source."""
         groups = await self._groups.sample(
             self._prompts, samples, sampling, tag=f"eval{step}.{name}", seed_step=_SEED_STEP
         )
-        results = {name: _accuracy(groups)}
+        results = {"accuracy": _accuracy(groups)}
         sources = sorted({g.prompt.source for g in groups})
-        if len(sources) > 1:
-            for source in sources:
-                results[f"{name}/{source}"] = _accuracy(
-                    [g for g in groups if g.prompt.source == source]
-                )
-        await self._telemetry.evaluation(step, name, {"accuracy": results[name]}, groups)
-        return results
+        for source in sources if len(sources) > 1 else []:
+            own = [g for g in groups if g.prompt.source == source]
+            results[f"{source}/accuracy"] = _accuracy(own)
+        await self._telemetry.evaluation(step, name, results, groups)
 
 
 def _accuracy(groups: Sequence[Group]) -> float:

@@ -63,7 +63,7 @@ class Session:
             credit = CreditDriver(config, actors.rollout, tokenizer)
             trainer = Trainer(config, groups, credit, actors, evaluation, state, telemetry)
             await trainer.run()
-            telemetry.summary({**trainer.summary(), "rows_dropped": train_set.dropped})
+            telemetry.summary({"steps": state.step, "rows_dropped": train_set.dropped})
         except BaseException:
             await self.close()  # after an error or an interrupt nobody knows their state
             raise

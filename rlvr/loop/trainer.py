@@ -46,8 +46,6 @@ class Trainer:
         self.telemetry = telemetry
         self.shown = _SHOWN_TOKENS if config.telemetry.log_responses else 0
         self.watch = Stopwatch()
-        self.seconds = 0.0
-        self.tokens = 0
 
     async def run(self) -> None:
         """Train from the state's step to the last one."""
@@ -94,17 +92,6 @@ class Trainer:
     ) -> None:
         """Hand the step to the telemetry."""
         timings = self.watch.lap()
-        self.seconds += timings["time/step_s"]
-        self.tokens += batch.tokens
         metrics["groups/discarded"] = batch.discarded
         rows = token_rows(tokens, batch.groups, advantages, self.groups.decode)
         await self.telemetry.step(batch.step + 1, batch.groups, advantages, metrics, timings, rows)
-
-    def summary(self) -> dict[str, float | int]:
-        """What the run came to."""
-        return {
-            **self.evaluation.before_and_after(),
-            "train_seconds": self.seconds,
-            "steps": self.state.step,
-            "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
-        }
