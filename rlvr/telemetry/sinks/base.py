@@ -49,7 +49,7 @@ def build_sinks(config: TelemetryConfig) -> dict[str, Sink]:
     """
     nodes: list[Any] = [{"name": n} if isinstance(n, str) else n for n in config.sinks]
     if config.wandb != "disabled":
-        own = {"mode": config.wandb, "project": config.project, "run": config.name}
+        own = {"mode": str(config.wandb), "project": config.project, "run": config.name}
         nodes.insert(0, {"name": "wandb", **own})
     sinks: dict[str, Sink] = {}
     for node in nodes:

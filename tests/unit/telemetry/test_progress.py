@@ -90,8 +90,8 @@ def test_whatever_is_printed_appears_above_the_bar():
     assert "a printed line" in lines and "x" * 100 in lines, "whole, whatever the width"
     assert re.search(r"train 1/4 .*0 s", plain)
     assert re.search(r"train 2/4 [━╸╺]+ \d s, 3:31 left  rollout 0.5", plain)
-    assert "worker 1 ... 1 s" in plain, "a phase is shown while it is under way"
-    assert [line for line in lines if re.fullmatch(r"worker \d \.\.\. 1\.\d s", line)]
+    assert re.search(r"worker 2 \.\.\. \d+ s", plain), "a phase is shown while it is under way"
+    assert [line for line in lines if re.fullmatch(r"worker \d \.\.\. \d+\.\d s", line)]
     assert lines[-2:] == ["the end", ""]
     assert sent.rfind("\x1b[?25h") > sent.rfind("\x1b[?25l"), "the cursor is there"
     assert re.search(r"\x1b\[[39]\d", sent), "in colour"
