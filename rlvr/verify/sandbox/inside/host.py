@@ -1,6 +1,6 @@
 """The process in which a program under test runs.
 
-It reads ``{program, call, cpu_s, memory, file_size}`` from its input and tells in the order of
+It reads ``{program, call, cpu_s, memory, output}`` from its input and tells in the order of
 
 * ``["started"]`` before it looks at the program,
 * ``["compiled"]`` or ``["unparseable", why]``,
@@ -68,7 +68,7 @@ def _serve_runs(code: CodeType, job: dict[str, Any]) -> None:
             exec(code, _main_module())
             return
         _, status, used = os.wait4(pid, 0)
-        stdout = os.pread(files[1], job["file_size"], 0)
+        stdout = os.pread(files[1], job["output"], 0)
         size = os.fstat(files[2]).st_size
         stderr = os.pread(files[2], _STDERR, max(0, size - _STDERR))
         for file in files:
@@ -78,10 +78,7 @@ def _serve_runs(code: CodeType, job: dict[str, Any]) -> None:
 
 def _serve_calls(code: CodeType, job: dict[str, Any]) -> None:
     requests, answers = os.dup(0), os.dup(1)
-    null = os.open("/dev/null", os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    os.close(null)
+    confine.silence()
     _enter(job)
     namespace: dict[str, Any] = {"__name__": "solution"}
     try:
@@ -121,7 +118,7 @@ def _enter(job: dict[str, Any]) -> None:
         stream = open(descriptor, mode, encoding="utf-8", errors=errors, closefd=False)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    confine.limit(job["cpu_s"], job["memory"], job["file_size"])
+    confine.limit(job["cpu_s"], job["memory"], job["output"])
     confine.forbid()
 
 
