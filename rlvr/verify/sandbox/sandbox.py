@@ -67,17 +67,25 @@ class Sandbox:
 
     def send(self, value: object) -> None:
         """Write a value to the process. Raises BrokenPipeError if it is gone, or TimeoutError."""
+        self.write(plain.encode(value))
+
+    def write(self, data: bytes) -> None:
+        """Write bytes to the process; raises as ``send`` does."""
         ready = partial(self._wait, self.requests, select.POLLOUT)
         os.set_blocking(self.requests, False)
         try:
-            plain.write(self.requests, plain.encode(value), ready)
+            plain.write(self.requests, data, ready)
         finally:
             os.set_blocking(self.requests, True)
 
     def receive(self) -> Any:
         """Read a value. Raises EOFError if the process is gone, NotPlain, or TimeoutError."""
+        return plain.decode(self.read())
+
+    def read(self) -> bytes:
+        """Read bytes; raises as ``receive`` does."""
         ready = partial(self._wait, self.answers, select.POLLIN)
-        return plain.decode(plain.read(self.answers, self._limit, ready))
+        return plain.read(self.answers, self._limit, ready)
 
     def exit_status(self) -> int | None:
         """The wait status of a process that is about to be gone; None if it goes on.
