@@ -15,8 +15,7 @@ from rlvr.task import Prompt, Verdict
 from rlvr.verify.base import unparseable
 from rlvr.verify.sandbox import server
 from rlvr.verify.sandbox.cases import read_tests
-from rlvr.verify.sandbox.judge import judge
-from rlvr.verify.sandbox.sandbox import check
+from rlvr.verify.sandbox.judge import check, judge
 from rlvr.verify.sandbox.server import SandboxError
 
 _FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$", re.MULTILINE)

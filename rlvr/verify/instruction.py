@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from rlvr.task import Prompt, Verdict
 from rlvr.verify.base import judged, unparseable
 
-Rule = Callable[..., bool]
-RULES: dict[str, Rule] = {}
+Rule = Callable[..., bool]  # of the text, and the row's arguments by name
 
 
 class Instruction:
@@ -45,7 +44,7 @@ class Instruction:
         return replace(verdict, components=kept)
 
 
-def _rules(meta: Mapping[str, Any]) -> Any:
+def _rules(meta: Mapping[str, Any]) -> Iterator[tuple[str, Rule, dict[str, Any]]]:
     names, settings = meta.get("instruction_id_list"), meta.get("kwargs")
     if not isinstance(names, list) or not names:
         raise ValueError("the row needs 'instruction_id_list', the names of its rules")
@@ -57,14 +56,6 @@ def _rules(meta: Mapping[str, Any]) -> Any:
             raise ValueError(f"no instruction is called '{name}'; known: {', '.join(RULES)}")
         # Parquet fills in the arguments of all other rules with nulls.
         yield name, RULES[name], {k: v for k, v in (arguments or {}).items() if v is not None}
-
-
-def _rule(name: str) -> Callable[[Rule], Rule]:
-    def add(rule: Rule) -> Rule:
-        RULES[name] = rule
-        return rule
-
-    return add
 
 
 def _words(text: str) -> list[str]:
@@ -87,43 +78,10 @@ def _paragraphs(text: str, separator: str) -> list[str]:
     return [part.strip() for part in text.split(separator) if part.strip()]
 
 
-@_rule("keywords:existence")
-def _existence(text: str, keywords: list[str]) -> bool:
-    return all(_count(word, text) for word in keywords)
+def _sentences(text: str) -> list[str]:
+    return [s for s in re.split(r"(?<=[.!?])[\"')\]]{0,3}\s+", text) if _words(s)]
 
 
-@_rule("keywords:forbidden_words")
-def _forbidden(text: str, forbidden_words: list[str]) -> bool:
-    return not any(_count(word, text) for word in forbidden_words)
-
-
-@_rule("keywords:frequency")
-def _frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
-    return _compare(_count(keyword, text), relation, frequency)
-
-
-@_rule("keywords:letter_frequency")
-def _letters(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
-    return _compare(text.lower().count(letter.lower()), let_relation, let_frequency)
-
-
-@_rule("length_constraints:number_words")
-def _number_of_words(text: str, num_words: int, relation: str) -> bool:
-    return _compare(len(_words(text)), relation, num_words)
-
-
-@_rule("length_constraints:number_sentences")
-def _number_of_sentences(text: str, num_sentences: int, relation: str) -> bool:
-    sentences = [s for s in re.split(r"(?<=[.!?])[\"')\]]{0,3}\s+", text) if _words(s)]
-    return _compare(len(sentences), relation, num_sentences)
-
-
-@_rule("length_constraints:number_paragraphs")
-def _number_of_paragraphs(text: str, num_paragraphs: int) -> bool:
-    return len(_paragraphs(text, "***")) == num_paragraphs
-
-
-@_rule("length_constraints:nth_paragraph_first_word")
 def _first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
     paragraphs = _paragraphs(text, "\n\n")
     if len(paragraphs) != num_paragraphs or not 1 <= nth_paragraph <= num_paragraphs:
@@ -132,35 +90,20 @@ def _first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: 
     return bool(words) and words[0].lower() == first_word.lower()
 
 
-@_rule("detectable_content:number_placeholders")
-def _placeholders(text: str, num_placeholders: int) -> bool:
-    return len(re.findall(r"\[[^\[\]\n]{1,200}\]", text)) >= num_placeholders
-
-
-@_rule("detectable_content:postscript")
 def _postscript(text: str, postscript_marker: str) -> bool:
     marker = re.escape(postscript_marker.strip())
     return re.search(rf"^\s*{marker}\s*\S", text, re.IGNORECASE | re.MULTILINE) is not None
 
 
-@_rule("detectable_format:number_bullet_lists")
-def _bullets(text: str, num_bullets: int) -> bool:
-    return len(re.findall(r"^[ \t]*(?:\*(?!\*)|-)[ \t]*[^\s*-]", text, re.MULTILINE)) == num_bullets
+def _bullets(text: str) -> list[str]:
+    return re.findall(r"^[ \t]*(?:\*(?!\*)|-)[ \t]*[^\s*-]", text, re.MULTILINE)
 
 
-@_rule("detectable_format:number_highlighted_sections")
-def _highlights(text: str, num_highlights: int) -> bool:
-    plain = re.findall(r"\*\*[^\n*]+\*\*|\*[^\n*]+\*", text)
-    return sum(bool(found.strip("* ")) for found in plain) >= num_highlights
+def _highlights(text: str) -> list[str]:
+    return [h for h in re.findall(r"\*\*[^\n*]+\*\*|\*[^\n*]+\*", text) if h.strip("* ")]
 
 
-@_rule("detectable_format:multiple_sections")
-def _sections(text: str, section_spliter: str, num_sections: int) -> bool:
-    return len(re.findall(rf"{re.escape(section_spliter)}\s?\d+", text)) >= num_sections
-
-
-@_rule("detectable_format:json_format")
-def _json(text: str) -> bool:
+def _is_json(text: str) -> bool:
     bare = re.sub(r"\A\s*```(?:json)?|```\s*\Z", "", text, flags=re.IGNORECASE)
     try:
         json.loads(bare)
@@ -169,59 +112,67 @@ def _json(text: str) -> bool:
     return True
 
 
-@_rule("detectable_format:title")
-def _title(text: str) -> bool:
-    return any(found.strip() for found in re.findall(r"<<([^\n<>]+)>>", text))
-
-
-@_rule("detectable_format:constrained_response")
-def _constrained(text: str) -> bool:
-    answers = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-    return any(answer in text for answer in answers)
-
-
-@_rule("change_case:english_capital")
-def _upper(text: str) -> bool:
-    return text.isupper()
-
-
-@_rule("change_case:english_lowercase")
-def _lower(text: str) -> bool:
-    return text.islower()
-
-
-@_rule("change_case:capital_word_frequency")
-def _capitals(text: str, capital_frequency: int, capital_relation: str) -> bool:
-    count = sum(word.isupper() for word in _words(text))
-    return _compare(count, capital_relation, capital_frequency)
-
-
-@_rule("startend:end_checker")
-def _end(text: str, end_phrase: str) -> bool:
-    return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
-
-
-@_rule("startend:quotation")
-def _quotation(text: str) -> bool:
-    bare = text.strip()
-    return len(bare) > 1 and bare[0] == bare[-1] == '"'
-
-
-@_rule("punctuation:no_comma")
-def _no_comma(text: str) -> bool:
-    return "," not in text
-
-
-@_rule("combination:two_responses")
-def _two(text: str) -> bool:
+def _two_responses(text: str) -> bool:
     parts = [part.strip() for part in text.split("******")]
     inner = [p for i, p in enumerate(parts) if p or 0 < i < len(parts) - 1]
     return len(inner) == 2 and all(inner) and inner[0] != inner[1]
 
 
-@_rule("combination:repeat_prompt")
-def _repeat(text: str, prompt_to_repeat: str) -> bool:
-    return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+_CHOICES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
+RULES: dict[str, Rule] = {
+    "keywords:existence": lambda text, keywords: all(_count(word, text) for word in keywords),
+    "keywords:forbidden_words": lambda text, forbidden_words: (
+        not any(_count(word, text) for word in forbidden_words)
+    ),
+    "keywords:frequency": lambda text, keyword, frequency, relation: _compare(
+        _count(keyword, text), relation, frequency
+    ),
+    "keywords:letter_frequency": lambda text, letter, let_frequency, let_relation: _compare(
+        text.lower().count(letter.lower()), let_relation, let_frequency
+    ),
+    "length_constraints:number_words": lambda text, num_words, relation: _compare(
+        len(_words(text)), relation, num_words
+    ),
+    "length_constraints:number_sentences": lambda text, num_sentences, relation: _compare(
+        len(_sentences(text)), relation, num_sentences
+    ),
+    "length_constraints:number_paragraphs": lambda text, num_paragraphs: (
+        len(_paragraphs(text, "***")) == num_paragraphs
+    ),
+    "length_constraints:nth_paragraph_first_word": _first_word,
+    "detectable_content:number_placeholders": lambda text, num_placeholders: (
+        len(re.findall(r"\[[^\[\]\n]{1,200}\]", text)) >= num_placeholders
+    ),
+    "detectable_content:postscript": _postscript,
+    "detectable_format:number_bullet_lists": lambda text, num_bullets: (
+        len(_bullets(text)) == num_bullets
+    ),
+    "detectable_format:number_highlighted_sections": lambda text, num_highlights: (
+        len(_highlights(text)) >= num_highlights
+    ),
+    "detectable_format:multiple_sections": lambda text, section_spliter, num_sections: (
+        len(re.findall(rf"{re.escape(section_spliter)}\s?\d+", text)) >= num_sections
+    ),
+    "detectable_format:json_format": _is_json,
+    "detectable_format:title": lambda text: any(
+        found.strip() for found in re.findall(r"<<([^\n<>]+)>>", text)
+    ),
+    "detectable_format:constrained_response": lambda text: any(c in text for c in _CHOICES),
+    "change_case:english_capital": str.isupper,
+    "change_case:english_lowercase": str.islower,
+    "change_case:capital_word_frequency": lambda text, capital_frequency, capital_relation: (
+        _compare(sum(map(str.isupper, _words(text))), capital_relation, capital_frequency)
+    ),
+    "startend:end_checker": lambda text, end_phrase: (
+        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+    ),
+    "startend:quotation": lambda text: re.fullmatch(r'\s*".*"\s*', text, re.DOTALL) is not None,
+    "punctuation:no_comma": lambda text: "," not in text,
+    "combination:two_responses": _two_responses,
+    "combination:repeat_prompt": lambda text, prompt_to_repeat: (
+        text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+    ),
+}
 
 VERIFIER = Instruction

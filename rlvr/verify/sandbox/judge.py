@@ -9,14 +9,25 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
 from rlvr.config import CodeConfig
+from rlvr.errors import ConfigError
 from rlvr.task import Outcome, Verdict
 from rlvr.verify.base import judged, unparseable
+from rlvr.verify.sandbox import server
 from rlvr.verify.sandbox.cases import Asserts, Calls, Runs, same_output, same_value
+from rlvr.verify.sandbox.inside import confine
 from rlvr.verify.sandbox.inside.plain import NotPlain
-from rlvr.verify.sandbox.sandbox import Sandbox, job
+from rlvr.verify.sandbox.sandbox import Sandbox
 from rlvr.verify.sandbox.server import SandboxError
+
+_BROKEN = (
+    "verifier 'code': {reason}\nIf namespaces are forbidden here, "
+    "allow them (in Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined; "
+    "on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0), or set "
+    "verifier.code.sandbox=unsafe to run programs without any protection."
+)
 
 _SHOWN = 200  # characters of an output in a verdict's detail
 
@@ -39,6 +50,27 @@ def judge(program: str, cases: Runs | Calls | Asserts, prelude: str, limits: Cod
             return judged(False, f"the program's answer cannot be read: {error}")
 
 
+def check(limits: CodeConfig) -> None:
+    """Judge a program and end its sandbox. Raises ConfigError if that is impossible here."""
+    if limits.sandbox not in ("bubblewrap", "unsafe"):
+        raise ConfigError(
+            f"verifier.code.sandbox={limits.sandbox}: no such sandbox. Valid: bubblewrap, unsafe."
+        )
+    if os.uname().machine not in confine.MACHINES:
+        raise ConfigError(
+            f"verifier 'code' knows the system calls of {', '.join(confine.MACHINES)}, not of "
+            f"{os.uname().machine}; use another machine for it."
+        )
+    patient = replace(limits, wall_s=60.0)
+    try:
+        verdict = judge("def f(): pass", Calls("f", [((), None)]), "", patient)
+    except SandboxError as error:
+        raise ConfigError(_BROKEN.format(reason=error)) from None
+    server.end(limits.sandbox)  # the processes that verify fork off from this one
+    if verdict.outcome is not Outcome.CORRECT:
+        raise ConfigError(_BROKEN.format(reason=verdict.detail))
+
+
 def _test(
     box: Sandbox, program: str, cases: Runs | Calls | Asserts, prelude: str, limits: CodeConfig
 ) -> Verdict:
@@ -48,7 +80,7 @@ def _test(
         raise SandboxError(f"the sandbox does not start: {box.last_words()}") from None
     except TimeoutError:
         raise SandboxError(f"the sandbox does not start within {limits.wall_s:g} s") from None
-    box.send(job(program, call=not isinstance(cases, Runs), limits=limits))
+    box.send({"program": program, "call": not isinstance(cases, Runs), **_bounds(limits)})
     match box.receive():
         case ["unparseable", str(why)]:
             return unparseable(why)
@@ -64,10 +96,10 @@ def _test(
 
 def _test_runs(box: Sandbox, cases: Runs, limits: CodeConfig) -> Verdict:
     for number, (given, expected) in enumerate(cases.pairs, start=1):
-        box.send(given.encode("utf-8", "surrogatepass"))
+        box.write(given.encode("utf-8", "surrogatepass"))
         match box.receive():
-            case [int(status), float(seconds), bytes(stdout), bytes(stderr)]:
-                pass
+            case [int(status), float(seconds)]:
+                stdout, stderr = box.read(), box.read()
             case _:
                 raise NotPlain("not what the sandbox says")
         where = f"test {number} of {len(cases.pairs)}: "
@@ -104,16 +136,8 @@ def _test_asserts(box: Sandbox, cases: Asserts, prelude: str, limits: CodeConfig
     pipes = [box.requests, box.answers]
     with Sandbox("tester", limits, box.deadline, keep=pipes) as tests:
         try:
-            tests.send(
-                {
-                    "tests": cases.code,
-                    "entry_point": cases.function,
-                    "prelude": prelude,
-                    "limit": limits.output_mib * 2**20,
-                    "cpu_s": limits.cpu_s,
-                    "memory": limits.memory_mib * 2**20,
-                }
-            )
+            job = {"tests": cases.code, "entry_point": cases.function, "prelude": prelude}
+            tests.send(job | _bounds(limits))
             result = tests.receive()
         except (EOFError, BrokenPipeError):
             if tests.exit_status() == signal.SIGKILL:
@@ -131,6 +155,15 @@ def _test_asserts(box: Sandbox, cases: Asserts, prelude: str, limits: CodeConfig
         case [_, why]:
             raise ValueError(f"the tests are broken: {why}")
     raise SandboxError(f"the tests say {result!r:.200}")
+
+
+def _bounds(limits: CodeConfig) -> dict[str, int]:
+    """The limits that the processes set on themselves, in seconds and bytes."""
+    return {
+        "cpu_s": limits.cpu_s,
+        "memory": limits.memory_mib * 2**20,
+        "output": limits.output_mib * 2**20,
+    }
 
 
 def _overran(limit: str) -> Verdict:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import socket
 import tempfile
 import time
@@ -18,19 +17,11 @@ from functools import partial
 from typing import Any
 
 from rlvr.config import CodeConfig
-from rlvr.errors import ConfigError
 from rlvr.verify.sandbox import server
-from rlvr.verify.sandbox.inside import confine, plain
-from rlvr.verify.sandbox.server import MISSING, SandboxError
+from rlvr.verify.sandbox.inside import plain
+from rlvr.verify.sandbox.server import SandboxError
 
 _END_S = 5.0
-
-BROKEN = (
-    "verifier 'code': the sandbox does not start: {reason}\nIf namespaces are forbidden here, "
-    "allow them (in Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined; "
-    "on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0), or set "
-    "verifier.code.sandbox=unsafe to run programs without any protection."
-)
 
 
 class Sandbox:
@@ -42,7 +33,7 @@ class Sandbox:
         deadline: on ``time.monotonic``; what takes longer raises TimeoutError.
         keep: further descriptors for the process; it has them as 3, 4, ...
 
-    Raises SandboxError if there is no sandbox to start it in.
+    Raises SandboxError if there is no sandbox to start it in, or ConfigError without bubblewrap.
     """
 
     def __init__(
@@ -76,17 +67,25 @@ class Sandbox:
 
     def send(self, value: object) -> None:
         """Write a value to the process. Raises BrokenPipeError if it is gone, or TimeoutError."""
+        self.write(plain.encode(value))
+
+    def write(self, data: bytes) -> None:
+        """Write bytes to the process; raises as ``send`` does."""
         ready = partial(self._wait, self.requests, select.POLLOUT)
         os.set_blocking(self.requests, False)
         try:
-            plain.write(self.requests, plain.encode(value), ready)
+            plain.write(self.requests, data, ready)
         finally:
             os.set_blocking(self.requests, True)
 
     def receive(self) -> Any:
         """Read a value. Raises EOFError if the process is gone, NotPlain, or TimeoutError."""
+        return plain.decode(self.read())
+
+    def read(self) -> bytes:
+        """Read bytes; raises as ``receive`` does."""
         ready = partial(self._wait, self.answers, select.POLLIN)
-        return plain.decode(plain.read(self.answers, self._limit, ready))
+        return plain.read(self.answers, self._limit, ready)
 
     def exit_status(self) -> int | None:
         """The wait status of a process that is about to be gone; None if it goes on.
@@ -131,40 +130,3 @@ class Sandbox:
         left = self.deadline - time.monotonic()
         if left <= 0 or not poll.poll(left * 1000):
             raise TimeoutError
-
-
-def check(limits: CodeConfig) -> None:
-    """Start a sandbox and end it. Raises ConfigError with what to do if that is impossible."""
-    if limits.sandbox not in ("bubblewrap", "unsafe"):
-        raise ConfigError(
-            f"verifier.code.sandbox={limits.sandbox}: no such sandbox. Valid: bubblewrap, unsafe."
-        )
-    if os.uname().machine not in confine.MACHINES:
-        raise ConfigError(
-            f"verifier 'code' knows the system calls of {', '.join(confine.MACHINES)}, not of "
-            f"{os.uname().machine}; use another machine for it."
-        )
-    if limits.sandbox == "bubblewrap" and shutil.which("bwrap") is None:
-        raise ConfigError(MISSING)
-    with Sandbox("host", limits, time.monotonic() + 60.0) as sandbox:
-        try:
-            sandbox.receive()
-            sandbox.send(job("", call=True, limits=limits))
-            answers = [sandbox.receive(), sandbox.receive()]
-        except (EOFError, OSError, TimeoutError) as error:
-            reason = sandbox.last_words() or repr(error)
-            raise ConfigError(BROKEN.format(reason=reason)) from None
-    server.end(limits.sandbox)  # the processes that verify fork off from this one
-    if answers != [["compiled"], ["ready"]]:
-        raise ConfigError(BROKEN.format(reason=answers))
-
-
-def job(program: str, *, call: bool, limits: CodeConfig) -> dict[str, Any]:
-    """What ``rlvr.verify.sandbox.inside.host`` wants to know."""
-    return {
-        "program": program,
-        "call": call,
-        "cpu_s": limits.cpu_s,
-        "memory": limits.memory_mib * 2**20,
-        "file_size": limits.output_mib * 2**20,
-    }

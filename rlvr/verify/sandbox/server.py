@@ -15,6 +15,7 @@ import sysconfig
 import threading
 from pathlib import Path
 
+from rlvr.errors import ConfigError
 from rlvr.verify.forkserver import ForkServer
 from rlvr.verify.sandbox.inside import plain
 
@@ -24,7 +25,7 @@ _APP = "/app"
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 _STDERR = 2000
 
-MISSING = (
+_MISSING = (
     "verifier 'code' runs what a model has written, and needs bubblewrap for it, which is not "
     "installed. Install the package 'bubblewrap' on every machine (apt-get install bubblewrap, "
     "dnf install bubblewrap, conda install -c conda-forge bubblewrap), or set "
@@ -39,7 +40,7 @@ class SandboxError(Exception):
 class SandboxServer(ForkServer):
     """A fork server of the kind ``bubblewrap`` or ``unsafe``.
 
-    Raises SandboxError if bubblewrap is not installed.
+    Raises ConfigError if bubblewrap is not installed.
     """
 
     def __init__(self, kind: str) -> None:
@@ -51,7 +52,7 @@ class SandboxServer(ForkServer):
             super().__init__(command, stdout=null, stderr=self._stderr, env=_ENVIRONMENT, cwd="/")
         except FileNotFoundError:
             os.close(self._stderr)
-            raise SandboxError(MISSING) from None
+            raise ConfigError(_MISSING) from None
 
     def last_words(self) -> str:
         """The end of what it and its programs, before they are the model's, wrote on stderr."""

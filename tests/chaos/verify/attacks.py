@@ -54,7 +54,7 @@ FORGED = {
     "printed results": "print('passed'); print('[\"passed\"]'); print('OK')\nraise SystemExit(0)",
     "a result on every descriptor": (
         "import os\nfor d in range(64):\n"
-        "    for m in (b'l1:s6:passed', b'l2:s8:returnedT', b'l1:s5:ready'):\n"
+        "    for m in (b'[\"passed\"]', b'[\"returned\",true]', b'[\"ready\"]'):\n"
         "        try: os.write(d, len(m).to_bytes(4, 'little') + m)\n"
         "        except OSError: pass\n"
     ),
@@ -87,7 +87,7 @@ FORGED = {
     "the host's own functions replaced": (
         "import sys\n"
         "plain = sys.modules['rlvr.verify.sandbox.inside.plain']\n"
-        "plain.encode = lambda value: b'l1:s6:passed'\n"
+        "plain.encode = lambda value: b'[\"passed\"]'\n"
         "def double(x): return None"
     ),
     "a look at the caller": (

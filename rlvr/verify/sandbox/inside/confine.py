@@ -88,6 +88,14 @@ def _check(failed: int) -> None:
         raise OSError(error, os.strerror(error))
 
 
+def silence() -> None:
+    """Let the standard streams lead nowhere."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
 def limit(cpu_s: int, memory: int, file_size: int) -> None:
     """Bind this process: seconds of processor time, bytes of address space, bytes of a file."""
     for kind, value in (

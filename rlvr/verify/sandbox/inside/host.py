@@ -1,14 +1,14 @@
 """The process in which a program under test runs.
 
-It reads ``{program, call, cpu_s, memory, file_size}`` from its input and tells in the order of
+It reads ``{program, call, cpu_s, memory, output}`` from its input and tells in the order of
 
 * ``["started"]`` before it looks at the program,
 * ``["compiled"]`` or ``["unparseable", why]``,
 
-and then either, where the program is a script, takes the input of one run after the other
-(``bytes``) and answers ``[wait status, processor seconds, stdout, end of stderr]``; each run is a
-fork that starts from the same clean state. Or, where functions of it are to be called,
-runs it once, says ``["ready"]`` or ``["failed", why]``, and answers calls ``[name, arguments,
+and then either, where the program is a script, takes the input of one run after the other, and
+answers ``[wait status, processor seconds]``, its output and the end of its stderr, these three as
+bytes; each run is a fork that starts from the same clean state. Or, where functions of it are to be
+called, runs it once, says ``["ready"]`` or ``["failed", why]``, and answers calls ``[name, arguments,
 keyword arguments]`` with ``["returned", value]``, ``["raised", type, text]`` or ``["missing"]``.
 
 It keeps no secret from the program: it knows no expected output. A program that takes this process
@@ -52,7 +52,7 @@ def main() -> None:
 def _serve_runs(code: CodeType, job: dict[str, Any]) -> None:
     while True:
         try:
-            text = plain.receive(0)
+            text = plain.read(0)
         except EOFError:
             return
         files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
@@ -68,20 +68,19 @@ def _serve_runs(code: CodeType, job: dict[str, Any]) -> None:
             exec(code, _main_module())
             return
         _, status, used = os.wait4(pid, 0)
-        stdout = os.pread(files[1], job["file_size"], 0)
+        stdout = os.pread(files[1], job["output"], 0)
         size = os.fstat(files[2]).st_size
         stderr = os.pread(files[2], _STDERR, max(0, size - _STDERR))
         for file in files:
             os.close(file)
-        plain.send(1, [status, used.ru_utime + used.ru_stime, stdout, stderr])
+        plain.send(1, [status, used.ru_utime + used.ru_stime])
+        plain.write(1, stdout)
+        plain.write(1, stderr)
 
 
 def _serve_calls(code: CodeType, job: dict[str, Any]) -> None:
     requests, answers = os.dup(0), os.dup(1)
-    null = os.open("/dev/null", os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    os.close(null)
+    confine.silence()
     _enter(job)
     namespace: dict[str, Any] = {"__name__": "solution"}
     try:
@@ -121,7 +120,7 @@ def _enter(job: dict[str, Any]) -> None:
         stream = open(descriptor, mode, encoding="utf-8", errors=errors, closefd=False)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    confine.limit(job["cpu_s"], job["memory"], job["file_size"])
+    confine.limit(job["cpu_s"], job["memory"], job["output"])
     confine.forbid()
 
 

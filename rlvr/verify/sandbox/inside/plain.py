@@ -2,22 +2,20 @@
 
 ``None``, ``bool``, ``int``, ``float``, ``complex``, ``str``, ``bytes``, ``list``, ``tuple``,
 ``set``, ``frozenset`` and ``dict`` arrive as themselves, their subclasses as their base. Anything
-else arrives as an ``Opaque``, which is equal to nothing: no code of the sender's comes along. (A
-pickle would run code, and JSON has neither tuples nor sets.)
-
-A value is one letter and what follows it::
-
-    N T F    i<hex>;    f<repr>;    c<repr>,<repr>;    s<bytes>:...    b<bytes>:...    o<bytes>:...
-    l<items>:...    t<items>:...    S<items>:...    Z<items>:...    d<pairs>:...
+else arrives as an ``Opaque``, which is equal to nothing: no code of the sender's comes along, as it
+would with a pickle. The notation is JSON; what JSON does not have is an object with one key, the
+name of its kind: ``{"tuple": [1, 2]}``.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 100
+_LARGE = 10_000  # bits; JSON's decimal digits take a time that is quadratic in their number
 
 
 class Opaque:
@@ -34,106 +32,69 @@ class NotPlain(Exception):
     """What came through the pipe is no value of ours."""
 
 
-_CONSTANTS = {None: b"N", True: b"T", False: b"F"}
-_COLLECTIONS = ((list, b"l"), (tuple, b"t"), (set, b"S"), (frozenset, b"Z"))
-_MAKE: dict[bytes, Callable[[list[Any]], Any]] = {
-    b"l": list,
-    b"t": tuple,
-    b"S": set,
-    b"Z": frozenset,
+_MAKE: dict[str, Callable[[Any], Any]] = {
+    "int": lambda digits: int(digits, 16),
+    "complex": lambda parts: complex(*parts),
+    "bytes": lambda text: text.encode("latin-1"),
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "dict": dict,
+    "opaque": Opaque,
 }
+_COLLECTIONS = (tuple, set, frozenset)
 
 
 def encode(value: object) -> bytes:
     """``value`` in the notation above."""
-    parts: list[bytes] = []
-    _encode(value, parts, 0)
-    return b"".join(parts)
+    text = json.dumps(_to_json(value, 0), ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "surrogatepass")
 
 
-def _encode(value: Any, parts: list[bytes], depth: int) -> None:
-    if value is None or isinstance(value, bool):
-        parts.append(_CONSTANTS[value])
-    elif isinstance(value, int):
-        parts.append(b"i%b;" % int.__format__(value, "x").encode())
-    elif isinstance(value, float):
-        parts.append(b"f%b;" % float.__repr__(value).encode())
-    elif isinstance(value, complex):
-        parts.append(b"c%r,%r;" % (value.real, value.imag))
-    elif isinstance(value, str):
-        text = str.encode(value, "utf-8", "surrogatepass")
-        parts += (b"s%d:" % len(text), text)
-    elif isinstance(value, bytes | bytearray):
-        parts += (b"b%d:" % len(value), bytes(value))
-    elif depth < MAX_DEPTH and isinstance(value, dict):
-        items = list(dict.items(value))
-        parts.append(b"d%d:" % len(items))
-        for key, item in items:
-            _encode(key, parts, depth + 1)
-            _encode(item, parts, depth + 1)
-    elif depth < MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
-        letter = next(letter for kind, letter in _COLLECTIONS if isinstance(value, kind))
-        members = list(value)
-        parts.append(b"%b%d:" % (letter, len(members)))
-        for member in members:
-            _encode(member, parts, depth + 1)
-    else:
-        kind = type(value).__name__.encode("utf-8", "replace")[:100]
-        parts += (b"o%d:" % len(kind), kind)
+def _to_json(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, bool | float | str):
+        return value
+    if isinstance(value, int):
+        small = int.bit_length(value) < _LARGE
+        return value if small else {"int": int.__format__(value, "x")}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    if isinstance(value, bytes | bytearray):
+        return {"bytes": value.decode("latin-1")}
+    if depth < MAX_DEPTH:
+        if isinstance(value, dict):
+            pairs = list(dict.items(value))
+            return {"dict": [[_to_json(part, depth + 1) for part in pair] for pair in pairs]}
+        if isinstance(value, list | tuple | set | frozenset):
+            members = [_to_json(member, depth + 1) for member in list(value)]
+            kind = next((kind for kind in _COLLECTIONS if isinstance(value, kind)), None)
+            return {kind.__name__: members} if kind else members
+    return {"opaque": type(value).__name__[:100]}
 
 
 def decode(data: bytes) -> Any:
     """The value that was encoded. Raises NotPlain; runs nobody's code, whatever ``data`` is."""
     try:
-        value, end = _decode(data, 0, 0)
-    except (ValueError, TypeError, IndexError) as error:
-        raise NotPlain(str(error)) from error
-    if end != len(data):
-        raise NotPlain("something follows the value")
-    return value
+        return _from_json(json.loads(data.decode("utf-8", "surrogatepass")), 0)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise NotPlain(f"{type(error).__name__}: {error}") from error
 
 
-def _decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
-    letter = data[at : at + 1]
-    at += 1
-    if letter in (b"N", b"T", b"F"):
-        return {b"N": None, b"T": True, b"F": False}[letter], at
-    if letter in (b"i", b"f", b"c"):
-        end = data.index(b";", at)
-        text = data[at:end].decode("ascii")
-        if letter == b"i":
-            return int(text, 16), end + 1
-        if letter == b"f":
-            return float(text), end + 1
-        real, imaginary = text.split(",")
-        return complex(float(real), float(imaginary)), end + 1
-    colon = data.index(b":", at, at + 20)
-    size = int(data[at:colon])
-    at = colon + 1
-    if not 0 <= size <= len(data) - at:
-        raise ValueError("a size beyond the end")
-    if letter in (b"s", b"b", b"o"):
-        content = data[at : at + size]
-        if letter == b"b":
-            return content, at + size
-        if letter == b"o":
-            return Opaque(content.decode("utf-8", "replace")), at + size
-        return content.decode("utf-8", "surrogatepass"), at + size
+def _from_json(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise ValueError("nested too deeply")
-    members = []
-    for _ in range(2 * size if letter == b"d" else size):
-        member, at = _decode(data, at, depth + 1)
-        members.append(member)
-    if letter == b"d":
-        return dict(zip(members[::2], members[1::2], strict=True)), at
-    if letter not in _MAKE:
-        raise ValueError(f"no such kind of value: {letter!r}")
-    return _MAKE[letter](members), at
+    if isinstance(value, list):
+        return [_from_json(member, depth + 1) for member in value]
+    if not isinstance(value, dict):
+        return value
+    [(kind, content)] = value.items()
+    if kind == "dict":
+        return {_from_json(k, depth + 1): _from_json(v, depth + 1) for k, v in content}
+    return _MAKE[kind](_from_json(content, depth) if isinstance(content, list) else content)
 
 
-# -- through a pipe: the length in four bytes, then the value. ``ready`` is called before each
-# system call; it may wait, and raise TimeoutError.
+# -- through a pipe: the length in four bytes, then the value or mere bytes. ``ready`` is called
+# before each system call; it may wait, and raise TimeoutError.
 
 
 def send(descriptor: int, value: object) -> None:
@@ -152,7 +113,7 @@ def framed(data: bytes) -> bytes:
 
 
 def write(descriptor: int, data: bytes, ready: Callable[[], object] = int) -> None:
-    """Write a value that is encoded already."""
+    """Write bytes as they are."""
     rest = memoryview(framed(data))
     while rest:
         ready()
@@ -160,7 +121,7 @@ def write(descriptor: int, data: bytes, ready: Callable[[], object] = int) -> No
 
 
 def read(descriptor: int, limit: int = 2**31, ready: Callable[[], object] = int) -> bytes:
-    """Read a value and leave it encoded. Raises as ``receive`` does."""
+    """Read at most ``limit`` bytes. Raises EOFError at the end, or NotPlain for more."""
     size = int.from_bytes(_read(descriptor, 4, ready), "little")
     if size > limit:
         raise NotPlain(f"more than {limit >> 20} MiB of output")

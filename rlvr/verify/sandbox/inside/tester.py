@@ -4,7 +4,7 @@ It stands in a sandbox of its own and reaches the program only by calls over two
 data in both directions. So nothing that the program does to ``assert``, ``==``, ``unittest`` or
 the interpreter is seen here, and its end is not the end of the tests.
 
-It reads ``{tests, entry_point, prelude, limit, cpu_s, memory}`` and answers
+It reads ``{tests, entry_point, prelude, cpu_s, memory, output}`` and answers
 ``["passed"]``, ``["failed", why]``, ``["ended", why]`` for the program's end, or
 ``["broken", why]`` for tests that cannot be run.
 """
@@ -61,12 +61,9 @@ def main() -> None:
     """Run one set of tests."""
     job = plain.receive(0)
     result_to = os.dup(1)
-    null = os.open("/dev/null", os.O_RDWR)
-    for descriptor in (0, 1, 2):  # what the tests print is nobody's
-        os.dup2(null, descriptor)
-    os.close(null)
+    confine.silence()  # what the tests print is nobody's
     confine.limit(job["cpu_s"], job["memory"], 2**24)
-    program = Program(*_PIPES, job["limit"])
+    program = Program(*_PIPES, job["output"])
     try:
         result = _run(job, program)
     except Ended as end:

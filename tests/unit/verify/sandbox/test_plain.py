@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import threading
 from collections import Counter, OrderedDict, namedtuple
 from typing import Any
 
@@ -86,7 +87,10 @@ def test_nonsense_is_refused_and_does_no_harm() -> None:
             plain.decode(bytes(data))
         except plain.NotPlain:
             pass
-    for data in [b"", b"l9999999999:", b"l-1:", b"x1:N", b"l1:" * 10**5, b"NN", b"d1:l0:N"]:
+    nonsense = ["", "{}", "[", "[" * 10**5, "[" * 102 + "]" * 102, "1 2", "7" * 10**4]
+    nonsense += ['{"list":[]}', '{"int":5}', '{"bytes":[]}', '{"complex":[1,2,3]}', '{"set":[[]]}']
+    nonsense += ['{"dict":[[[],1]]}', '{"dict":[[1]]}', '{"dict":7}', '{"tuple":[],"set":[]}']
+    for data in [b"\xff", *(text.encode() for text in nonsense)]:
         with pytest.raises(plain.NotPlain):
             plain.decode(data)
 
@@ -102,4 +106,25 @@ def test_a_pipe_keeps_values_apart_and_bounds_them() -> None:
     os.read(reader, 1000)
     with pytest.raises(EOFError):
         plain.receive(reader)
+    os.close(reader)
+
+
+def test_a_value_survives_any_cutting_of_the_stream() -> None:
+    dice = random.Random()
+    sent = [dice.randbytes(dice.choice([0, 1, 5, 300, 70_000])) for _ in range(50)]
+    stream = b"".join(map(plain.framed, sent))
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        start = 0
+        while start < len(stream):
+            start += os.write(
+                writer, stream[start : start + dice.choice([1, 3, 4, 5, 1000, 10**5])]
+            )
+        os.close(writer)
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    assert [plain.read(reader) for _ in sent] == sent
+    writing.join()
     os.close(reader)
