@@ -14,15 +14,11 @@ from torch import Tensor
 
 from rlvr.algorithm.metrics import summed, values
 from rlvr.config import RunConfig
-from rlvr.errors import RunError
+from rlvr.errors import LearnerError
 from rlvr.learner.batching import rank_batches
 from rlvr.learner.extremes import merged
 from rlvr.learner.worker import LearnerWorker
 from rlvr.types import Answers, Group, RankedTokens
-
-
-class LearnerError(RunError):
-    """A learner rank failed or died; the text carries the rank's own traceback."""
 
 
 class LearnerGroup:

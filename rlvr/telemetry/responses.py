@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from rlvr.errors import ResponseLogError
 from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.run_folder import replacing
 from rlvr.types import Group
@@ -41,10 +42,6 @@ SCHEMA = pa.schema(
         ("verifier_seconds", pa.float64()),
     ]
 )
-
-
-class ResponseLogError(Exception):
-    """The responses of a step could not be written."""
 
 
 class ResponseLog:

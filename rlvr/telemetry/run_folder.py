@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
-class RunFolderError(Exception):
-    """The folder cannot take this run, or a file in it cannot be read."""
+from rlvr.errors import RunFolderError
 
 
 class RunFolder:

@@ -11,11 +11,12 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from rlvr.config import RunConfig, TelemetryConfig
+from rlvr.errors import ResponseLogError
 from rlvr.telemetry import figures
 from rlvr.telemetry.metrics import json_clean, rollout_metrics, throughput
 from rlvr.telemetry.progress import Progress
 from rlvr.telemetry.record import RunRecord
-from rlvr.telemetry.responses import ResponseLog, ResponseLogError
+from rlvr.telemetry.responses import ResponseLog
 from rlvr.telemetry.run_folder import RunFolder, write_text
 from rlvr.telemetry.table import comparison
 from rlvr.telemetry.tracker import Tracker

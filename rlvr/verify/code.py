@@ -15,12 +15,11 @@ from functools import lru_cache
 from typing import Any
 
 from rlvr.config import CodeConfig, VerifierConfig
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, SandboxError
 from rlvr.task import Outcome, Prompt, Verdict
 from rlvr.verify import forkserver
 from rlvr.verify.base import judged, unparseable
 from rlvr.verify.cases import Asserts, Calls, Runs, read_tests, same_output, same_value
-from rlvr.verify.forkserver import SandboxError
 from rlvr.verify.inside.plain import NotPlain
 from rlvr.verify.sandbox import Sandbox, check, job
 

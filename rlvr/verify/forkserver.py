@@ -17,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlvr.errors import SandboxError
 from rlvr.verify.inside import plain
 
 _INSIDE = Path(plain.__file__).parent
@@ -32,10 +33,6 @@ MISSING = (
     "dnf install bubblewrap, conda install -c conda-forge bubblewrap), or set "
     "verifier.code.sandbox=unsafe to run programs without any protection."
 )
-
-
-class SandboxError(Exception):
-    """The sandbox, not the program in it, failed."""
 
 
 class ForkServer:

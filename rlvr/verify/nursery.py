@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlvr.config import VerifierConfig
-from rlvr.verify.base import VerifierError
+from rlvr.errors import VerifierError
 from rlvr.verify.worker import command
 
 _START_S = 120.0  # for it to import the verifiers

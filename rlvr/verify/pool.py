@@ -15,9 +15,10 @@ import ray
 from ray.actor import ActorHandle
 
 from rlvr.config import VerifierConfig
+from rlvr.errors import VerifierError
 from rlvr.task import Outcome, Prompt, Verdict
 from rlvr.verify.answer import answer_pattern
-from rlvr.verify.base import VerifierError, module_of
+from rlvr.verify.base import module_of
 from rlvr.verify.process import Fleet
 from rlvr.verify.reward import check_rewards, rewarded
 from rlvr.verify.worker import decode

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from rlvr.config import VerifierConfig
+from rlvr.errors import VerifierError
 from rlvr.task import Outcome, Verdict
-from rlvr.verify.base import VerifierError
 from rlvr.verify.nursery import Nursery
 from rlvr.verify.worker import OUT_OF_MEMORY, RETIRED, Frames, encode, framed
 

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlvr.config import CodeConfig
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, SandboxError
 from rlvr.verify import forkserver
-from rlvr.verify.forkserver import MISSING, SandboxError
+from rlvr.verify.forkserver import MISSING
 from rlvr.verify.inside import confine, plain
 
 _END_S = 5.0

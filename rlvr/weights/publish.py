@@ -10,11 +10,7 @@ import ray
 from ray.actor import ActorHandle
 
 from rlvr.config import WeightsConfig
-from rlvr.errors import RunError
-
-
-class PublishError(RunError):
-    """A publish failed or stalled; the text carries the engine's or the learner's own words."""
+from rlvr.errors import PublishError
 
 
 class WeightPublisher:
