@@ -81,8 +81,8 @@ def _expected(error: BaseException) -> ConfigError | RunError | None:
     """The first expected error of a group, or the one that an actor raised, else ``error``."""
     if isinstance(error, BaseExceptionGroup):
         return next(filter(None, map(_expected, error.exceptions)), None)
-    for at in (error, error.__cause__):
-        told = getattr(at, "cause", None)  # Ray's own text is a traceback; its cause has the words
+    # Ray's own text is a traceback; its ``cause`` has the words.
+    for told in (getattr(error, "cause", None), getattr(error.__cause__, "cause", None), error):
         if isinstance(told, ConfigError | RunError):
             return told
-    return error if isinstance(error, ConfigError | RunError) else None
+    return None
