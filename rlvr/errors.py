@@ -80,7 +80,7 @@ def for_people() -> Iterator[None]:
 def _expected(error: BaseException) -> ConfigError | RunError | None:
     """The first expected error of a group, or the one that an actor raised, else ``error``."""
     if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, map(_expected, error.exceptions)), None)
+        return next((known for e in error.exceptions if (known := _expected(e))), None)
     # Ray's own text is a traceback; its ``cause`` has the words.
     for told in (getattr(error, "cause", None), getattr(error.__cause__, "cause", None), error):
         if isinstance(told, ConfigError | RunError):

@@ -15,7 +15,7 @@ from ray.exceptions import RayTaskError
 from rlvr import errors, report
 from rlvr.config import DataConfig, RewardConfig, RunConfig, VerifierConfig
 from rlvr.data.dataset import load_dataset
-from rlvr.errors import ConfigError, LearnerError, RunFolderError, for_people
+from rlvr.errors import ConfigError, LearnerError, RunError, RunFolderError, for_people
 from rlvr.hydra_config import check_overrides, register
 from rlvr.loop.run import Session, load_tokenizer
 from rlvr.loop.state import resume_folder
