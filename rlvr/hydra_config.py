@@ -58,10 +58,11 @@ def check_overrides(config_name: str, arguments: list[str]) -> list[DictConfig]:
     except HydraException as error:
         raise ConfigError(f"command line: {str(error).splitlines()[0]}") from error
     for override in overrides:
+        key = override.key_or_group
         for value in _values(override):
-            if refusal := refused_choice(override.key_or_group, value):
+            _store_open_choice(key, value)
+            if refusal := refused_choice(key, value) or _refused_name(key, value):
                 raise ConfigError(refusal)
-            _store_open_choice(override.key_or_group, value)
     if _hydras_own(arguments):
         return []
     nodes = []
@@ -145,20 +146,20 @@ def _store_open_choice(group: str, value: str) -> None:
         store.store(group=group, name=value, node=_METHODS[group].find(value, group).node(value))
 
 
+def _refused_name(group: str, value: str) -> str | None:
+    """What to say of a name that the group does not have; None if it does, or is no group."""
+    names = _names(group)
+    if not names or value in names:
+        return None
+    return f"{group}={value}: no such choice. {nearest(value, names)}"
+
+
 def _explain(config_name: str, error: Exception, overrides: list[Override]) -> str:
-    """What is wrong in words: the unknown choice or key with the nearest one, or Hydra's reason."""
-    chosen = []
+    """What is wrong in words: the unknown key with the nearest one, or Hydra's reason."""
+    groups = [o for o in overrides if _names(o.key_or_group)]
+    base = compose(config_name, overrides=[str(o.input_line) for o in groups])
     for override in overrides:
-        group, value = override.key_or_group, override.value()
-        choices = _names(group)
-        if not choices or "." in group:
-            continue
-        if isinstance(value, str) and value not in choices:
-            return f"{override.input_line}: no such choice. {nearest(value, choices)}"
-        chosen.append(override.input_line)
-    base = compose(config_name, overrides=[c for c in chosen if c is not None])
-    for override in overrides:
-        if override.input_line not in chosen and not override.is_add():
+        if override not in groups and not override.is_add():
             node: Any = base
             for part in override.key_or_group.split("."):
                 valid = [str(k) for k in node] if isinstance(node, DictConfig) else []

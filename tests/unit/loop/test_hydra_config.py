@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from rlvr import hydra_config
+from rlvr.algorithm.credit import CREDITS
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
@@ -87,6 +88,7 @@ def test_a_method_outside_of_the_package(tmp_path, monkeypatch):
         "    def __init__(self, config): pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(CREDITS, "_entries", {n: CREDITS.find(n, "") for n in CREDITS.names()})
     config = configure("credit=my_methods_for_a_test.half", "credit.value=0.25")
     assert config.credit == {"name": "my_methods_for_a_test.half", "value": 0.25}
 
