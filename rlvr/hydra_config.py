@@ -17,22 +17,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlvr.algorithm.advantages import ADVANTAGES
-from rlvr.algorithm.correction import CORRECTIONS
-from rlvr.algorithm.credit import CREDITS
-from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.algorithm.compatibility import METHODS
 from rlvr.config import ClusterConfig, RunConfig, nearest, refused_choice
 from rlvr.errors import ConfigError
-from rlvr.registry import Registry
 
 CONFIG_PATH = str(Path(__file__).parent.parent / "conf")
 
-_METHODS: dict[str, Registry[Any]] = {
-    "advantage": ADVANTAGES,
-    "objective": OBJECTIVES,
-    "credit": CREDITS,
-    "correction": CORRECTIONS,
-}
 _NODES_BY_GPUS = re.compile(r"(\d+)x(\d+)")
 
 
@@ -40,7 +30,7 @@ def register() -> None:
     """Make known to Hydra the typed schema, under the name ``run``, and every method's node."""
     store = ConfigStore.instance()
     store.store(name="run", node=RunConfig)
-    for group, registry in _METHODS.items():
+    for group, registry in METHODS.items():
         for name in registry.names():
             store.store(group=group, name=name, node=registry.find(name, group).node(name))
 
@@ -142,8 +132,8 @@ def _store_open_choice(group: str, value: str) -> None:
         nodes, gpus = int(size[1]), int(size[2])
         node: Any = OmegaConf.structured(ClusterConfig(nodes=nodes, gpus_per_node=gpus))
         store.store(group="cluster", name=value, node=node)
-    elif group in _METHODS and "." in value:
-        store.store(group=group, name=value, node=_METHODS[group].find(value, group).node(value))
+    elif group in METHODS and "." in value:
+        store.store(group=group, name=value, node=METHODS[group].find(value, group).node(value))
 
 
 def _refused_name(group: str, value: str) -> str | None:

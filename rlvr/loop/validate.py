@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rlvr.algorithm.advantages import ADVANTAGES
-from rlvr.algorithm.compatibility import compatible
-from rlvr.algorithm.correction import CORRECTIONS
-from rlvr.algorithm.credit import CREDITS
-from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.algorithm.compatibility import METHODS, compatible
 from rlvr.config import RunConfig, choices, nearest, refused_choice
 from rlvr.errors import ConfigError
 from rlvr.weights.sender import BACKENDS
@@ -139,16 +135,10 @@ def _values(config: RunConfig) -> list[str]:
 
 
 def _methods(config: RunConfig) -> list[str]:
-    builds: list[Callable[[], object]] = [
-        lambda: ADVANTAGES.build(config.advantage, "advantage"),
-        lambda: OBJECTIVES.build(config.objective, "objective"),
-        lambda: CREDITS.build(config.credit, "credit"),
-        lambda: CORRECTIONS.build(config.correction, "correction"),
-    ]
     problems = []
-    for build in builds:
+    for node, registry in METHODS.items():
         try:
-            build()
+            registry.build(getattr(config, node), node)
         except ConfigError as error:
             problems.append(str(error))
     if not problems:

@@ -54,23 +54,10 @@ def real_loss(
         ``softmax`` and ``product``: the sum over the groups with both labels ÷ all groups;
         ``bce``: the mean over the responses of the groups with both labels. 0 without any.
     """
-    total, responses = _summed_loss(score, label, group_id, tau, variant)
-    groups = len(torch.unique(group_id))
-    return total / max(responses if variant == "bce" else groups, 1)
-
-
-def _summed_loss(
-    score: PerResponse,
-    label: Bool[Tensor, "S"],
-    group_id: Int[Tensor, "S"],
-    tau: float,
-    variant: str,
-) -> tuple[Scalar, int]:
-    """The loss before its denominator, and the number of responses in groups that count."""
     label = label.bool()
-    group, count = _renumber(group_id)
-    positives = torch.bincount(group[label], minlength=count)
-    valid = ((positives > 0) & (positives < torch.bincount(group, minlength=count)))[group]
+    group, groups = _renumber(group_id)
+    positives = torch.bincount(group[label], minlength=groups)
+    valid = ((positives > 0) & (positives < torch.bincount(group, minlength=groups)))[group]
     logit, label = at_least_float32(score)[valid] / tau, label[valid]
     group, count = _renumber(group[valid])
 
@@ -78,16 +65,15 @@ def _summed_loss(
     if variant == "softmax":
         negative = _log_sum_exp(logit[~label], group[~label], count, anchor=True)
         positive = _log_sum_exp(-logit[label], group[label], count, anchor=True)
-        total = negative.sum() + positive.sum()
-    elif variant == "product":
+        return (negative.sum() + positive.sum()) / max(groups, 1)
+    if variant == "product":
         negative = _log_sum_exp(logit[~label], group[~label], count, anchor=False)
         positive = _log_sum_exp(-logit[label], group[label], count, anchor=False)
-        total = F.softplus(negative + positive).sum()
-    elif variant == "bce":
+        return F.softplus(negative + positive).sum() / max(groups, 1)
+    if variant == "bce":
         total = F.binary_cross_entropy_with_logits(logit, label.to(logit.dtype), reduction="sum")
-    else:
-        raise ValueError(f"variant must be softmax, bce or product, not '{variant}'")
-    return total, len(logit)
+        return total / max(len(logit), 1)
+    raise ValueError(f"variant must be softmax, bce or product, not '{variant}'")
 
 
 def _renumber(group_id: Int[Tensor, "S"]) -> tuple[Int[Tensor, "S"], int]:
@@ -143,8 +129,7 @@ class Real:
         self, score: PerResponse, reward: PerResponse, group_id: Int[Tensor, "S"], totals: Totals
     ) -> Scalar:
         label = self.label(reward, group_id)
-        total, responses = _summed_loss(score, label, group_id, self.tau, self.variant)
-        return total / max(responses if self.variant == "bce" else totals.groups, 1)
+        return real_loss(score, label, group_id, tau=self.tau, variant=self.variant)
 
     def response_weights(
         self, score: PerResponse, reward: PerResponse, group_id: Int[Tensor, "S"], totals: Totals
