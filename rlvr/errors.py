@@ -1,15 +1,88 @@
-"""Errors whose text is meant for the person who started the run."""
+"""Errors whose text is meant for the person who started the run, and how they reach that person."""
 
 from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class ConfigError(Exception):
     """The configuration or the data asks for something unknown or impossible."""
 
+    heading = "This configuration cannot run:"
+
 
 class RunError(Exception):
     """A part of the running system failed; the text says which, and why in its own words."""
 
+    heading = "The run has failed:"
+
+
+class DataError(ConfigError):
+    """A data set cannot be used as it is; the message says where and what to do."""
+
+    heading = "These data cannot be used:"
+
+
+class RunFolderError(ConfigError):
+    """The folder cannot take this run, or a file in it cannot be read."""
+
+    heading = "This folder cannot be used:"
+
 
 class LearnerError(RunError):
     """A learner rank failed or died; the text carries the rank's own traceback."""
+
+
+class RolloutError(RunError):
+    """A rollout worker failed, died or stopped; the text carries the worker's own words."""
+
+
+class PublishError(RunError):
+    """A publish failed or stalled; the text carries the engine's or the learner's own words."""
+
+
+class VerifierError(RunError):
+    """The verifiers cannot work; the text says what to do."""
+
+
+class SandboxError(RunError):
+    """The sandbox, not the program in it, failed."""
+
+
+class ResponseLogError(RunError):
+    """The responses of a step could not be written."""
+
+
+class WarmUpError(RunError):
+    """The quickstart's warm-up ended outside of the window."""
+
+
+@contextmanager
+def for_people() -> Iterator[None]:
+    """End the program with the words of an expected error, or the traceback of another; status 1.
+
+    Around what an entry point does, and inside of Hydra, which has a way of its own with errors.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted.")
+    except Exception as error:
+        if known := _expected(error):
+            sys.exit(f"\n{known.heading}\n{known}\n")
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _expected(error: BaseException) -> ConfigError | RunError | None:
+    """The first expected error of a group, or the one that an actor raised, else ``error``."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((known for e in error.exceptions if (known := _expected(e))), None)
+    # Ray's own text is a traceback; its ``cause`` has the words.
+    for told in (getattr(error, "cause", None), getattr(error.__cause__, "cause", None), error):
+        if isinstance(told, ConfigError | RunError):
+            return told
+    return None

@@ -17,22 +17,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlvr.algorithm.advantages import ADVANTAGES
-from rlvr.algorithm.correction import CORRECTIONS
-from rlvr.algorithm.credit import CREDITS
-from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.algorithm.compatibility import METHODS
 from rlvr.config import ClusterConfig, RunConfig, nearest, refused_choice
 from rlvr.errors import ConfigError
-from rlvr.registry import Registry
 
 CONFIG_PATH = str(Path(__file__).parent.parent / "conf")
 
-_METHODS: dict[str, Registry[Any]] = {
-    "advantage": ADVANTAGES,
-    "objective": OBJECTIVES,
-    "credit": CREDITS,
-    "correction": CORRECTIONS,
-}
 _NODES_BY_GPUS = re.compile(r"(\d+)x(\d+)")
 
 
@@ -40,7 +30,7 @@ def register() -> None:
     """Make known to Hydra the typed schema, under the name ``run``, and every method's node."""
     store = ConfigStore.instance()
     store.store(name="run", node=RunConfig)
-    for group, registry in _METHODS.items():
+    for group, registry in METHODS.items():
         for name in registry.names():
             store.store(group=group, name=name, node=registry.find(name, group).node(name))
 
@@ -58,10 +48,11 @@ def check_overrides(config_name: str, arguments: list[str]) -> list[DictConfig]:
     except HydraException as error:
         raise ConfigError(f"command line: {str(error).splitlines()[0]}") from error
     for override in overrides:
+        key = override.key_or_group
         for value in _values(override):
-            if refusal := refused_choice(override.key_or_group, value):
+            _store_open_choice(key, value)
+            if refusal := refused_choice(key, value) or _refused_name(key, value):
                 raise ConfigError(refusal)
-            _store_open_choice(override.key_or_group, value)
     if _hydras_own(arguments):
         return []
     nodes = []
@@ -141,24 +132,24 @@ def _store_open_choice(group: str, value: str) -> None:
         nodes, gpus = int(size[1]), int(size[2])
         node: Any = OmegaConf.structured(ClusterConfig(nodes=nodes, gpus_per_node=gpus))
         store.store(group="cluster", name=value, node=node)
-    elif group in _METHODS and "." in value:
-        store.store(group=group, name=value, node=_METHODS[group].find(value, group).node(value))
+    elif group in METHODS and "." in value:
+        store.store(group=group, name=value, node=METHODS[group].find(value, group).node(value))
+
+
+def _refused_name(group: str, value: str) -> str | None:
+    """What to say of a name that the group does not have; None if it does, or is no group."""
+    names = _names(group)
+    if not names or value in names:
+        return None
+    return f"{group}={value}: no such choice. {nearest(value, names)}"
 
 
 def _explain(config_name: str, error: Exception, overrides: list[Override]) -> str:
-    """What is wrong in words: the unknown choice or key with the nearest one, or Hydra's reason."""
-    chosen = []
+    """What is wrong in words: the unknown key with the nearest one, or Hydra's reason."""
+    groups = [o for o in overrides if _names(o.key_or_group)]
+    base = compose(config_name, overrides=[str(o.input_line) for o in groups])
     for override in overrides:
-        group, value = override.key_or_group, override.value()
-        choices = _names(group)
-        if not choices or "." in group:
-            continue
-        if isinstance(value, str) and value not in choices:
-            return f"{override.input_line}: no such choice. {nearest(value, choices)}"
-        chosen.append(override.input_line)
-    base = compose(config_name, overrides=[c for c in chosen if c is not None])
-    for override in overrides:
-        if override.input_line not in chosen and not override.is_add():
+        if override not in groups and not override.is_add():
             node: Any = base
             for part in override.key_or_group.split("."):
                 valid = [str(k) for k in node] if isinstance(node, DictConfig) else []

@@ -16,6 +16,9 @@ from torch import Tensor
 from rlvr.algorithm.aggregation import segment_max, segment_mean, segment_min, segment_sum
 from rlvr.registry import Registry, require
 
+Rewards = Float[Tensor, "S"]
+GroupIds = Int[Tensor, "S"]
+
 
 class Advantage(Protocol):
     """Turns the rewards of a rollout batch into advantages.
@@ -23,9 +26,7 @@ class Advantage(Protocol):
     ``needs_group`` (optional, default True) says whether a group of one response has none.
     """
 
-    def __call__(
-        self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]
-    ) -> Float[Tensor, "S"]:
+    def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
         """A_i of every response, in the dtype of ``reward``."""
         ...
 
@@ -33,9 +34,7 @@ class Advantage(Protocol):
 ADVANTAGES: Registry[Advantage] = Registry("advantage", __name__)
 
 
-def grpo_advantages(
-    reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"], *, eps: float = 1e-6
-) -> Float[Tensor, "S"]:
+def grpo_advantages(reward: Rewards, group_id: GroupIds, *, eps: float = 1e-6) -> Rewards:
     """(R_i − mean R) / (std R + eps) over the group, sample deviation (GRPO, 2402.03300)."""
     group, count = _groups(group_id)
     centred = _centred(reward, group, count)
@@ -44,14 +43,12 @@ def grpo_advantages(
     return (centred / (std[group] + eps)).to(reward.dtype)
 
 
-def dr_grpo_advantages(
-    reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]
-) -> Float[Tensor, "S"]:
+def dr_grpo_advantages(reward: Rewards, group_id: GroupIds) -> Rewards:
     """R_i − mean R over the group (Dr.GRPO, 2503.20783)."""
     return _centred(reward, *_groups(group_id)).to(reward.dtype)
 
 
-def rloo_advantages(reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]) -> Float[Tensor, "S"]:
+def rloo_advantages(reward: Rewards, group_id: GroupIds) -> Rewards:
     """R_i − mean R of the *other* responses of the group (RLOO); 0 for a response alone."""
     group, count = _groups(group_id)
     size = torch.bincount(group, minlength=count).double()
@@ -61,9 +58,7 @@ def rloo_advantages(reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]) -> F
     )
 
 
-def reinforce_pp_advantages(
-    reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"], *, eps: float = 1e-6
-) -> Float[Tensor, "S"]:
+def reinforce_pp_advantages(reward: Rewards, group_id: GroupIds, *, eps: float = 1e-6) -> Rewards:
     """R_i − mean R over the group, divided by its deviation over the batch (REINFORCE++).
 
     The baseline form: subtracting the group's mean leaves the batch's mean at 0, so whitening
@@ -74,13 +69,13 @@ def reinforce_pp_advantages(
     return (centred / (std + eps)).to(reward.dtype)
 
 
-def _groups(group_id: Int[Tensor, "S"]) -> tuple[Int[Tensor, "S"], int]:
+def _groups(group_id: GroupIds) -> tuple[GroupIds, int]:
     """Group ids renumbered to 0..count-1, and count."""
     ids, group = torch.unique(group_id, return_inverse=True)
     return group, len(ids)
 
 
-def _centred(reward: Float[Tensor, "S"], group: Int[Tensor, "S"], count: int) -> Float[Tensor, "S"]:
+def _centred(reward: Rewards, group: GroupIds, count: int) -> Rewards:
     """R_i − mean R in float64; exactly 0 where rounding would leave a residue of the mean."""
     reward = reward.double()
     centred = reward - segment_mean(reward, group, count)[group]
@@ -98,9 +93,7 @@ class Grpo:
     def __post_init__(self) -> None:
         require(self.eps > 0, f"eps must be positive, not {self.eps}")
 
-    def __call__(
-        self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]
-    ) -> Float[Tensor, "S"]:
+    def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
         return grpo_advantages(reward, group_id, eps=self.eps)
 
 
@@ -109,9 +102,7 @@ class Grpo:
 class DrGrpo:
     """See dr_grpo_advantages."""
 
-    def __call__(
-        self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]
-    ) -> Float[Tensor, "S"]:
+    def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
         return dr_grpo_advantages(reward, group_id)
 
 
@@ -120,9 +111,7 @@ class DrGrpo:
 class Rloo:
     """See rloo_advantages."""
 
-    def __call__(
-        self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]
-    ) -> Float[Tensor, "S"]:
+    def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
         return rloo_advantages(reward, group_id)
 
 
@@ -137,7 +126,5 @@ class ReinforcePp:
     def __post_init__(self) -> None:
         require(self.eps > 0, f"eps must be positive, not {self.eps}")
 
-    def __call__(
-        self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]
-    ) -> Float[Tensor, "S"]:
+    def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
         return reinforce_pp_advantages(reward, group_id, eps=self.eps)

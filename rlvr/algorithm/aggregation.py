@@ -48,7 +48,7 @@ def segment_min(
     return x.new_full((count,), empty).scatter_reduce(0, segment, x, "amin")
 
 
-def token_mean(x: Float[Tensor, "n"], totals: Totals) -> Float[Tensor, ""]:
+def token_mean(x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals) -> Float[Tensor, ""]:
     """Mean over all tokens of the mini-batch (DAPO, CISPO)."""
     return x.sum() / max(totals.tokens, 1)
 

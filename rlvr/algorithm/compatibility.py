@@ -1,9 +1,22 @@
-"""Which credit methods make sense under which objectives."""
+"""The kinds of methods, and which credit makes sense under which objective."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from rlvr.algorithm.advantages import ADVANTAGES
+from rlvr.algorithm.correction import CORRECTIONS
 from rlvr.algorithm.credit.base import CREDITS
 from rlvr.algorithm.objectives.base import OBJECTIVES
+from rlvr.registry import Registry
+
+METHODS: dict[str, Registry[Any]] = {
+    "advantage": ADVANTAGES,
+    "objective": OBJECTIVES,
+    "credit": CREDITS,
+    "correction": CORRECTIONS,
+}
+"""By the node of the configuration that names the method."""
 
 
 def compatible(credit: str, objective: str) -> str | None:

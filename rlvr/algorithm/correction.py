@@ -20,16 +20,15 @@ from rlvr.algorithm.objectives.base import MAX_LOG_RATIO
 from rlvr.registry import Registry, require, require_one_of
 from rlvr.types import TokenBatch
 
+PerToken = Float[Tensor, "N"]
+
 
 class Correction(Protocol):
     """Gives the importance weights that multiply the per-token terms of an objective."""
 
     def weights(
-        self,
-        logp_old: Float[Tensor, "N"],
-        logp_rollout: Float[Tensor, "N"],
-        batch: TokenBatch,
-    ) -> tuple[Float[Tensor, "N"] | None, dict[str, Metric]]:
+        self, logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch
+    ) -> tuple[PerToken | None, dict[str, Metric]]:
         """w_t (None: all 1) and the mismatch metrics."""
         ...
 
@@ -38,12 +37,8 @@ CORRECTIONS: Registry[Correction] = Registry("correction", __name__)
 
 
 def importance_ratio(
-    logp_old: Float[Tensor, "N"],
-    logp_rollout: Float[Tensor, "N"],
-    batch: TokenBatch,
-    *,
-    level: str = "token",
-) -> Float[Tensor, "N"]:
+    logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch, *, level: str = "token"
+) -> PerToken:
     """π_old / π_rollout of each token, or of the whole response that the token belongs to."""
     log_ratio = at_least_float32(logp_old) - at_least_float32(logp_rollout)
     if level == "sequence":
@@ -53,7 +48,7 @@ def importance_ratio(
 
 
 def mismatch_metrics(
-    logp_old: Float[Tensor, "N"], logp_rollout: Float[Tensor, "N"], batch: TokenBatch
+    logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch
 ) -> dict[str, Metric]:
     """Mean and maximum of the token ratio, and KL(rollout ‖ old) by the k3 estimator."""
     ratio = importance_ratio(logp_old, logp_rollout, batch)
@@ -70,11 +65,8 @@ class NoCorrection:
     """No weights; the mismatch is still measured."""
 
     def weights(
-        self,
-        logp_old: Float[Tensor, "N"],
-        logp_rollout: Float[Tensor, "N"],
-        batch: TokenBatch,
-    ) -> tuple[Float[Tensor, "N"] | None, dict[str, Metric]]:
+        self, logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch
+    ) -> tuple[PerToken | None, dict[str, Metric]]:
         return None, mismatch_metrics(logp_old, logp_rollout, batch)
 
 
@@ -91,17 +83,14 @@ class TruncatedImportance:
         require(self.cap >= 1, f"cap must be at least 1, not {self.cap}")
 
     def weights(
-        self,
-        logp_old: Float[Tensor, "N"],
-        logp_rollout: Float[Tensor, "N"],
-        batch: TokenBatch,
-    ) -> tuple[Float[Tensor, "N"] | None, dict[str, Metric]]:
+        self, logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch
+    ) -> tuple[PerToken | None, dict[str, Metric]]:
         ratio = importance_ratio(logp_old, logp_rollout, batch, level=self.level)
         weight, touched = self.bounded(ratio)
         metrics = mismatch_metrics(logp_old, logp_rollout, batch)
         return weight, metrics | {"mismatch/truncated": Mean.of(touched)}
 
-    def bounded(self, ratio: Float[Tensor, "N"]) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
+    def bounded(self, ratio: PerToken) -> tuple[PerToken, Bool[Tensor, "N"]]:
         """The weights, and which tokens the bound changes."""
         return ratio.clamp(max=self.cap), ratio > self.cap
 
@@ -111,6 +100,6 @@ class TruncatedImportance:
 class MaskedImportance(TruncatedImportance):
     """w = π_old / π_rollout within [1/C, C], and 0 outside."""
 
-    def bounded(self, ratio: Float[Tensor, "N"]) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
+    def bounded(self, ratio: PerToken) -> tuple[PerToken, Bool[Tensor, "N"]]:
         outside = (ratio > self.cap) | (ratio < 1 / self.cap)
         return torch.where(outside, 0.0, ratio), outside

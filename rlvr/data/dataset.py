@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlvr.config import DataConfig
-from rlvr.data.rows import DataError, Reason, Row, RowError, read_rows
+from rlvr.data.rows import Reason, Row, RowError, read_rows
 from rlvr.data.template import PromptTemplate, prompt_template
+from rlvr.errors import DataError
 from rlvr.types import Prompt
 
 if TYPE_CHECKING:

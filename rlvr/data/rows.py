@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlvr.config import DataConfig
-from rlvr.errors import ConfigError
+from rlvr.errors import DataError
 
 Message = dict[str, str]  # role, content
 
@@ -54,10 +54,6 @@ CODE_SOURCES = {
 }
 
 _PARQUET_BATCH = 1024  # rows that are Python objects at a time
-
-
-class DataError(ConfigError):
-    """A data set cannot be used as it is; the message says where and what to do."""
 
 
 class Reason(StrEnum):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlvr.data.rows import DataError
+from rlvr.errors import DataError
 from rlvr.types import Prompt
 
 

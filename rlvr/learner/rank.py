@@ -172,7 +172,7 @@ class LearnerRank:
         terms = self.objective.loss(logp, micro, self.coefficients[n], totals)
         loss = terms.loss
         if bonus := self.config.learner.entropy_bonus:
-            loss = loss - bonus * token_mean(entropy, totals)
+            loss = loss - bonus * token_mean(entropy, micro, totals)
         gap = (micro.logp_old - micro.logp_rollout).abs()
         report: Report = {
             "update/entropy": Mean(entropy.sum(), len(n)),

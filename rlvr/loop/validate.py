@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlvr.algorithm.advantages import ADVANTAGES
-from rlvr.algorithm.compatibility import compatible
-from rlvr.algorithm.correction import CORRECTIONS
-from rlvr.algorithm.credit import CREDITS
-from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.algorithm.compatibility import METHODS, compatible
 from rlvr.config import RunConfig, choices, nearest, refused_choice
 from rlvr.errors import ConfigError
 from rlvr.loop.reward import check_rewards
@@ -141,14 +138,8 @@ def _values(config: RunConfig) -> list[str]:
 
 
 def _methods(config: RunConfig) -> list[str]:
-    builds: list[Callable[[], object]] = [
-        lambda: ADVANTAGES.build(config.advantage, "advantage"),
-        lambda: OBJECTIVES.build(config.objective, "objective"),
-        lambda: CREDITS.build(config.credit, "credit"),
-        lambda: CORRECTIONS.build(config.correction, "correction"),
-        lambda: answer_pattern(config.verifier),
-        lambda: check_rewards(config.verifier),
-    ]
+    builds = [partial(r.build, getattr(config, node), node) for node, r in METHODS.items()]
+    builds += [partial(f, config.verifier) for f in (answer_pattern, check_rewards)]
     problems = []
     for build in builds:
         try:

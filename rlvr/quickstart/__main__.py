@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -19,10 +18,11 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from rlvr.errors import for_people
 from rlvr.quickstart.arithmetic import Addition, additions, corpus, row
 from rlvr.quickstart.model import build_model
 from rlvr.quickstart.tokenizer import build_tokenizer
-from rlvr.quickstart.warmup import WarmUpError, warm_up
+from rlvr.quickstart.warmup import warm_up
 
 TRAIN_PROBLEMS = 4096
 EVAL_PROBLEMS = 256
@@ -77,10 +77,8 @@ def main() -> None:
     # would spend most of their time waiting for each other where others use the cores too.
     torch.set_num_threads(1)
     disable_progress_bar()  # of saving, which takes no time
-    try:
+    with for_people():
         report = quickstart(arguments.output, arguments.seed)
-    except WarmUpError as error:
-        sys.exit(str(error))
     print(
         f"{arguments.output / 'model'}: {report['parameters'] / 1e6:.2f} M parameters, "
         f"{report['steps']} warm-up steps in {report['seconds']:.0f} s; solves "

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from rlvr.errors import WarmUpError
 from rlvr.quickstart.arithmetic import Addition
 
 WINDOW = (0.20, 0.45)  # greedy accuracy of a base model that has something to learn, ...
@@ -28,10 +29,6 @@ _LR = 3e-3
 _LR_WARMUP = 20
 _LR_FLOOR = 0.05  # of _LR
 _IGNORED = -100  # the label of a token that carries no loss
-
-
-class WarmUpError(Exception):
-    """The warm-up ended outside of the window."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import ray
 from ray.actor import ActorHandle
 
 from rlvr.config import ModelConfig, RolloutConfig
-from rlvr.errors import RunError
+from rlvr.errors import RolloutError
 from rlvr.remote import answers
 from rlvr.rollout.request import Request
 from rlvr.rollout.worker import RolloutWorker
@@ -21,10 +21,6 @@ from rlvr.types import Response
 Sampled = list[tuple[Request, Response]]
 
 _POLL_S = 5.0  # how long a worker may hold an unanswered ``collect``
-
-
-class RolloutError(RunError):
-    """A rollout worker failed, died or stopped; the text carries the worker's own words."""
 
 
 @dataclass

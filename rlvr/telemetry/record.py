@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from rlvr.telemetry.run_folder import RunFolder, RunFolderError
+from rlvr.errors import RunFolderError
+from rlvr.telemetry.run_folder import RunFolder
 
 Row = dict[str, Any]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from rlvr.errors import RunError
+from rlvr.errors import ResponseLogError
 from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.run_folder import replacing
 from rlvr.types import Group, samples_of
@@ -42,10 +42,6 @@ SCHEMA = pa.schema(
         ("verifier_seconds", pa.float64()),
     ]
 )
-
-
-class ResponseLogError(RunError):
-    """The responses of a step could not be written."""
 
 
 class ResponseLog:

@@ -10,11 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlvr.errors import ConfigError, RunError
-
-
-class RunFolderError(ConfigError):
-    """The folder cannot take this run, or a file in it cannot be read."""
+from rlvr.errors import RunFolderError
 
 
 class RunFolder:

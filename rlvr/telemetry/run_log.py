@@ -10,9 +10,10 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from rlvr.config import RunConfig, TelemetryConfig
+from rlvr.errors import ResponseLogError
 from rlvr.telemetry.metrics import json_clean, rollout_metrics, throughput
 from rlvr.telemetry.record import RunRecord
-from rlvr.telemetry.responses import ResponseLog, ResponseLogError
+from rlvr.telemetry.responses import ResponseLog
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.sinks.base import build_sinks
 from rlvr.telemetry.sinks.console import Console

@@ -22,7 +22,7 @@ from inspect import signature
 from typing import Any, Protocol
 
 from rlvr.config import VerifierConfig, nearest
-from rlvr.errors import ConfigError, RunError
+from rlvr.errors import ConfigError
 from rlvr.task import Outcome, Prompt, Verdict
 
 BUILT_IN = {
@@ -42,10 +42,6 @@ BUILT_IN = {
 
 
 _loaded: dict[tuple[str, str], Verifier] = {}
-
-
-class VerifierError(RunError):
-    """The verifiers cannot work; the text says what to do."""
 
 
 class Verifier(Protocol):

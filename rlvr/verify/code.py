@@ -10,13 +10,12 @@ from functools import lru_cache
 from typing import Any
 
 from rlvr.config import CodeConfig, VerifierConfig
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, SandboxError
 from rlvr.task import Prompt, Verdict
 from rlvr.verify.base import unparseable
 from rlvr.verify.sandbox import server
 from rlvr.verify.sandbox.cases import read_tests
 from rlvr.verify.sandbox.judge import check, judge
-from rlvr.verify.sandbox.server import SandboxError
 
 _FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$", re.MULTILINE)
 

@@ -9,12 +9,8 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from rlvr.config import WeightsConfig
-from rlvr.errors import RunError
+from rlvr.errors import PublishError
 from rlvr.remote import answers
-
-
-class PublishError(RunError):
-    """A publish failed or stalled; the text carries the engine's or the learner's own words."""
 
 
 class WeightPublisher:

@@ -11,10 +11,10 @@ source launch/environment.sh
 base=outputs/quickstart
 [[ -f $base/warmup.json ]] || python -m rlvr.quickstart --output "$base"
 
-choices() { # GROUP [LEFT OUT]: its choices, with commas between
-    find "conf/$1" -name '*.yaml' -printf '%f\n' | sed 's/\.yaml$//' | grep -vx "${2:-}" | sort |
-        paste -sd,
-}
+credits=$(python -c 'from rlvr.algorithm.credit import CREDITS as known
+print(*known.names(), sep=",")')
+objectives=$(python -c 'from rlvr.algorithm.objectives import OBJECTIVES as known
+print(*(name for name in known.names() if name != "dapo"), sep=",")')
 
 # Four updates a batch, as in the published runs: with a single one no ratio ever leaves 1, and
 # most objectives are one and the same.
@@ -26,7 +26,7 @@ settings=(
     telemetry.wandb=disabled telemetry.log_responses=false
 )
 python -m rlvr.train --multirun \
-    "credit=$(choices credit)" objective=dapo "${settings[@]}" "$@"
+    "credit=$credits" objective=dapo "${settings[@]}" "$@"
 python -m rlvr.train --multirun \
-    credit=uniform "objective=$(choices objective dapo)" "${settings[@]}" "$@"
+    credit=uniform "objective=$objectives" "${settings[@]}" "$@"
 python tests/bench/learning.py outputs/learning tests/bench

@@ -20,6 +20,11 @@ from rlvr.algorithm.metrics import Mean, Metric
 from rlvr.registry import Registry
 from rlvr.types import TokenBatch, Totals
 
+PerToken = Float[Tensor, "n"]  # response tokens of a micro-batch
+PerSequence = Float[Tensor, "s"]  # its sequences
+PerResponse = Float[Tensor, "S"]  # responses of a mini-batch
+Scalar = Float[Tensor, ""]
+
 # exp() beyond this is a policy that has left its data; the bound only keeps inf · 0 out.
 MAX_LOG_RATIO = 20.0
 
@@ -28,7 +33,7 @@ MAX_LOG_RATIO = 20.0
 class LossTerms:
     """This micro-batch's share of the loss, and what to report about it."""
 
-    loss: Float[Tensor, ""]
+    loss: Scalar
     metrics: dict[str, Metric]
 
 
@@ -43,16 +48,12 @@ class Objective(Protocol):
     """The responses of a group enter together: see CoupledObjective."""
 
     def loss(
-        self,
-        logp: Float[Tensor, "n"],
-        batch: TokenBatch,
-        coefficients: Float[Tensor, "n"],
-        totals: Totals,
+        self, logp: PerToken, batch: TokenBatch, coefficients: PerToken, totals: Totals
     ) -> LossTerms:
         """This micro-batch's share of the loss, differentiable in ``logp``."""
         ...
 
-    def active(self, batch: TokenBatch, coefficients: Float[Tensor, "n"]) -> Bool[Tensor, "s"]:
+    def active(self, batch: TokenBatch, coefficients: PerToken) -> Bool[Tensor, "s"]:
         """Sequences whose gradient is not identically zero; the others need no backward."""
         ...
 
@@ -67,28 +68,20 @@ class CoupledObjective(Objective, Protocol):
     """
 
     def mean_log_ratio(
-        self, logp: Float[Tensor, "n"], batch: TokenBatch, coefficients: Float[Tensor, "n"]
-    ) -> Float[Tensor, "s"]:
+        self, logp: PerToken, batch: TokenBatch, coefficients: PerToken
+    ) -> PerSequence:
         """s̄_i of every sequence of the micro-batch."""
         ...
 
     def response_weights(
-        self,
-        score: Float[Tensor, "S"],
-        reward: Float[Tensor, "S"],
-        group_id: Int[Tensor, "S"],
-        totals: Totals,
-    ) -> Float[Tensor, "S"]:
+        self, score: PerResponse, reward: PerResponse, group_id: Int[Tensor, "S"], totals: Totals
+    ) -> PerResponse:
         """∂L/∂s̄_i over all responses of the mini-batch, denominators included."""
         ...
 
     def value(
-        self,
-        score: Float[Tensor, "S"],
-        reward: Float[Tensor, "S"],
-        group_id: Int[Tensor, "S"],
-        totals: Totals,
-    ) -> Float[Tensor, ""]:
+        self, score: PerResponse, reward: PerResponse, group_id: Int[Tensor, "S"], totals: Totals
+    ) -> Scalar:
         """L itself, over all responses of the mini-batch, for the metrics."""
         ...
 
@@ -103,28 +96,19 @@ class PolicyGradient(ABC):
     uses_advantage = True
     coupled = False
 
+    @staticmethod
     @abstractmethod
-    def token_loss(
-        self,
-        logp: Float[Tensor, "n"],
-        log_ratio: Float[Tensor, "n"],
-        advantage: Float[Tensor, "n"],
-        batch: TokenBatch,
-    ) -> tuple[Float[Tensor, "n"], dict[str, Metric]]:
-        """The term to be minimised of every token, and the method's own metrics."""
-
-    @abstractmethod
-    def aggregate(
-        self, x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals
-    ) -> Float[Tensor, ""]:
+    def aggregate(x: PerToken, batch: TokenBatch, totals: Totals) -> Scalar:
         """This micro-batch's share of the mean."""
 
+    @abstractmethod
+    def token_loss(
+        self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
+    ) -> tuple[PerToken, dict[str, Metric]]:
+        """The term to be minimised of every token, and the method's own metrics."""
+
     def loss(
-        self,
-        logp: Float[Tensor, "n"],
-        batch: TokenBatch,
-        coefficients: Float[Tensor, "n"],
-        totals: Totals,
+        self, logp: PerToken, batch: TokenBatch, coefficients: PerToken, totals: Totals
     ) -> LossTerms:
         assert batch.logp_old is not None, "the scoring pass fills logp_old before an update"
         logp = at_least_float32(logp)
@@ -141,7 +125,7 @@ class PolicyGradient(ABC):
             metrics["policy/kl_old"] = Mean.of(ratio - 1 - log_ratio)
         return LossTerms(self.aggregate(term, batch, totals), metrics)
 
-    def active(self, batch: TokenBatch, coefficients: Float[Tensor, "n"]) -> Bool[Tensor, "s"]:
+    def active(self, batch: TokenBatch, coefficients: PerToken) -> Bool[Tensor, "s"]:
         """Sequences with a token whose weight A_i · c_t · w_t is not 0."""
         weight = batch.token_advantage * coefficients
         if batch.importance is not None:
@@ -151,8 +135,8 @@ class PolicyGradient(ABC):
 
 
 def clipped_surrogate(
-    ratio: Float[Tensor, "n"], advantage: Float[Tensor, "n"], low: float, high: float
-) -> tuple[Float[Tensor, "n"], dict[str, Metric]]:
+    ratio: PerToken, advantage: PerToken, low: float, high: float
+) -> tuple[PerToken, dict[str, Metric]]:
     """−min(r A, clip(r, 1−low, 1+high) A), and the shares of tokens clipped on either side."""
     clipped = ratio.clamp(1 - low, 1 + high)
     term = -torch.minimum(ratio * advantage, clipped * advantage)

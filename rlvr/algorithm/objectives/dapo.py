@@ -9,24 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from rlvr.algorithm.aggregation import token_mean
 from rlvr.algorithm.metrics import Mean, Metric
-from rlvr.algorithm.objectives.base import (
-    OBJECTIVES,
-    PolicyGradient,
-    clipped_surrogate,
-)
+from rlvr.algorithm.objectives.base import OBJECTIVES, PerToken, PolicyGradient, clipped_surrogate
 from rlvr.registry import require
-from rlvr.types import TokenBatch, Totals
+from rlvr.types import TokenBatch
 
 
 @OBJECTIVES.register("dapo")
 @dataclass
 class Dapo(PolicyGradient):
     """−min(r A, clip(r, 1−ε_low, 1+ε_high) A), and at most −dual_clip · A where A < 0."""
+
+    aggregate = staticmethod(token_mean)
 
     clip_low: float = 0.2  # ε_low
     clip_high: float = 0.28  # ε_high
@@ -41,12 +37,8 @@ class Dapo(PolicyGradient):
         )
 
     def token_loss(
-        self,
-        logp: Float[Tensor, "n"],
-        log_ratio: Float[Tensor, "n"],
-        advantage: Float[Tensor, "n"],
-        batch: TokenBatch,
-    ) -> tuple[Float[Tensor, "n"], dict[str, Metric]]:
+        self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
+    ) -> tuple[PerToken, dict[str, Metric]]:
         term, metrics = clipped_surrogate(log_ratio.exp(), advantage, self.clip_low, self.clip_high)
         if self.dual_clip is not None:
             bound = -self.dual_clip * advantage
@@ -54,8 +46,3 @@ class Dapo(PolicyGradient):
             term = torch.where(beyond, bound, term)
             metrics["policy/clip_dual"] = Mean.of(beyond)
         return term, metrics
-
-    def aggregate(
-        self, x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals
-    ) -> Float[Tensor, ""]:
-        return token_mean(x, totals)

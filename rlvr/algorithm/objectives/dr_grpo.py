@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor
-
 from rlvr.algorithm.aggregation import sequence_sum
 from rlvr.algorithm.objectives.base import OBJECTIVES
 from rlvr.algorithm.objectives.grpo import Grpo
-from rlvr.types import TokenBatch, Totals
 
 
 @OBJECTIVES.register("dr_grpo")
@@ -18,7 +14,4 @@ from rlvr.types import TokenBatch, Totals
 class DrGrpo(Grpo):
     """−min(r A, clip(r, 1−ε, 1+ε) A), summed ÷ (responses × longest allowed response)."""
 
-    def aggregate(
-        self, x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals
-    ) -> Float[Tensor, ""]:
-        return sequence_sum(x, batch, totals)
+    aggregate = staticmethod(sequence_sum)

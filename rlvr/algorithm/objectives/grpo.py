@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import sequence_mean
@@ -14,6 +14,7 @@ from rlvr.algorithm.objectives.base import (
     MAX_LOG_RATIO,
     OBJECTIVES,
     LossTerms,
+    PerToken,
     PolicyGradient,
     clipped_surrogate,
 )
@@ -26,6 +27,8 @@ from rlvr.types import TokenBatch, Totals
 class Grpo(PolicyGradient):
     """−min(r A, clip(r, 1−ε, 1+ε) A) + β · KL(π ‖ π_ref)."""
 
+    aggregate = staticmethod(sequence_mean)
+
     clip_low: float = 0.2  # ε below 1
     clip_high: float = 0.2  # ε above 1
     beta: float = 0.0  # weight of the KL to the reference policy; 0: no reference policy
@@ -37,26 +40,13 @@ class Grpo(PolicyGradient):
         self.needs_reference = self.beta > 0
 
     def token_loss(
-        self,
-        logp: Float[Tensor, "n"],
-        log_ratio: Float[Tensor, "n"],
-        advantage: Float[Tensor, "n"],
-        batch: TokenBatch,
-    ) -> tuple[Float[Tensor, "n"], dict[str, Metric]]:
+        self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
+    ) -> tuple[PerToken, dict[str, Metric]]:
         """The clipped term; the KL is added in ``loss``, outside the importance weights."""
         return clipped_surrogate(log_ratio.exp(), advantage, self.clip_low, self.clip_high)
 
-    def aggregate(
-        self, x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals
-    ) -> Float[Tensor, ""]:
-        return sequence_mean(x, batch, totals)
-
     def loss(
-        self,
-        logp: Float[Tensor, "n"],
-        batch: TokenBatch,
-        coefficients: Float[Tensor, "n"],
-        totals: Totals,
+        self, logp: PerToken, batch: TokenBatch, coefficients: PerToken, totals: Totals
     ) -> LossTerms:
         """The clipped surrogate and, with β > 0, the KL to the reference policy."""
         terms = super().loss(logp, batch, coefficients, totals)
@@ -67,14 +57,14 @@ class Grpo(PolicyGradient):
             terms.metrics["policy/kl_reference"] = Mean.of(kl)
         return terms
 
-    def active(self, batch: TokenBatch, coefficients: Float[Tensor, "n"]) -> Bool[Tensor, "s"]:
+    def active(self, batch: TokenBatch, coefficients: PerToken) -> Bool[Tensor, "s"]:
         """With a KL term every sequence has a gradient."""
         if self.beta > 0:
             return torch.ones_like(batch.advantage, dtype=torch.bool)
         return super().active(batch, coefficients)
 
 
-def k3(logp: Float[Tensor, "n"], logp_reference: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+def k3(logp: PerToken, logp_reference: PerToken) -> PerToken:
     """Schulman's k3 estimator of KL(π ‖ π_ref), per token: e^x − x − 1, x = log(π_ref / π)."""
     x = (logp_reference - logp).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return x.exp() - x - 1

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor
-
 from rlvr.algorithm.aggregation import segment_mean, sequence_mean
 from rlvr.algorithm.metrics import Metric
 from rlvr.algorithm.objectives.base import (
     MAX_LOG_RATIO,
     OBJECTIVES,
+    PerToken,
     PolicyGradient,
     clipped_surrogate,
 )
 from rlvr.registry import require
-from rlvr.types import TokenBatch, Totals
+from rlvr.types import TokenBatch
 
 
 @OBJECTIVES.register("gspo")
@@ -28,6 +26,8 @@ class Gspo(PolicyGradient):
     token coefficients apply; with c = 1 value and gradient are those of the sequence form.
     """
 
+    aggregate = staticmethod(sequence_mean)
+
     clip_low: float = 3e-4  # of a whole response's ratio, as clip_high
     clip_high: float = 4e-4
 
@@ -36,12 +36,8 @@ class Gspo(PolicyGradient):
         require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
 
     def token_loss(
-        self,
-        logp: Float[Tensor, "n"],
-        log_ratio: Float[Tensor, "n"],
-        advantage: Float[Tensor, "n"],
-        batch: TokenBatch,
-    ) -> tuple[Float[Tensor, "n"], dict[str, Metric]]:
+        self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
+    ) -> tuple[PerToken, dict[str, Metric]]:
         """The clipped term with logp − sg(logp) + sg(log s_i) as log ratio."""
         assert batch.logp_old is not None
         difference = logp.detach() - batch.logp_old.to(logp.dtype)
@@ -49,8 +45,3 @@ class Gspo(PolicyGradient):
         log_s = log_s.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)[batch.sequence_id]
         ratio = (logp - logp.detach() + log_s).exp()
         return clipped_surrogate(ratio, advantage, self.clip_low, self.clip_high)
-
-    def aggregate(
-        self, x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals
-    ) -> Float[Tensor, ""]:
-        return sequence_mean(x, batch, totals)

@@ -21,19 +21,26 @@ from rlvr.algorithm.aggregation import (
     segment_sum,
 )
 from rlvr.algorithm.metrics import Mean
-from rlvr.algorithm.objectives.base import OBJECTIVES, LossTerms
+from rlvr.algorithm.objectives.base import (
+    OBJECTIVES,
+    LossTerms,
+    PerResponse,
+    PerSequence,
+    PerToken,
+    Scalar,
+)
 from rlvr.registry import require
 from rlvr.types import TokenBatch, Totals
 
 
 def real_loss(
-    score: Float[Tensor, "S"],
+    score: PerResponse,
     label: Bool[Tensor, "S"],
     group_id: Int[Tensor, "S"],
     *,
     tau: float = 0.5,
     variant: str = "softmax",
-) -> Float[Tensor, ""]:
+) -> Scalar:
     """The loss over whole groups, differentiable in ``score``.
 
     Args:
@@ -47,23 +54,10 @@ def real_loss(
         ``softmax`` and ``product``: the sum over the groups with both labels ÷ all groups;
         ``bce``: the mean over the responses of the groups with both labels. 0 without any.
     """
-    total, responses = _summed_loss(score, label, group_id, tau, variant)
-    groups = len(torch.unique(group_id))
-    return total / max(responses if variant == "bce" else groups, 1)
-
-
-def _summed_loss(
-    score: Float[Tensor, "S"],
-    label: Bool[Tensor, "S"],
-    group_id: Int[Tensor, "S"],
-    tau: float,
-    variant: str,
-) -> tuple[Float[Tensor, ""], int]:
-    """The loss before its denominator, and the number of responses in groups that count."""
     label = label.bool()
-    group, count = _renumber(group_id)
-    positives = torch.bincount(group[label], minlength=count)
-    valid = ((positives > 0) & (positives < torch.bincount(group, minlength=count)))[group]
+    group, groups = _renumber(group_id)
+    positives = torch.bincount(group[label], minlength=groups)
+    valid = ((positives > 0) & (positives < torch.bincount(group, minlength=groups)))[group]
     logit, label = at_least_float32(score)[valid] / tau, label[valid]
     group, count = _renumber(group[valid])
 
@@ -71,16 +65,15 @@ def _summed_loss(
     if variant == "softmax":
         negative = _log_sum_exp(logit[~label], group[~label], count, anchor=True)
         positive = _log_sum_exp(-logit[label], group[label], count, anchor=True)
-        total = negative.sum() + positive.sum()
-    elif variant == "product":
+        return (negative.sum() + positive.sum()) / max(groups, 1)
+    if variant == "product":
         negative = _log_sum_exp(logit[~label], group[~label], count, anchor=False)
         positive = _log_sum_exp(-logit[label], group[label], count, anchor=False)
-        total = F.softplus(negative + positive).sum()
-    elif variant == "bce":
+        return F.softplus(negative + positive).sum() / max(groups, 1)
+    if variant == "bce":
         total = F.binary_cross_entropy_with_logits(logit, label.to(logit.dtype), reduction="sum")
-    else:
-        raise ValueError(f"variant must be softmax, bce or product, not '{variant}'")
-    return total, len(logit)
+        return total / max(len(logit), 1)
+    raise ValueError(f"variant must be softmax, bce or product, not '{variant}'")
 
 
 def _renumber(group_id: Int[Tensor, "S"]) -> tuple[Int[Tensor, "S"], int]:
@@ -89,7 +82,7 @@ def _renumber(group_id: Int[Tensor, "S"]) -> tuple[Int[Tensor, "S"], int]:
 
 
 def _log_sum_exp(
-    x: Float[Tensor, "n"], segment: Int[Tensor, "n"], count: int, *, anchor: bool
+    x: PerToken, segment: Int[Tensor, "n"], count: int, *, anchor: bool
 ) -> Float[Tensor, "count"]:
     """log Σ e^x over each segment, with a further term e^0 if ``anchor``."""
     top = segment_max(x.detach(), segment, count, empty=0.0 if anchor else -torch.inf)
@@ -117,8 +110,8 @@ class Real:
         require(self.tau > 0, f"tau must be positive, not {self.tau}")
 
     def mean_log_ratio(
-        self, logp: Float[Tensor, "n"], batch: TokenBatch, coefficients: Float[Tensor, "n"]
-    ) -> Float[Tensor, "s"]:
+        self, logp: PerToken, batch: TokenBatch, coefficients: PerToken
+    ) -> PerSequence:
         """s̄_i = mean_t c_t w_t (logp − logp_old)."""
         assert batch.logp_old is not None, "the scoring pass fills logp_old before an update"
         logp = at_least_float32(logp)
@@ -127,7 +120,7 @@ class Real:
             term = term * batch.importance.to(logp.dtype)
         return segment_mean(term, batch.sequence_id, batch.num_sequences)
 
-    def label(self, reward: Float[Tensor, "S"], group_id: Int[Tensor, "S"]) -> Bool[Tensor, "S"]:
+    def label(self, reward: PerResponse, group_id: Int[Tensor, "S"]) -> Bool[Tensor, "S"]:
         """Which responses are positive."""
         if self.positive_threshold is not None:
             return reward >= self.positive_threshold
@@ -135,34 +128,21 @@ class Real:
         return reward >= segment_max(reward, group, count)[group]
 
     def value(
-        self,
-        score: Float[Tensor, "S"],
-        reward: Float[Tensor, "S"],
-        group_id: Int[Tensor, "S"],
-        totals: Totals,
-    ) -> Float[Tensor, ""]:
+        self, score: PerResponse, reward: PerResponse, group_id: Int[Tensor, "S"], totals: Totals
+    ) -> Scalar:
         label = self.label(reward, group_id)
-        total, responses = _summed_loss(score, label, group_id, self.tau, self.variant)
-        return total / max(responses if self.variant == "bce" else totals.groups, 1)
+        return real_loss(score, label, group_id, tau=self.tau, variant=self.variant)
 
     def response_weights(
-        self,
-        score: Float[Tensor, "S"],
-        reward: Float[Tensor, "S"],
-        group_id: Int[Tensor, "S"],
-        totals: Totals,
-    ) -> Float[Tensor, "S"]:
+        self, score: PerResponse, reward: PerResponse, group_id: Int[Tensor, "S"], totals: Totals
+    ) -> PerResponse:
         with torch.enable_grad():
             free = score.detach().double().requires_grad_()
             (weight,) = torch.autograd.grad(self.value(free, reward, group_id, totals), free)
         return weight.to(at_least_float32(score).dtype)
 
     def loss(
-        self,
-        logp: Float[Tensor, "n"],
-        batch: TokenBatch,
-        coefficients: Float[Tensor, "n"],
-        totals: Totals,
+        self, logp: PerToken, batch: TokenBatch, coefficients: PerToken, totals: Totals
     ) -> LossTerms:
         """The surrogate Σ_i w_i s̄_i, whose gradient is that of the loss."""
         assert batch.response_weight is not None, "response_weights come before the loss"
@@ -170,7 +150,7 @@ class Real:
         loss = (batch.response_weight.to(score.dtype) * score).sum()
         return LossTerms(loss, {"policy/score": Mean.of(score)})
 
-    def active(self, batch: TokenBatch, coefficients: Float[Tensor, "n"]) -> Bool[Tensor, "s"]:
+    def active(self, batch: TokenBatch, coefficients: PerToken) -> Bool[Tensor, "s"]:
         """Sequences of non-zero weight; all of them while the weights are not known."""
         size = segment_max(coefficients.abs(), batch.sequence_id, batch.num_sequences, empty=0.0)
         if batch.response_weight is None:

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 
 from rlvr.config import CodeConfig
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, SandboxError
 from rlvr.task import Outcome, Verdict
 from rlvr.verify.base import judged, unparseable
 from rlvr.verify.sandbox import server
@@ -20,7 +20,6 @@ from rlvr.verify.sandbox.cases import Asserts, Calls, Runs, same_output, same_va
 from rlvr.verify.sandbox.inside import confine
 from rlvr.verify.sandbox.inside.plain import NotPlain
 from rlvr.verify.sandbox.sandbox import Sandbox
-from rlvr.verify.sandbox.server import SandboxError
 
 _BROKEN = (
     "verifier 'code': {reason}\nIf namespaces are forbidden here, "

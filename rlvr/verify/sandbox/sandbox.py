@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any
 
 from rlvr.config import CodeConfig
+from rlvr.errors import SandboxError
 from rlvr.verify.sandbox import server
 from rlvr.verify.sandbox.inside import plain
-from rlvr.verify.sandbox.server import SandboxError
 
 _END_S = 5.0
 

@@ -33,10 +33,6 @@ _MISSING = (
 )
 
 
-class SandboxError(Exception):
-    """The sandbox, not the program in it, failed."""
-
-
 class SandboxServer(ForkServer):
     """A fork server of the kind ``bubblewrap`` or ``unsafe``.
 

@@ -12,8 +12,8 @@ import signal
 from collections.abc import Sequence
 
 from rlvr.config import VerifierConfig
+from rlvr.errors import VerifierError
 from rlvr.task import Outcome, Verdict
-from rlvr.verify.base import VerifierError
 from rlvr.verify.workers.nursery import DIED, OVERRAN, Nursery, Worker
 from rlvr.verify.workers.worker import OUT_OF_MEMORY, RETIRED, encode
 

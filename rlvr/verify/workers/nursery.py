@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from rlvr.config import VerifierConfig
-from rlvr.verify.base import VerifierError
+from rlvr.errors import VerifierError
 from rlvr.verify.forkserver import ForkServer
 from rlvr.verify.sandbox.inside import plain
 from rlvr.verify.workers import worker

@@ -14,9 +14,10 @@ import ray
 from ray.actor import ActorHandle
 
 from rlvr.config import VerifierConfig
+from rlvr.errors import VerifierError
 from rlvr.task import Prompt, Verdict
 from rlvr.verify.answer import answer_pattern
-from rlvr.verify.base import VerifierError, module_of
+from rlvr.verify.base import module_of
 from rlvr.verify.workers.fleet import PACE_S, Fleet
 from rlvr.verify.workers.worker import decode
 

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from rlvr.algorithm.compatibility import compatible
-from rlvr.hydra_config import CONFIG_PATH
+from rlvr.algorithm.credit import CREDITS
+from rlvr.algorithm.objectives import OBJECTIVES
 
 STEPS = 5
 
 
-def choices(group: str) -> list[str]:
-    return sorted(p.stem for p in Path(CONFIG_PATH, group).glob("*.yaml"))
-
-
-ADVANTAGE = [o for o in choices("objective") if compatible("thr", o) is None]
-LABELS = [o for o in choices("objective") if o not in ADVANTAGE]
-REWEIGHTING = [c for c in choices("credit") if compatible(c, LABELS[0]) is not None]
+ADVANTAGE = [o for o in OBJECTIVES.names() if compatible("thr", o) is None]
+LABELS = [o for o in OBJECTIVES.names() if o not in ADVANTAGE]
+REWEIGHTING = [c for c in CREDITS.names() if compatible(c, LABELS[0]) is not None]
 SWEEPS = {
-    "advantage": (choices("credit"), ADVANTAGE),
-    "labels": ([c for c in choices("credit") if c not in REWEIGHTING], LABELS),
+    "advantage": (CREDITS.names(), ADVANTAGE),
+    "labels": ([c for c in CREDITS.names() if c not in REWEIGHTING], LABELS),
 }
 
 

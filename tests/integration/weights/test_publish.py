@@ -12,13 +12,14 @@ import pytest
 import ray
 
 from rlvr.config import RunConfig, WeightsConfig
+from rlvr.errors import PublishError
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import engine_options, learner_options
 from rlvr.loop.validate import resolved
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
 from rlvr.types import Group, Outcome, Prompt, Verdict
-from rlvr.weights.publish import PublishError, WeightPublisher
+from rlvr.weights.publish import WeightPublisher
 
 TEMPERATURE = 0.7
 

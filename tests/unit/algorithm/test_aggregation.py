@@ -28,7 +28,7 @@ def test_shares_add_up_to_the_exact_value(tiny):
     shares = dict.fromkeys(expected, 0.0)
     for part in torch.randperm(batch.num_sequences).split(5):
         micro, n = batch.select(part)
-        shares["token"] += token_mean(x[n], totals)
+        shares["token"] += token_mean(x[n], micro, totals)
         shares["sequence"] += sequence_mean(x[n], micro, totals)
         shares["sum"] += sequence_sum(x[n], micro, totals)
     for name, value in expected.items():

@@ -10,17 +10,11 @@ from omegaconf import OmegaConf
 
 from rlvr import registry
 from rlvr.algorithm.advantages import ADVANTAGES
+from rlvr.algorithm.compatibility import METHODS
 from rlvr.algorithm.correction import CORRECTIONS
 from rlvr.algorithm.credit import CREDITS, Needs
 from rlvr.algorithm.objectives import OBJECTIVES
 from rlvr.errors import ConfigError
-
-REGISTRIES = {
-    "advantage": ADVANTAGES,
-    "objective": OBJECTIVES,
-    "credit": CREDITS,
-    "correction": CORRECTIONS,
-}
 
 
 def test_the_methods():
@@ -34,14 +28,14 @@ def test_the_methods():
     assert CORRECTIONS.names() == ["mask", "none", "tis"]
 
 
-@pytest.mark.parametrize("kind", REGISTRIES)
+@pytest.mark.parametrize("kind", METHODS)
 def test_every_method_is_built_from_its_name_or_its_whole_node(kind):
-    for name in REGISTRIES[kind].names():
-        entry = REGISTRIES[kind].find(name, kind)
+    for name in METHODS[kind].names():
+        entry = METHODS[kind].find(name, kind)
         node = entry.node(name)
         assert node["name"] == name and entry.node(name) is not node
-        assert isinstance(REGISTRIES[kind].build(node, kind), entry.method)
-        assert isinstance(REGISTRIES[kind].build({"name": name}, kind), entry.method)
+        assert isinstance(METHODS[kind].build(node, kind), entry.method)
+        assert isinstance(METHODS[kind].build({"name": name}, kind), entry.method)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +60,7 @@ def test_every_method_is_built_from_its_name_or_its_whole_node(kind):
 def test_mistakes_are_explained(kind, node, message):
     for form in (node, OmegaConf.create(node)):
         with pytest.raises(ConfigError, match=message):
-            REGISTRIES[kind].build(form, kind)
+            METHODS[kind].build(form, kind)
 
 
 TWO_FORMS = ["one dataclass", "options of their own"]

@@ -4,7 +4,7 @@ import pytest
 
 from rlvr.config import DataConfig
 from rlvr.data.dataset import load_dataset
-from rlvr.data.rows import DataError
+from rlvr.errors import DataError
 
 
 def problem(text: str, answer: str = "1", **columns: object) -> dict[str, object]:

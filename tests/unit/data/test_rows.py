@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlvr.config import DataConfig
-from rlvr.data.rows import DataError, Reason, Row, RowError, read_rows
-from rlvr.errors import ConfigError
+from rlvr.data.rows import Reason, Row, RowError, read_rows
+from rlvr.errors import ConfigError, DataError
 
 
 def rows_of(path: Path, **config) -> list[Row]:

@@ -9,6 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from rlvr import hydra_config
+from rlvr.algorithm.compatibility import METHODS
+from rlvr.algorithm.credit import CREDITS
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
@@ -49,9 +51,9 @@ def test_methods_are_chosen_by_name_with_their_options():
     assert config.objective["name"] == "gspo" and config.advantage["name"] == "rloo"
 
 
-@pytest.mark.parametrize("group", ["advantage", "objective", "credit", "correction"])
+@pytest.mark.parametrize("group", METHODS)
 def test_every_method_is_a_choice_with_all_its_options(group):
-    registry = hydra_config._METHODS[group]
+    registry = METHODS[group]
     for name in registry.names():
         assert getattr(configure(f"{group}={name}"), group) == registry.find(name, group).node(name)
 
@@ -87,6 +89,7 @@ def test_a_method_outside_of_the_package(tmp_path, monkeypatch):
         "    def __init__(self, config): pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(CREDITS, "_entries", {n: CREDITS.find(n, "") for n in CREDITS.names()})
     config = configure("credit=my_methods_for_a_test.half", "credit.value=0.25")
     assert config.credit == {"name": "my_methods_for_a_test.half", "value": 0.25}
 

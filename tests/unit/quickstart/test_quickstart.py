@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlvr.config import DataConfig
 from rlvr.data.dataset import load_dataset
+from rlvr.errors import WarmUpError
 from rlvr.quickstart import __main__ as entry
-from rlvr.quickstart.warmup import Skill, WarmUp, WarmUpError
+from rlvr.quickstart.warmup import Skill, WarmUp
 
 
 @pytest.fixture

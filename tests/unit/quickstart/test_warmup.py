@@ -8,11 +8,12 @@ from itertools import cycle, islice
 import pytest
 import torch
 
+from rlvr.errors import WarmUpError
 from rlvr.quickstart import warmup
 from rlvr.quickstart.arithmetic import FAULTLESS, additions, corpus, work_out
 from rlvr.quickstart.model import build_model
 from rlvr.quickstart.tokenizer import build_tokenizer
-from rlvr.quickstart.warmup import Skill, WarmUpError, warm_up
+from rlvr.quickstart.warmup import Skill, warm_up
 
 
 @pytest.fixture(scope="module")

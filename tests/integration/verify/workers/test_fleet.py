@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from rlvr.config import VerifierConfig
+from rlvr.errors import VerifierError
 from rlvr.task import Outcome, Prompt, Verdict
-from rlvr.verify.base import VerifierError
 from rlvr.verify.workers.fleet import Fleet
 from rlvr.verify.workers.worker import decode
 

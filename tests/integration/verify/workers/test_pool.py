@@ -15,9 +15,8 @@ import pytest
 import ray
 
 from rlvr.config import VerifierConfig
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, VerifierError
 from rlvr.types import Outcome, Prompt, Verdict
-from rlvr.verify.base import VerifierError
 from rlvr.verify.workers.pool import VerifierPool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
