@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from rlvr.errors import RunFolderError
 from rlvr.telemetry.record import RunRecord
-from rlvr.telemetry.run_folder import RunFolderError
 
 
 def step(number: int, **more: float) -> dict[str, float]:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.errors import ConfigError, RunError
-from rlvr.telemetry.run_folder import RunFolder, RunFolderError, replacing, write_text
+from rlvr.errors import ConfigError, RunError, RunFolderError
+from rlvr.telemetry.run_folder import RunFolder, replacing, write_text
 
 
 def test_a_folder_with_a_run_takes_no_other(folder):
