@@ -57,8 +57,8 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry] = {}
         self._loaded = False
 
-    def register(self, name: str, config_class: type) -> Callable[[C], C]:
-        """Class decorator: the class is constructed as ``cls(config_class(...))``."""
+    def register(self, name: str, config_class: type | None = None) -> Callable[[C], C]:
+        """Class decorator; the class is constructed as ``cls(config_class(...))``."""
 
         def add(method: C) -> C:
             known = self._entries.get(name)
@@ -67,7 +67,7 @@ class Registry(Generic[T]):
                     f"{self.kind} '{name}' is registered twice: by {_origin(known.method)} and "
                     f"by {_origin(method)}. Rename one of them."
                 )
-            self._entries[name] = Entry(method, config_class)
+            self._entries[name] = Entry(method, config_class or method)
             return method
 
         return add

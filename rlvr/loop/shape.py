@@ -14,7 +14,7 @@ from rlvr.algorithm.correction import CORRECTIONS
 from rlvr.algorithm.credit import CREDITS
 from rlvr.algorithm.objectives import OBJECTIVES
 from rlvr.config import ConfigError, RunConfig, nearest
-from rlvr.weights.sender import BACKENDS
+from rlvr.weights.base import WEIGHT_BACKENDS, backend_class, default_backend
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
@@ -23,7 +23,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "learner.optimizer": ("adamw", "sgd"),
     "learner.features": ("auto", "device", "host", "recompute"),
     "verifier.code.sandbox": ("bubblewrap", "unsafe"),
-    "weights.backend": ("auto", *BACKENDS),
+    "weights.backend": ("auto", *WEIGHT_BACKENDS.names()),
     "cluster.placement": ("disaggregated", "colocated"),
     "telemetry.wandb": ("online", "offline", "disabled"),
 }
@@ -67,7 +67,7 @@ def resolve(config: RunConfig) -> RunConfig:
         workers = (cluster.gpus - ranks) // tp
     backend = config.weights.backend
     if backend == "auto":
-        backend = "shm" if cluster.gpus == 0 else "ipc" if colocated else "nccl"
+        backend = default_backend(cluster)
     return dataclasses.replace(
         config,
         learner=dataclasses.replace(config.learner, ranks=ranks),
@@ -201,6 +201,9 @@ def _cluster(config: RunConfig) -> list[str]:
     cluster, tp = config.cluster, config.rollout.tensor_parallel
     ranks, workers = config.learner.ranks or 0, config.rollout.workers or 0
     problems = []
+    refusal = backend_class(config.weights.backend).refusal(cluster)
+    if refusal:
+        problems.append(f"weights.backend={config.weights.backend} {refusal}")
     if ranks < 1 or workers < 1:
         problems.append(
             f"learner.ranks={ranks} and rollout.workers={workers} on {cluster.gpus} GPUs: each "
@@ -209,8 +212,6 @@ def _cluster(config: RunConfig) -> list[str]:
     if cluster.gpus == 0:
         if tp > 1:
             problems.append(f"rollout.tensor_parallel={tp} needs GPUs; set it to 1")
-        if config.weights.backend != "shm":
-            problems.append(f"weights.backend={config.weights.backend} needs GPUs; use shm or auto")
         if cluster.placement == "colocated":
             problems.append("cluster.placement=colocated shares GPUs, and there are none")
         return problems
@@ -235,10 +236,6 @@ def _cluster(config: RunConfig) -> list[str]:
             f"cluster.placement=colocated: learner.ranks={ranks} must equal rollout.workers x "
             f"rollout.tensor_parallel = {workers * tp}"
         )
-    if config.weights.backend == "shm":
-        problems.append("weights.backend=shm is for the CPU; use nccl, ipc or auto")
-    if config.weights.backend == "ipc" and cluster.placement == "disaggregated":
-        problems.append("weights.backend=ipc needs cluster.placement=colocated")
     return problems
 
 

@@ -59,7 +59,7 @@ class Trainer:
             advantages, answers = self.advantages(batch), self.answers(batch)
             with self.watch.stage("credit"):
                 scores = await self.token_scores(batch, answers)
-            async with self.rollout.memory_lent():
+            async with self.rollout.engines_asleep():
                 with self.watch.stage("score"):
                     await self.learners.load(batch.groups, advantages, answers, scores)
                     metrics = await self.learners.score()

@@ -23,7 +23,7 @@ from vllm.model_executor.model_loader.reload import (
 )
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-from rlvr.weights.shm import Segment
+from rlvr.weights.backends.shm import Segment
 
 
 @dataclass

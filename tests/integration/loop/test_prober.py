@@ -13,7 +13,7 @@ import torch
 from rlvr.algorithm.credit import CREDITS, SoloRanks
 from rlvr.algorithm.credit.oar import planned_probes, rank_correlation
 from rlvr.algorithm.credit.oar_p import perturbation_scores
-from rlvr.config import RunConfig, WeightsConfig
+from rlvr.config import RunConfig
 from rlvr.errors import RunError
 from rlvr.learner.batching import rank_batches
 from rlvr.learner.features import LentPolicy
@@ -67,9 +67,7 @@ def draw(seed: int) -> tuple[list[Group], Answers]:
 def bench(ray_here, tiny_model):
     loop = asyncio.new_event_loop()
     config = configuration(tiny_model(True))
-    pool = RolloutPool(
-        config.model, config.rollout, backend="shm", gpu=False, options=engine_options(config, None)
-    )
+    pool = RolloutPool(config, engine_options(config, None))
 
     def do(coroutine):
         return loop.run_until_complete(asyncio.wait_for(coroutine, 120))
@@ -128,9 +126,7 @@ def test_weights_on_the_ranks_and_the_version_that_answers(bench):
     groups, answers = draw(int(np.random.default_rng().integers(2**31)))
     learners = LearnerGroup(bench.config, PAD, learner_options(bench.config, None))
     bench.do(learners.start())
-    publisher = WeightPublisher(
-        WeightsConfig("shm", 60.0), "shm", learners.ranks, bench.pool.actors
-    )
+    publisher = WeightPublisher(bench.config.weights, learners.ranks, bench.pool.actors)
     bench.do(publisher.start())
 
     async def step(scores):

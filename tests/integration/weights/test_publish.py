@@ -6,12 +6,13 @@ import asyncio
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import ray
 
-from rlvr.config import RunConfig, WeightsConfig
+from rlvr.config import RunConfig
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import engine_options, learner_options
 from rlvr.loop.shape import resolve
@@ -45,13 +46,7 @@ class Bench:
         self.loop = asyncio.new_event_loop()
         self.model = model
         self.config = configuration(model)
-        self.pool = RolloutPool(
-            self.config.model,
-            self.config.rollout,
-            backend="shm",
-            gpu=False,
-            options=engine_options(self.config, None),
-        )
+        self.pool = RolloutPool(self.config, engine_options(self.config, None))
         self.do(self.pool.start())
         self.calls = 0
 
@@ -86,7 +81,8 @@ class Bench:
 
     def publisher(self, learners, timeout_s: float = 60.0, engines=None) -> WeightPublisher:
         engines = self.pool.actors if engines is None else engines
-        publisher = WeightPublisher(WeightsConfig("shm", timeout_s), "shm", learners, engines)
+        config = replace(self.config.weights, timeout_s=timeout_s)
+        publisher = WeightPublisher(config, learners, engines)
         self.do(publisher.start())
         return publisher
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlvr.config import ClusterConfig
+from rlvr.weights.base import WEIGHT_BACKENDS, Meeting, WeightBackend
 from rlvr.weights.source import ParameterMeta, ShardedWeightSource
 
 _FOLDER = Path("/dev/shm")
@@ -57,35 +59,37 @@ class Segment:
             yield name, raw[at : at + n].view(kind).view(shape)
 
 
-class SharedMemorySender:
+@WEIGHT_BACKENDS.register("shm")
+class SharedMemoryBackend(WeightBackend):
     """Learner side of the ``shm`` backend: rank 0 writes, the other ranks help to gather.
 
     The engines read after the send, so nothing here can wait for an engine.
     """
 
     concurrent = False
+    engine = "rlvr.weights.shm_engine:SharedMemoryWeightTransferEngine"
 
-    def __init__(self, source: ShardedWeightSource, rank: int) -> None:
-        self._source = source
-        self._is_writer = rank == 0
+    def __init__(self, source: ShardedWeightSource, rank: int, meeting: Meeting) -> None:
+        super().__init__(source, rank, meeting)
         self._stem = f"rlvr-{uuid.uuid4().hex[:12]}"
         self._written: list[Path] = []
 
-    def announce(self) -> dict[str, Any]:
-        """Nothing: the engines are told after the send."""
-        return {}
+    @staticmethod
+    def refusal(cluster: ClusterConfig) -> str | None:
+        """Memory of the host."""
+        return "is for the CPU; use nccl, ipc or auto" if cluster.gpus else None
 
     def send(self, version: int) -> dict[str, Any]:
         """Write this version and return its segment (an empty dict on the other ranks)."""
-        if not self._is_writer:
-            for _ in self._source:
+        if self.rank:
+            for _ in self.source:
                 pass
             return {}
         path = _FOLDER / f"{self._stem}-{version}-{uuid.uuid4().hex[:6]}"
-        segment = Segment.plan(path, self._source.metadata())
+        segment = Segment.plan(path, self.source.metadata())
         self._written.append(path)
         target = dict(segment.map(create=True))
-        for name, tensor in self._source:
+        for name, tensor in self.source:
             target[name].copy_(tensor)
         return asdict(segment)
 
