@@ -118,22 +118,15 @@ class RolloutPool:
     async def _route(
         self, requests: Sequence[Request], sink: asyncio.Queue[Sampled | RolloutError]
     ) -> None:
-        """Give every request to the worker with the fewest outstanding tokens."""
-        load = [w.load for w in self._workers]
-        batches: list[list[Request]] = [[] for _ in self._workers]
-        for request in requests:
-            i = load.index(min(load))
-            load[i] += request.cost
-            batches[i].append(request)
-            self._sinks[request.id] = sink
-            self._workers[i].outstanding[request.id] = request
-        await self._answers(
-            {
-                worker.name: worker.actor.submit.remote(batch)
-                for worker, batch in zip(self._workers, batches, strict=True)
-                if batch
-            }
-        )
+        batches = shared_out(requests, [w.load for w in self._workers])
+        submitted: dict[str, Any] = {}
+        for worker, batch in zip(self._workers, batches, strict=True):
+            for request in batch:
+                self._sinks[request.id] = sink
+                worker.outstanding[request.id] = request
+            if batch:
+                submitted[worker.name] = worker.actor.submit.remote(batch)
+        await self._answers(submitted)
 
     async def _abandon(self, requests: Iterable[Request]) -> None:
         ids = {r.id for r in requests}
@@ -184,3 +177,18 @@ class RolloutPool:
             key="rollout.stall_timeout_s",
             error=RolloutError,
         )
+
+
+def shared_out(requests: Iterable[Request], load: Sequence[int]) -> list[list[Request]]:
+    """One batch a worker: each request goes to the one with the fewest outstanding tokens.
+
+    Args:
+        load: tokens outstanding at each worker.
+    """
+    load = list(load)
+    batches: list[list[Request]] = [[] for _ in load]
+    for request in requests:
+        i = load.index(min(load))
+        load[i] += request.cost
+        batches[i].append(request)
+    return batches

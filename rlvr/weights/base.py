@@ -25,7 +25,7 @@ from rlvr.weights.source import ShardedWeightSource
 
 WEIGHT_BACKENDS: Registry[WeightBackend] = Registry("weights", "rlvr.weights.backends")
 
-_AUTO = ("nccl", "ipc", "shm")  # on every cluster one of them can run
+_AUTO = ("nccl", "ipc", "object_store")  # on every cluster one of them can run
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def wrong_shape(info):
     if info:
         shapes = [list(s) for s in info["shapes"]]
         at = next(i for i, n in enumerate(info["names"]) if "layers.1.mlp.up_proj" in n)
-        shapes[at][0] -= 1
+        shapes[at].reverse()
         info = {**info, "shapes": shapes}
     return info
 
@@ -215,7 +215,7 @@ def test_a_shape_that_does_not_fit_is_named_and_undone(bench, learners):
 def test_an_engine_that_raises_is_heard_at_once(bench, learners):
     b = bench(True)
     publisher = b.publisher(
-        [Tampered(r, lambda info: {**info, "nbytes": "x"}) for r in learners.ranks]
+        [Tampered(r, lambda info: {**info, "objects": "x"}) for r in learners.ranks]
     )
     before = fingerprint(b)
     started = time.monotonic()
