@@ -154,7 +154,7 @@ class LearnerConfig:
 class WeightsConfig:
     """How a new policy version reaches the rollout workers."""
 
-    backend: str = "auto"  # auto | nccl | ipc | shm
+    backend: str = "auto"  # auto | nccl | ipc | object_store, or of another package
     timeout_s: float = 300.0
 
 

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 
 from rlvr.config import RunConfig
-from rlvr.weights.sender import WeightSender, open_sender
+from rlvr.weights.base import Meeting, WeightBackend, backend_class
 from rlvr.weights.source import ShardedWeightSource
 
 
 class LearnerWorker:
-    """Process-level concerns of a rank: its process group, its weight sender, its files."""
+    """Process-level concerns of a rank: process group, end of the weight transfer, files."""
 
     def __init__(self, config: RunConfig, rank: int, pad_token_id: int) -> None:
         self._config = config
         self._rank_number = rank
         self._pad_token_id = pad_token_id
-        self._sender: WeightSender
+        self._weights: WeightBackend
 
     def address(self) -> tuple[str, int]:
         """This node's address and a free port, for the process groups to meet."""
@@ -78,21 +78,18 @@ class LearnerWorker:
 
     # -- weights --------------------------------------------------------------------------------
 
-    def open_sender(self, backend: str, options: dict[str, Any]) -> None:
-        """Prepare to send weights; for nccl this meets the engines."""
-        self._sender = open_sender(backend, self._source, self._rank_number, options)
-
-    def announce_weights(self) -> dict[str, Any]:
-        """What the engines must know before a concurrent send."""
-        return self._sender.announce()
+    def open_weights(self, backend: str, meeting: Meeting) -> dict[str, Any]:
+        """Prepare to send weights; returns what the engines must know before a concurrent send."""
+        self._weights = backend_class(backend)(self._source, self._rank_number, meeting)
+        return self._weights.announce()
 
     def send_weights(self, version: int) -> dict[str, Any]:
         """Send; a collective. Rank 0 returns what the engines must know after it."""
-        return self._sender.send(version)
+        return self._weights.send(version)
 
     def release_weights(self) -> None:
         """Free what the send left for the engines."""
-        self._sender.release()
+        self._weights.release()
 
     # -- files ----------------------------------------------------------------------------------
 

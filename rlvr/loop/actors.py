@@ -31,14 +31,7 @@ class Actors:
     ) -> None:
         self._built_from = _built_from(config, pad_token_id, verifier_names)
         self._placement = placement
-        backend = config.weights.backend
-        self.rollout = RolloutPool(
-            config.model,
-            config.rollout,
-            backend=backend,
-            gpu=config.cluster.gpus > 0,
-            options=placement.engines,
-        )
+        self.rollout = RolloutPool(config, placement.engines)
         self.verifiers = VerifierPool(
             config.verifier, placement.verifiers, verifiers=verifier_names
         )
@@ -74,20 +67,19 @@ class Actors:
                 starting.create_task(self.verifiers.start())
         self.weights = WeightPublisher(
             config.weights,
-            config.weights.backend,
             self.learners.workers,
             self.rollout.actors,
             config.rollout.tensor_parallel,
         )
         await self.weights.start()
 
-    def fit(self, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> bool:
+    def matches(self, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> bool:
         """Whether a run of ``config`` would start the same processes."""
         return self._built_from == _built_from(config, pad_token_id, verifier_names)
 
     async def restart(self, config: RunConfig) -> None:
-        """Make them what they were at the start, for a run of ``config``, which they must fit."""
-        async with self.rollout.memory_lent():
+        """Make them what they were at the start, for a run of ``config``, which they must match."""
+        async with self.rollout.engines_asleep():
             await self.learners.rebuild(config)
         await self.weights.publish(0)
 

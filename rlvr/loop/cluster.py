@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError
-from rlvr.loop.validate import learner_threads, rollout_threads
+from rlvr.loop.resolve import learner_threads, rollout_threads
 
 Options = dict[str, Any]
 

@@ -73,7 +73,7 @@ class Session:
     async def _take_actors(
         self, config: RunConfig, pad: int, verifier_names: Sequence[str]
     ) -> Actors:
-        if self._actors is not None and self._actors.fit(config, pad, verifier_names):
+        if self._actors is not None and self._actors.matches(config, pad, verifier_names):
             await self._actors.restart(config)
         else:
             await self.close()

@@ -55,7 +55,7 @@ class Trainer:
             advantages = batch.advantages(self.advantage)
             with self.watch.stage("credit"):
                 inputs = await self.credit.prepare(batch)
-            async with self.rollout.memory_lent():
+            async with self.rollout.engines_asleep():
                 with self.watch.stage("score"):
                     await self.learners.load(batch.groups, advantages, inputs)
                     metrics = await self.learners.score()

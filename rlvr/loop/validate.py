@@ -1,9 +1,7 @@
-"""What a configuration means on its cluster, and whether it can be: before anything starts."""
+"""Whether a configuration can be, before anything starts."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,10 @@ from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.compatibility import METHODS, compatible
 from rlvr.config import RunConfig, choices, nearest, refused_choice
 from rlvr.errors import ConfigError
+from rlvr.loop.resolve import resolved
 from rlvr.loop.reward import check_rewards
 from rlvr.verify.answer import answer_pattern
-from rlvr.weights.sender import BACKENDS
+from rlvr.weights.base import WEIGHT_BACKENDS, backend_class
 
 _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "train.steps": (1, None),
@@ -52,56 +51,6 @@ def validated(config: RunConfig) -> RunConfig:
     return config
 
 
-def resolved(config: RunConfig) -> RunConfig:
-    """Fill in what the cluster decides: ranks, workers, weight backend, threads."""
-    cluster, tp = config.cluster, config.rollout.tensor_parallel
-    colocated = cluster.placement == "colocated"
-    ranks, workers = config.learner.ranks, config.rollout.workers
-    if cluster.gpus == 0:
-        ranks, workers = ranks or 1, workers or 1
-    elif colocated:
-        ranks = ranks or cluster.gpus
-        workers = workers or ranks // tp
-    elif ranks is None and workers is None:
-        workers = max(1, cluster.gpus // 2 // tp)
-        ranks = cluster.gpus - workers * tp
-    elif ranks is None:
-        ranks = cluster.gpus - (workers or 0) * tp
-    elif workers is None:
-        workers = (cluster.gpus - ranks) // tp
-    backend = config.weights.backend
-    if backend == "auto":
-        backend = "shm" if cluster.gpus == 0 else "ipc" if colocated else "nccl"
-    engine = {"max_model_len": longest_sequence(config), **config.rollout.engine}
-    return replace(
-        config,
-        learner=replace(config.learner, ranks=ranks),
-        rollout=replace(config.rollout, workers=workers, engine=engine),
-        verifier=replace(config.verifier, actors=config.verifier.actors or cluster.nodes),
-        weights=replace(config.weights, backend=backend),
-    )
-
-
-def longest_sequence(config: RunConfig) -> int:
-    """Tokens of the longest prompt and response that the run allows."""
-    response = max(config.rollout.max_response_tokens, config.evaluation.max_response_tokens or 0)
-    return config.data.max_prompt_tokens + response
-
-
-def learner_threads(config: RunConfig) -> int:
-    """torch threads of a learner rank on a CPU: all cores shared among the ranks."""
-    return config.cluster.torch_threads or max(1, _cores() // (config.learner.ranks or 1))
-
-
-def rollout_threads(config: RunConfig) -> int:
-    """torch threads of a rollout worker on a CPU: one share of the cores is the driver's."""
-    return config.cluster.torch_threads or max(1, _cores() // ((config.rollout.workers or 1) + 1))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def _values(config: RunConfig) -> list[str]:
     """Each value for itself, and those that exclude one another on any cluster."""
     rollout, learner = config.rollout, config.learner
@@ -109,9 +58,9 @@ def _values(config: RunConfig) -> list[str]:
     for key in choices(RunConfig):
         refusal = refused_choice(key, _get(config, key))
         rules.append((refusal, str(refusal)))
-    if (backend := config.weights.backend) not in ("auto", *BACKENDS):
-        valid = ["auto", *BACKENDS]
-        rules.append((True, f"weights.backend={backend}: unknown. {nearest(backend, valid)}"))
+    backend, backends = config.weights.backend, ["auto", *WEIGHT_BACKENDS.names()]
+    if backend not in backends and "." not in backend:
+        rules.append((True, f"weights.backend={backend}: unknown. {nearest(backend, backends)}"))
     for key, (least, most) in _BOUNDS.items():
         value = _get(config, key)
         wrong = value is not None and not least <= value <= (value if most is None else most)
@@ -193,18 +142,19 @@ def _cluster(config: RunConfig) -> _Rules:
     cluster, backend, tp = config.cluster, config.weights.backend, config.rollout.tensor_parallel
     ranks, workers = config.learner.ranks or 0, config.rollout.workers or 0
     colocated = cluster.placement == "colocated"
+    refusal = backend_class(backend).refusal(cluster)
     rules: _Rules = [
+        (refusal, f"weights.backend={backend} {refusal}"),
         (
             ranks < 1 or workers < 1,
             f"learner.ranks={ranks} and rollout.workers={workers} on {cluster.gpus} GPUs: each "
             "needs at least one; lower the other or rollout.tensor_parallel",
-        )
+        ),
     ]
     if cluster.gpus == 0:
         return [
             *rules,
             (tp > 1, f"rollout.tensor_parallel={tp} needs GPUs; set it to 1"),
-            (backend != "shm", f"weights.backend={backend} needs GPUs; use shm or auto"),
             (colocated, "cluster.placement=colocated shares GPUs, and there are none"),
         ]
     used = max(ranks, workers * tp) if colocated else ranks + workers * tp
@@ -229,11 +179,6 @@ def _cluster(config: RunConfig) -> _Rules:
             colocated and ranks != workers * tp,
             f"cluster.placement=colocated: learner.ranks={ranks} must equal rollout.workers x "
             f"rollout.tensor_parallel = {workers * tp}",
-        ),
-        (backend == "shm", "weights.backend=shm is for the CPU; use nccl, ipc or auto"),
-        (
-            backend == "ipc" and not colocated,
-            "weights.backend=ipc needs cluster.placement=colocated",
         ),
     ]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import numpy as np
 
-from rlvr.config import ModelConfig, RolloutConfig
+from rlvr.config import RunConfig
 from rlvr.rollout.request import MOST_CHOICES, Request
 from rlvr.types import Response, TokenChoices
 
@@ -19,14 +20,12 @@ class Engine:
     token knows the version that sampled it. Nothing is detokenised here.
     """
 
-    def __init__(self, model: ModelConfig, rollout: RolloutConfig, backend: str, gpu: bool) -> None:
+    def __init__(self, config: RunConfig) -> None:
         # The engine core must live in this process: control calls go in between its steps.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         from vllm import EngineArgs, LLMEngine
 
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(**engine_arguments(model, rollout, backend, gpu))
-        )
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(config)))
         self._engine.set_weight_version("0")
         self._vocabulary = self._engine.model_config.get_vocab_size()
 
@@ -80,12 +79,15 @@ class Engine:
         """Meet the sender of the weights."""
         self._engine.collective_rpc("init_weight_transfer_engine", args=(info,))
 
-    def update_weights(self, info: dict[str, Any], version: int) -> None:
+    def update_weights(self, info: dict[str, Any], version: int, until: float) -> None:
         """Take over ``version``; running requests go on with it from their next token.
 
         Their cached keys and values, and every cached prefix, belong to the old version: they
-        are dropped and recomputed.
+        are dropped and recomputed. After ``until``, in seconds since the epoch, the publish has
+        been given up and its version is not loaded.
         """
+        if time.time() > until:
+            raise TimeoutError(f"version {version} came too late: its publish was given up")
         self._engine.collective_rpc("start_weight_update")
         self._engine.collective_rpc("update_weights", args=(info,))
         self._engine.collective_rpc("finish_weight_update")
@@ -101,12 +103,11 @@ class Engine:
         self._engine.wake_up()
 
 
-def engine_arguments(
-    model: ModelConfig, rollout: RolloutConfig, backend: str, gpu: bool
-) -> dict[str, Any]:
+def engine_arguments(config: RunConfig) -> dict[str, Any]:
     """The vLLM engine arguments of a rollout worker; ``rollout.engine`` overrides any of them."""
     from vllm.config import WeightTransferConfig
 
+    model, rollout, gpu = config.model, config.rollout, config.cluster.gpus > 0
     arguments: dict[str, Any] = {
         "model": model.path,
         "tokenizer": model.tokenizer or model.path,
@@ -120,11 +121,11 @@ def engine_arguments(
         "enable_prefix_caching": True,
         "enforce_eager": rollout.enforce_eager or not gpu,
         "disable_log_stats": True,
-        "weight_transfer_config": WeightTransferConfig(backend=backend),
+        "weight_transfer_config": WeightTransferConfig(backend=config.weights.backend),
     }
     if gpu:
         arguments["gpu_memory_utilization"] = rollout.memory_utilization
-        arguments["enable_sleep_mode"] = backend == "ipc"
+        arguments["enable_sleep_mode"] = config.cluster.placement == "colocated"
     else:
         # A prefill in portions rewinds a seeded request's generator, which vLLM cannot do on a
         # CPU: prompts are prefilled whole.

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from rlvr.config import ModelConfig, RolloutConfig
+from rlvr.config import RunConfig
 from rlvr.errors import RolloutError
 from rlvr.remote import answers
 from rlvr.rollout.request import Request
@@ -39,25 +39,13 @@ class RolloutPool:
     """Drives the rollout workers from one asyncio loop.
 
     Args:
-        model, rollout: the configuration.
-        backend: weight transfer backend of the engines.
-        gpu: whether the engines run on GPUs.
+        config: the run's, resolved.
         options: Ray options (resources, placement, environment) of each worker.
     """
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        rollout: RolloutConfig,
-        *,
-        backend: str,
-        gpu: bool,
-        options: Sequence[dict[str, Any]],
-    ) -> None:
-        self._rollout = rollout
-        self._arguments = (model, rollout, backend, gpu)
+    def __init__(self, config: RunConfig, options: Sequence[dict[str, Any]]) -> None:
+        self._config = config
         self._options = options
-        self._colocated = backend == "ipc"
         self._workers: list[_Worker] = []
         self._sinks: dict[str, asyncio.Queue[Sampled | RolloutError]] = {}
 
@@ -70,12 +58,12 @@ class RolloutPool:
         """Create the workers and wait for their engines."""
         actor_class: Any = ray.remote(RolloutWorker)
         self._workers = [
-            _Worker(f"rollout worker {i}", actor_class.options(**o).remote(*self._arguments))
+            _Worker(f"rollout worker {i}", actor_class.options(**o).remote(self._config))
             for i, o in enumerate(self._options)
         ]
         await answers(
             {w.name: w.actor.start.remote() for w in self._workers},
-            within_s=self._rollout.start_timeout_s,
+            within_s=self._config.rollout.start_timeout_s,
             key="rollout.start_timeout_s",
             error=RolloutError,
         )
@@ -99,9 +87,9 @@ class RolloutPool:
                 await self._abandon(requests)
 
     @asynccontextmanager
-    async def memory_lent(self) -> AsyncIterator[None]:
-        """Colocated with the learner, the engines sleep inside of this; else nothing happens."""
-        if not self._colocated:
+    async def engines_asleep(self) -> AsyncIterator[None]:
+        """On the learner's GPUs the engines sleep inside of this, on others nothing happens."""
+        if self._config.cluster.placement != "colocated":
             yield
             return
         await self._tell("sleep")
@@ -126,22 +114,15 @@ class RolloutPool:
     async def _route(
         self, requests: Sequence[Request], sink: asyncio.Queue[Sampled | RolloutError]
     ) -> None:
-        """Give every request to the worker with the fewest outstanding tokens."""
-        load = [w.load for w in self._workers]
-        batches: list[list[Request]] = [[] for _ in self._workers]
-        for request in requests:
-            i = load.index(min(load))
-            load[i] += request.cost
-            batches[i].append(request)
-            self._sinks[request.id] = sink
-            self._workers[i].outstanding[request.id] = request
-        await self._answers(
-            {
-                worker.name: worker.actor.submit.remote(batch)
-                for worker, batch in zip(self._workers, batches, strict=True)
-                if batch
-            }
-        )
+        batches = shared_out(requests, [w.load for w in self._workers])
+        submitted: dict[str, Any] = {}
+        for worker, batch in zip(self._workers, batches, strict=True):
+            for request in batch:
+                self._sinks[request.id] = sink
+                worker.outstanding[request.id] = request
+            if batch:
+                submitted[worker.name] = worker.actor.submit.remote(batch)
+        await self._answers(submitted)
 
     async def _abandon(self, requests: Iterable[Request]) -> None:
         ids = {r.id for r in requests}
@@ -167,7 +148,7 @@ class RolloutPool:
                 sink.put_nowait(error)
 
     async def _check_progress(self, worker: _Worker) -> None:
-        limit = self._rollout.stall_timeout_s
+        limit = self._config.rollout.stall_timeout_s
         [state] = await self._answers({worker.name: worker.actor.state.remote()})
         if state["idle_s"] > limit:
             raise RolloutError(
@@ -188,7 +169,22 @@ class RolloutPool:
     async def _answers(self, references: Mapping[str, Any]) -> list[Any]:
         return await answers(
             references,
-            within_s=self._rollout.stall_timeout_s,
+            within_s=self._config.rollout.stall_timeout_s,
             key="rollout.stall_timeout_s",
             error=RolloutError,
         )
+
+
+def shared_out(requests: Iterable[Request], load: Sequence[int]) -> list[list[Request]]:
+    """One batch a worker: each request goes to the one with the fewest outstanding tokens.
+
+    Args:
+        load: tokens outstanding at each worker.
+    """
+    load = list(load)
+    batches: list[list[Request]] = [[] for _ in load]
+    for request in requests:
+        i = load.index(min(load))
+        load[i] += request.cost
+        batches[i].append(request)
+    return batches

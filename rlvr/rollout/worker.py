@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from rlvr.config import ModelConfig, RolloutConfig
+from rlvr.config import RunConfig
 from rlvr.rollout.engine import Engine
 from rlvr.rollout.request import Request
 from rlvr.types import Response
@@ -26,8 +26,8 @@ class RolloutWorker:
     kept and raised from every later call, with the engine's own traceback.
     """
 
-    def __init__(self, model: ModelConfig, rollout: RolloutConfig, backend: str, gpu: bool) -> None:
-        self._arguments = (model, rollout, backend, gpu)
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
         self._inbox: queue.Queue[Callable[[Engine], None]] = queue.Queue()
         self._finished: Finished = []
         self._failure: str | None = None
@@ -76,9 +76,9 @@ class RolloutWorker:
         """Meet the sender of the weights."""
         await self._between_steps(lambda engine: engine.init_weight_transfer(info))
 
-    async def update_weights(self, info: dict[str, Any], version: int) -> None:
+    async def update_weights(self, info: dict[str, Any], version: int, until: float) -> None:
         """Take over a new policy version; raises the engine's own error."""
-        await self._between_steps(lambda engine: engine.update_weights(info, version))
+        await self._between_steps(lambda engine: engine.update_weights(info, version, until))
 
     async def sleep(self) -> None:
         """Lend the GPU's memory to the learner."""
@@ -96,7 +96,7 @@ class RolloutWorker:
 
     def _serve(self, ready: Future[None]) -> None:
         try:
-            engine = Engine(*self._arguments)
+            engine = Engine(self._config)
         except BaseException as error:
             ready.set_exception(error)
             return

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 
 def register() -> None:
-    """Make ``WeightTransferConfig(backend="shm")`` known to vLLM. Safe to call twice."""
+    """Make the backends that vLLM does not have itself known to it. Safe to call twice."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    if "shm" not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(
-            "shm", "rlvr.weights.shm_engine", "SharedMemoryWeightTransferEngine"
-        )
+    from rlvr.weights.base import WEIGHT_BACKENDS, backend_class
+
+    for name in WEIGHT_BACKENDS.names():
+        engine = backend_class(name).engine
+        if engine is not None and name not in WeightTransferEngineFactory._registry:
+            WeightTransferEngineFactory.register_engine(name, *engine.split(":"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from ray.actor import ActorHandle
 from rlvr.config import WeightsConfig
 from rlvr.errors import PublishError
 from rlvr.remote import answers
+from rlvr.weights.base import Meeting, backend_class
 
 
 class WeightPublisher:
@@ -21,90 +23,67 @@ class WeightPublisher:
     ``weights.timeout_s``. The engines then still serve the version that they had.
 
     Args:
+        config: the backend, resolved, and the time limit.
         learners: the learner ranks; all of them take part in gathering, rank 0 sends.
         engines: the rollout workers.
-        gpus_per_engine: tensor-parallel size, which fixes the engines' places in an nccl group.
+        gpus_per_engine: tensor-parallel size, which fixes the engines' places in a group.
     """
 
     def __init__(
         self,
         config: WeightsConfig,
-        backend: str,
         learners: Sequence[ActorHandle],
         engines: Sequence[ActorHandle],
         gpus_per_engine: int = 1,
     ) -> None:
-        self._timeout_s = config.timeout_s
-        self._backend = backend
-        self._learners = learners
-        self._engines = engines
+        self._config = config
+        self._backend = backend_class(config.backend)
+        self._learners = {f"learner rank {i}": rank for i, rank in enumerate(learners)}
+        self._engines = {f"rollout worker {i}": engine for i, engine in enumerate(engines)}
         self._gpus_per_engine = gpus_per_engine
-        self._announced: dict[str, Any] | None = None
+        self._announced: dict[str, Any] = {}
 
     async def start(self) -> None:
         """Let both ends meet."""
-        options: dict[str, Any] = {}
-        if self._backend == "nccl":
-            [(address, port)] = await self._answers(
-                {"learner rank 0": self._learners[0].address.remote()}
+        first, rank0 = next(iter(self._learners.items()))
+        [(address, port)] = await self._answers({first: rank0.address.remote()})
+        meeting = Meeting(address, port, 1 + len(self._engines) * self._gpus_per_engine)
+        opened = {
+            who: rank.open_weights.remote(self._config.backend, meeting)
+            for who, rank in self._learners.items()
+        }
+        initialised = {
+            who: engine.init_weight_transfer.remote(
+                self._backend.engine_init_info(meeting, 1 + i * self._gpus_per_engine)
             )
-            size = 1 + len(self._engines) * self._gpus_per_engine
-            options = {"address": address, "port": port, "world_size": size}
-        meeting: dict[str, Any] = {}
-        for i, engine in enumerate(self._engines):
-            info = engine_init_info(self._backend, options, 1 + i * self._gpus_per_engine)
-            meeting[f"rollout worker {i}"] = engine.init_weight_transfer.remote(info)
-        for i, rank in enumerate(self._learners):
-            meeting[f"learner rank {i}"] = rank.open_sender.remote(self._backend, options)
-        await self._answers(meeting)
-        if self._backend == "nccl":
-            [self._announced] = await self._answers(
-                {"learner rank 0": self._learners[0].announce_weights.remote()}
-            )
+            for i, (who, engine) in enumerate(self._engines.items())
+        }
+        self._announced, *_ = await self._answers({**opened, **initialised})
 
     async def publish(self, version: int) -> None:
         """Every engine serves ``version`` when this returns; PublishError leaves the old one."""
-        sending = {
-            f"learner rank {i}": rank.send_weights.remote(version)
-            for i, rank in enumerate(self._learners)
-        }
         try:
-            if self._announced is not None:
-                await self._answers({**sending, **self._receiving(self._announced, version)})
+            sent = {w: rank.send_weights.remote(version) for w, rank in self._learners.items()}
+            if self._backend.concurrent:
+                await self._answers({**sent, **self._received(self._announced, version)})
             else:
-                info, *_ = await self._answers(sending)
-                await self._answers(self._receiving(info, version))
+                info, *_ = await self._answers(sent)
+                await self._answers(self._received(info, version))
         finally:
-            released = [_await(rank.release_weights.remote()) for rank in self._learners]
+            released: list[Any] = [r.release_weights.remote() for r in self._learners.values()]
             await asyncio.wait([asyncio.ensure_future(r) for r in released], timeout=5.0)
 
-    def _receiving(self, info: dict[str, Any], version: int) -> dict[str, Any]:
+    def _received(self, info: dict[str, Any], version: int) -> dict[str, Any]:
+        until = time.time() + self._config.timeout_s
         return {
-            f"rollout worker {i}": engine.update_weights.remote(info, version)
-            for i, engine in enumerate(self._engines)
+            who: engine.update_weights.remote(info, version, until)
+            for who, engine in self._engines.items()
         }
 
     async def _answers(self, references: Mapping[str, Any]) -> list[Any]:
         return await answers(
             references,
-            within_s=self._timeout_s,
+            within_s=self._config.timeout_s,
             error=PublishError,
             key="weights.timeout_s",
         )
-
-
-def engine_init_info(backend: str, options: dict[str, Any], rank_offset: int) -> dict[str, Any]:
-    """What vLLM's ``init_weight_transfer_engine`` takes for ``backend``."""
-    if backend == "nccl":
-        return {
-            "master_address": options["address"],
-            "master_port": options["port"],
-            "world_size": options["world_size"],
-            "rank_offset": rank_offset,
-            "packed": True,
-        }
-    return {"packed": False} if backend == "ipc" else {}
-
-
-async def _await(reference: Any) -> Any:
-    return await reference

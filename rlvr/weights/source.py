@@ -53,10 +53,14 @@ class ShardedWeightSource:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, full tensor); a tensor is valid until the next layer begins."""
+        for layer in self.layers():
+            yield from layer
+
+    def layers(self) -> Iterator[list[tuple[str, Tensor]]]:
+        """The same layer by layer."""
         for group in self._layers():
             with self._gather([p for _, p in group]):
-                for name, p in group:
-                    yield name, p.detach()
+                yield [(name, p.detach()) for name, p in group]
 
     def _layers(self) -> list[list[tuple[str, nn.Parameter]]]:
         """Parameters by decoder layer; those outside of any layer go alone, first to last."""

@@ -9,14 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from rlvr.loop.shape import resolve
 from transformers import AutoTokenizer
 
 from rlvr.algorithm.credit import CREDITS, SoloRanks
 from rlvr.algorithm.credit.oar import rank_correlation
 from rlvr.algorithm.credit.oar_p import perturbation_scores
 from rlvr.algorithm.credit.oar_segments import planned_segments
-from rlvr.config import RunConfig, WeightsConfig
+from rlvr.config import RunConfig
 from rlvr.errors import RunError
 from rlvr.learner.features import LentPolicy
 from rlvr.learner.group import LearnerGroup
@@ -24,6 +23,7 @@ from rlvr.learner.policy import load_policy
 from rlvr.loop.batch import RolloutBatch
 from rlvr.loop.cluster import engine_options, learner_options
 from rlvr.loop.credit_driver import CreditDriver
+from rlvr.loop.resolve import resolved
 from rlvr.rollout.pool import RolloutPool
 from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
 from rlvr.weights.publish import WeightPublisher
@@ -41,7 +41,7 @@ def configuration(model: str, **options) -> RunConfig:
     config.rollout.engine = {"max_model_len": LONGEST}
     config.objective = {"name": "dapo"}
     config.credit = {"name": "oar_p", "engine": "rollout", "check_responses": 99} | options
-    return resolve(config)
+    return resolved(config)
 
 
 def draw(seed: int) -> tuple[list[Group], dict[int, tuple[int, int]]]:
@@ -84,9 +84,7 @@ class TellingDriver(CreditDriver):
 def bench(ray_here, tiny_model):
     loop = asyncio.new_event_loop()
     config = configuration(tiny_model(True))
-    pool = RolloutPool(
-        config.model, config.rollout, backend="shm", gpu=False, options=engine_options(config, None)
-    )
+    pool = RolloutPool(config, engine_options(config, None))
 
     def do(coroutine):
         return loop.run_until_complete(asyncio.wait_for(coroutine, 120))
@@ -153,9 +151,7 @@ def test_weights_on_the_ranks_and_the_version_that_answers(bench):
     drawn = draw(int(np.random.default_rng().integers(2**31)))
     learners = LearnerGroup(bench.config, PAD, learner_options(bench.config, None))
     bench.do(learners.start())
-    publisher = WeightPublisher(
-        WeightsConfig("shm", 60.0), "shm", learners.workers, bench.pool.actors
-    )
+    publisher = WeightPublisher(bench.config.weights, learners.workers, bench.pool.actors)
     bench.do(publisher.start())
 
     async def step(inputs):

@@ -40,7 +40,7 @@ def test_a_run_leaves_no_trace_in_the_next(ray_here, guesser, tmp_path):
         try:
             for config in (first, second, third):
                 await session.train(validated(config))
-                actors.append([*session._actors.rollout.actors, *session._actors.learners.ranks])
+                actors.append([*session._actors.rollout.actors, *session._actors.learners.workers])
         finally:
             await session.close()
         return actors

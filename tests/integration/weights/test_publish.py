@@ -6,16 +6,17 @@ import asyncio
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import ray
 
-from rlvr.config import RunConfig, WeightsConfig
+from rlvr.config import RunConfig
 from rlvr.errors import PublishError
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import engine_options, learner_options
-from rlvr.loop.validate import resolved
+from rlvr.loop.resolve import resolved
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
 from rlvr.types import Group, Outcome, Prompt, Verdict
@@ -46,13 +47,7 @@ class Bench:
         self.loop = asyncio.new_event_loop()
         self.model = model
         self.config = configuration(model)
-        self.pool = RolloutPool(
-            self.config.model,
-            self.config.rollout,
-            backend="shm",
-            gpu=False,
-            options=engine_options(self.config, None),
-        )
+        self.pool = RolloutPool(self.config, engine_options(self.config, None))
         self.do(self.pool.start())
         self.calls = 0
 
@@ -87,7 +82,8 @@ class Bench:
 
     def publisher(self, learners, timeout_s: float = 60.0, engines=None) -> WeightPublisher:
         engines = self.pool.actors if engines is None else engines
-        publisher = WeightPublisher(WeightsConfig("shm", timeout_s), "shm", learners, engines)
+        config = replace(self.config.weights, timeout_s=timeout_s)
+        publisher = WeightPublisher(config, learners, engines)
         self.do(publisher.start())
         return publisher
 
@@ -125,7 +121,7 @@ def test_engine_and_learner_agree_after_each_publish(bench, stage, tied):
     config = configuration(b.model, stage)
     learners = LearnerGroup(config, 0, learner_options(config, None))
     b.do(learners.start())
-    publisher = b.publisher(learners.ranks)
+    publisher = b.publisher(learners.workers)
     b.do(publisher.publish(100))
     before = b.sample()
     for version in (101, 102):
@@ -197,18 +193,18 @@ def wrong_shape(info):
     if info:
         shapes = [list(s) for s in info["shapes"]]
         at = next(i for i, n in enumerate(info["names"]) if "layers.1.mlp.up_proj" in n)
-        shapes[at][0] -= 1
+        shapes[at].reverse()
         info = {**info, "shapes": shapes}
     return info
 
 
 def test_a_shape_that_does_not_fit_is_named_and_undone(bench, learners):
     b = bench(True)
-    good = b.publisher(learners.ranks)
+    good = b.publisher(learners.workers)
     b.do(good.publish(200))
     before = fingerprint(b)
     train_a_step(b, learners, b.sample())
-    bad = b.publisher([Tampered(r, wrong_shape) for r in learners.ranks])
+    bad = b.publisher([Tampered(r, wrong_shape) for r in learners.workers])
     with pytest.raises(PublishError, match=r"rollout worker 0[\s\S]*layers\.1\.mlp\.up_proj"):
         b.do(bad.publish(201))
     assert fingerprint(b) == before
@@ -220,7 +216,7 @@ def test_a_shape_that_does_not_fit_is_named_and_undone(bench, learners):
 def test_an_engine_that_raises_is_heard_at_once(bench, learners):
     b = bench(True)
     publisher = b.publisher(
-        [Tampered(r, lambda info: {**info, "nbytes": "x"}) for r in learners.ranks]
+        [Tampered(r, lambda info: {**info, "objects": "x"}) for r in learners.workers]
     )
     before = fingerprint(b)
     started = time.monotonic()
@@ -232,7 +228,7 @@ def test_an_engine_that_raises_is_heard_at_once(bench, learners):
 
 def test_an_engine_that_stops_answering_ends_the_publish_in_time(bench, learners):
     b = bench(True)
-    publisher = b.publisher(learners.ranks, timeout_s=2.0)
+    publisher = b.publisher(learners.workers, timeout_s=2.0)
     before = fingerprint(b)
     pid = ray.get(b.pool.actors[0].__ray_call__.remote(lambda self: os.getpid()))
     started = time.monotonic()
@@ -244,4 +240,4 @@ def test_an_engine_that_stops_answering_ends_the_publish_in_time(bench, learners
         os.kill(pid, signal.SIGCONT)
     assert time.monotonic() - started < 12
     assert fingerprint(b) == before, "a withdrawn version must not be loaded late"
-    b.do(b.publisher(learners.ranks).publish(401))
+    b.do(b.publisher(learners.workers).publish(401))

@@ -9,9 +9,9 @@ import pytest
 from rlvr.config import RunConfig
 from rlvr.learner.engine import deepspeed_config
 from rlvr.loop.cluster import engine_options, learner_options, resource_bundles
-from rlvr.loop.validate import resolved
+from rlvr.loop.resolve import resolved
 from rlvr.rollout.engine import engine_arguments
-from rlvr.weights.publish import engine_init_info
+from rlvr.weights.base import Meeting, backend_class
 
 
 def configuration(placement: str, **rollout) -> RunConfig:
@@ -59,7 +59,7 @@ def test_without_gpus_the_cores_are_shared_out():
 )
 def test_vllm_arguments(placement, backend):
     config = configuration(placement, tensor_parallel=1, memory_utilization=0.5)
-    arguments = engine_arguments(config.model, config.rollout, config.weights.backend, gpu=True)
+    arguments = engine_arguments(config)
     assert arguments["weight_transfer_config"].backend == backend
     assert arguments["logprobs_mode"] == "processed_logprobs"
     assert arguments["gpu_memory_utilization"] == 0.5
@@ -74,19 +74,20 @@ def test_vllm_arguments(placement, backend):
 def test_user_arguments_go_to_vllm_last():
     config = configuration("disaggregated")
     config.rollout.engine["kv_cache_dtype"] = "fp8"
-    arguments = engine_arguments(config.model, config.rollout, "nccl", gpu=True)
+    arguments = engine_arguments(config)
     assert arguments["kv_cache_dtype"] == "fp8"
 
 
 def test_nccl_ranks_follow_the_sender_without_gaps():
-    options = {"address": "10.0.0.1", "port": 1234, "world_size": 1 + 3 * 2}
-    offsets = [engine_init_info("nccl", options, 1 + i * 2)["rank_offset"] for i in range(3)]
+    nccl, ipc = backend_class("nccl"), backend_class("ipc")
+    meeting = Meeting("10.0.0.1", 1234, 1 + 3 * 2)
+    offsets = [nccl.engine_init_info(meeting, 1 + i * 2)["rank_offset"] for i in range(3)]
     assert offsets == [1, 3, 5]
-    info = engine_init_info("nccl", options, 1)
+    info = nccl.engine_init_info(meeting, 1)
     from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferInitInfo
 
     assert NCCLWeightTransferInitInfo(**info).world_size == 7
-    assert engine_init_info("ipc", {}, 1) == {"packed": False}
+    assert ipc.engine_init_info(meeting, 1) == {"packed": False}
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

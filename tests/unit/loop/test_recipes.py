@@ -285,7 +285,7 @@ def test_a_tiny_twin_differs_in_size_alone(recipe, tmp_path, monkeypatch):
     touch(*config.data.train)
     Path(config.model.path).mkdir(parents=True)
     resolved = validated(config)
-    assert resolved.cluster.gpus == 0 and resolved.weights.backend == "shm"
+    assert resolved.cluster.gpus == 0 and resolved.weights.backend == "object_store"
     assert resolved.train.steps == 2 and resolved.model.dtype == "float32"
     assert resolved.rollout.group_size <= 8
     assert resolved.rollout.engine["max_model_len"] <= QUICKSTART_WINDOW

@@ -6,7 +6,8 @@ import pytest
 
 from rlvr.config import RunConfig, Template, choices
 from rlvr.errors import ConfigError
-from rlvr.loop.validate import resolved, validated
+from rlvr.loop.resolve import resolved
+from rlvr.loop.validate import validated
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def put(config: RunConfig, key: str, value: object) -> None:
             {"cluster.placement": "colocated", "rollout.tensor_parallel": 2},
             r"tensor_parallel=2 is not supported with cluster\.placement=colocated",
         ),
-        ({"weights.backend": "shm"}, r"weights\.backend=shm is for the CPU"),
+        ({"weights.backend": "object_store"}, r"weights\.backend=object_store is for CPUs"),
         ({"weights.backend": "ipc"}, r"weights\.backend=ipc needs cluster\.placement=colocated"),
         ({"evaluation.every": 5}, r"data\.eval names no file"),
         ({"data.train": ["/nowhere.parquet"]}, r"no such file: /nowhere\.parquet"),
@@ -103,7 +104,7 @@ def test_all_problems_are_reported_at_once(config):
 @pytest.mark.parametrize(
     ("cluster", "given", "expected"),
     [
-        ({"gpus_per_node": 0}, {}, (1, 1, "shm")),
+        ({"gpus_per_node": 0}, {}, (1, 1, "object_store")),
         ({"gpus_per_node": 8}, {}, (4, 4, "nccl")),
         ({"gpus_per_node": 8}, {"tensor_parallel": 2}, (4, 2, "nccl")),
         ({"gpus_per_node": 8, "nodes": 2}, {"ranks": 12}, (12, 4, "nccl")),

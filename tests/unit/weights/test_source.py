@@ -1,15 +1,11 @@
-"""The weight stream and its shared-memory form."""
+"""The weight stream."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from pathlib import Path
 
-import pytest
-import torch
 from torch import nn
 
-from rlvr.weights.shm import Segment, SharedMemorySender
 from rlvr.weights.source import ShardedWeightSource
 
 
@@ -39,31 +35,3 @@ def test_metadata_agrees_with_iteration_and_one_layer_is_whole_at_a_time():
         assert (meta.dtype, meta.shape) == (tensor.dtype, tuple(tensor.shape))
     assert "head.weight" not in {m.name for m in metadata}, "a tied weight travels once"
     assert max(gathered) == 2 and sum(gathered) == len(metadata)
-
-
-def test_a_segment_holds_every_byte_until_it_is_released():
-    model = network()
-    sender = SharedMemorySender(ShardedWeightSource(model, lambda p: _nothing()), rank=0)
-    info = sender.send(1)
-    views = dict(Segment(**info).map())
-    for name, p in model.named_parameters():
-        assert torch.equal(views[name], p)
-    sender.release()
-    assert not Path(info["path"]).exists()
-    assert torch.equal(views["embed.weight"], model.embed.weight), "a mapped version stays"
-    with pytest.raises(FileNotFoundError, match="withdrawn"):
-        list(Segment(**info).map())
-
-
-def test_other_ranks_only_gather():
-    seen = []
-    source = ShardedWeightSource(network(), lambda p: _nothing(seen))
-    assert SharedMemorySender(source, rank=1).send(1) == {}
-    assert seen
-
-
-@contextmanager
-def _nothing(seen=None):
-    if seen is not None:
-        seen.append(1)
-    yield

@@ -1,11 +1,13 @@
-"""vLLM side of the ``shm`` backend: load a version from shared memory, all of it or nothing."""
+"""vLLM's end of the ``object_store`` backend: loads a version, all of it or nothing."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig
@@ -23,30 +25,45 @@ from vllm.model_executor.model_loader.reload import (
 )
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-from rlvr.weights.shm import Segment
+Weights = list[tuple[str, Tensor]]
 
 
 @dataclass
-class SharedMemoryInitInfo(WeightTransferInitInfo):
+class ObjectStoreInitInfo(WeightTransferInitInfo):
     """Nothing to agree on beforehand."""
 
 
 @dataclass
-class SharedMemoryUpdateInfo(WeightTransferUpdateInfo, Segment):
-    """The segment to load."""
+class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
+    """The parameters in their order, and the objects that hold their bytes, some in each."""
+
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
+    objects: list[Any]
+
+    def map(self) -> Weights:
+        """Views of the parameters in the object store; they keep its memory alive."""
+        arrays = [array for held in ray.get(self.objects) for array in held]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable")  # they are only read
+            return [
+                (name, torch.from_numpy(array).view(getattr(torch, dtype)).view(shape))
+                for name, dtype, shape, array in zip(
+                    self.names, self.dtype_names, self.shapes, arrays, strict=True
+                )
+            ]
 
 
-class SharedMemoryWeightTransferEngine(
-    WeightTransferEngine[SharedMemoryInitInfo, SharedMemoryUpdateInfo]
-):
-    """Loads a segment through vLLM's layerwise reload, and undoes a load that fails.
+class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
+    """Loads a version through vLLM's layerwise reload, and undoes a load that fails.
 
     The version in use stays mapped until the next one has loaded, so it can be restored from
     memory; before the first publish it is restored from the model's own files.
     """
 
-    init_info_cls = SharedMemoryInitInfo
-    update_info_cls = SharedMemoryUpdateInfo
+    init_info_cls = ObjectStoreInitInfo
+    update_info_cls = ObjectStoreUpdateInfo
 
     def __init__(
         self,
@@ -56,9 +73,9 @@ class SharedMemoryWeightTransferEngine(
         model: torch.nn.Module,
     ) -> None:
         super().__init__(config, vllm_config, device, model)
-        self._current: list[tuple[str, Tensor]] | None = None
+        self._current: Weights | None = None
 
-    def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
+    def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
         """No rendezvous is needed."""
 
     def start_weight_update(self) -> None:
@@ -67,9 +84,9 @@ class SharedMemoryWeightTransferEngine(
     def finish_weight_update(self) -> None:
         """See ``start_weight_update``."""
 
-    def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
-        """Load the segment; on any error restore the version in use and raise."""
-        weights = list(update_info.map())
+    def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
+        """Load the version; on any error restore the version in use and raise."""
+        weights = update_info.map()
         try:
             self._load(iter(weights))
         except BaseException:

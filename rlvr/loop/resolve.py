@@ -1,0 +1,59 @@
+"""What a configuration leaves to its cluster: ranks, workers, threads, the weight backend."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from rlvr.config import RunConfig
+from rlvr.weights.base import default_backend
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """Fill in what the cluster decides: ranks, workers, weight backend, threads."""
+    cluster, tp = config.cluster, config.rollout.tensor_parallel
+    colocated = cluster.placement == "colocated"
+    ranks, workers = config.learner.ranks, config.rollout.workers
+    if cluster.gpus == 0:
+        ranks, workers = ranks or 1, workers or 1
+    elif colocated:
+        ranks = ranks or cluster.gpus
+        workers = workers or ranks // tp
+    elif ranks is None and workers is None:
+        workers = max(1, cluster.gpus // 2 // tp)
+        ranks = cluster.gpus - workers * tp
+    elif ranks is None:
+        ranks = cluster.gpus - (workers or 0) * tp
+    elif workers is None:
+        workers = (cluster.gpus - ranks) // tp
+    backend = config.weights.backend
+    if backend == "auto":
+        backend = default_backend(cluster)
+    engine = {"max_model_len": longest_sequence(config), **config.rollout.engine}
+    return replace(
+        config,
+        learner=replace(config.learner, ranks=ranks),
+        rollout=replace(config.rollout, workers=workers, engine=engine),
+        verifier=replace(config.verifier, actors=config.verifier.actors or cluster.nodes),
+        weights=replace(config.weights, backend=backend),
+    )
+
+
+def longest_sequence(config: RunConfig) -> int:
+    """Tokens of the longest prompt and response that the run allows."""
+    response = max(config.rollout.max_response_tokens, config.evaluation.max_response_tokens or 0)
+    return config.data.max_prompt_tokens + response
+
+
+def learner_threads(config: RunConfig) -> int:
+    """torch threads of a learner rank on a CPU: all cores shared among the ranks."""
+    return config.cluster.torch_threads or max(1, _cores() // (config.learner.ranks or 1))
+
+
+def rollout_threads(config: RunConfig) -> int:
+    """torch threads of a rollout worker on a CPU: one share of the cores is the driver's."""
+    return config.cluster.torch_threads or max(1, _cores() // ((config.rollout.workers or 1) + 1))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

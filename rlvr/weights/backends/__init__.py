@@ -1,0 +1,1 @@
+"""The weight backends, one file each; ``rlvr.weights.base`` says what one is."""

@@ -1,0 +1,193 @@
+"""What a publish costs without a GPU: python tests/bench/publish.py
+
+Random Qwen3 models, real learner ranks and engines on this machine. The yardstick is a copy of
+the same bytes from one array into another. Memory is the sum of the shares (Pss) of the learner
+ranks, the engines and Ray's own processes: the most during one further publish, beyond what they
+held before it. Times are the shortest of some, since the machine may have other work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ray
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from rlvr.config import RunConfig
+from rlvr.learner.group import LearnerGroup
+from rlvr.loop.cluster import engine_options, learner_options
+from rlvr.loop.resolve import resolved
+from rlvr.rollout.pool import RolloutPool
+from rlvr.weights.publish import WeightPublisher
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Model:
+    """A random model, and the (ZeRO stage, learner ranks) that it is trained with."""
+
+    name: str
+    dtype: str
+    hidden: int
+    layers: int
+    vocabulary: int
+    learners: tuple[tuple[int, int], ...]
+
+    def save(self, folder: str) -> None:
+        """Write it as a Hugging Face folder."""
+        config = Qwen3Config(
+            hidden_size=self.hidden,
+            intermediate_size=3 * self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.hidden // 64,
+            num_key_value_heads=self.hidden // 128,
+            head_dim=64,
+            vocab_size=self.vocabulary,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+        model = Qwen3ForCausalLM(config).to(getattr(torch, self.dtype))
+        size = sum(p.numel() for p in model.parameters())
+        print(f"\n{self.name}: {size / 1e6:.0f} M parameters, {self.dtype}", flush=True)
+        model.save_pretrained(folder)
+
+
+MODELS = [
+    Model("small", "float32", 512, 6, 16_000, ((0, 1), (2, 2), (3, 2))),
+    Model("large", "bfloat16", 1024, 24, 64_000, ((2, 1), (3, 2))),
+]
+
+
+def configuration(folder: str, dtype: str, stage: int, ranks: int, engines: int) -> RunConfig:
+    """A run on the CPU; plain SGD, so that no optimizer state takes memory."""
+    config = RunConfig()
+    config.model.path, config.model.dtype = folder, dtype
+    config.cluster.gpus_per_node, config.cluster.torch_threads = 0, 1
+    config.learner.ranks, config.learner.zero_stage = ranks, stage
+    config.learner.optimizer = "sgd"
+    config.rollout.workers = engines
+    config.rollout.engine = {"max_model_len": 128}
+    return resolved(config)
+
+
+class Peak:
+    """The most that all processes of this Ray hold together while inside, in bytes."""
+
+    def __enter__(self) -> Peak:
+        self.before = self.bytes = held()
+        self._inside = True
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inside = False
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while self._inside:
+            self.bytes = max(self.bytes, held())
+            time.sleep(0.005)
+
+
+def held() -> int:
+    """Pss of every process below this one."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    total, waiting = 0, [os.getpid()]
+    while waiting:
+        waiting += children.get(pid := waiting.pop(), [])
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += 1024 * next(int(x.split()[1]) for x in rollup.splitlines() if x[:4] == "Pss:")
+    return total
+
+
+def plain_copy(nbytes: int) -> float:
+    """Seconds to copy as many bytes into memory that is mapped for it, as a publish does."""
+    source, seconds = torch.ones(nbytes, dtype=torch.uint8), []
+    for _ in range(9):
+        started = time.perf_counter()
+        source.clone()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+async def measure(model: Model, backends: list[str], repeats: int, engines: int) -> None:
+    """Print one row for each backend, sharding and number of engines."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(folder)
+        nbytes = sum(f.stat().st_size for f in Path(folder).glob("*.safetensors"))
+        copy = plain_copy(nbytes)
+        print(f"{nbytes / MIB:.0f} MiB, copied in {1000 * copy:.0f} ms\n")
+        print("| backend | ZeRO | ranks | engines | ms | x copy | peak memory, x model |")
+        print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+        pools = {}
+        for backend in backends:
+            config = configuration(folder, model.dtype, 2, 1, engines)
+            config.weights.backend = backend
+            pools[backend] = RolloutPool(config, engine_options(config, None))
+            await pools[backend].start()
+        for stage, ranks in model.learners:
+            config = configuration(folder, model.dtype, stage, ranks, engines)
+            learners = LearnerGroup(config, 0, learner_options(config, None))
+            await learners.start()
+            for backend, pool in pools.items():
+                for count in range(1, engines + 1):
+                    weights = replace(config.weights, backend=backend)
+                    publisher = WeightPublisher(weights, learners.workers, pool.actors[:count])
+                    await publisher.start()
+                    seconds = []
+                    for version in range(repeats + 1):
+                        started = time.perf_counter()
+                        await publisher.publish(version)
+                        seconds.append(time.perf_counter() - started)
+                    took = min(seconds[1:])
+                    with Peak() as peak:
+                        await publisher.publish(repeats + 1)
+                    beyond = (peak.bytes - peak.before) / nbytes
+                    print(
+                        f"| `{backend}` | {stage} | {ranks} | {count} | {1000 * took:.0f} | "
+                        f"{took / copy:.1f} | {beyond:.1f} |",
+                        flush=True,
+                    )
+            await learners.close()
+        for pool in pools.values():
+            await pool.close()
+
+
+def main() -> None:
+    """Measure all models."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backends", nargs="+", default=["object_store"])
+    parser.add_argument("--models", nargs="+", default=[m.name for m in MODELS])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--engines", type=int, default=2)
+    given = parser.parse_args()
+    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)
+    for model in MODELS:
+        if model.name in given.models:
+            asyncio.run(measure(model, given.backends, given.repeats, given.engines))
+
+
+if __name__ == "__main__":
+    main()
