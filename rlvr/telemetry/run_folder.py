@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlvr.errors import RunFolderError
+from rlvr.errors import RunError, RunFolderError
 
 
 class RunFolder:

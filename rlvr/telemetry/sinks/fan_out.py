@@ -35,9 +35,8 @@ class FanOut:
 
     def close(self, finished: bool) -> None:
         """Close what was begun, also after an error of its own."""
-        for name in self._begun:
-            self._guarded(name, lambda sink: sink.close(finished))
-        self._begun.clear()
+        while self._begun:
+            self._guarded(self._begun.pop(0), lambda sink: sink.close(finished))
 
     def _guarded(self, name: str, call: Callable[[Sink], None]) -> None:
         try:
