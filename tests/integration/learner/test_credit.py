@@ -58,8 +58,8 @@ def configuration(folder: str, world: int, stage: int, budget: int, method: str,
 
 
 @pytest.fixture(scope="module")
-def results(tiny_model, run_ranks, tmp_path_factory):
-    generator = np.random.default_rng()
+def results(module_seed, tiny_model, run_ranks, tmp_path_factory):
+    generator = np.random.default_rng(module_seed)
     groups = random_groups(generator)
     rewards = np.stack([g.rewards for g in groups])
     spread = rewards.std(1, ddof=1, keepdims=True)

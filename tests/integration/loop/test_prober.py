@@ -98,9 +98,7 @@ def on_the_learner(config, groups, answers, target):
 
 
 @pytest.mark.parametrize("target", ["own", "reference"])
-def test_scores_equal_the_learners(bench, target):
-    seed = int(np.random.default_rng().integers(2**31))
-    print(f"seed = {seed}")
+def test_scores_equal_the_learners(bench, target, seed):
     groups, answers = draw(seed)
     scores = bench.scores(groups, answers, target=target)
     some = bench.scores(groups, answers, target=target, max_positions=4)
@@ -124,8 +122,8 @@ def test_scores_equal_the_learners(bench, target):
     assert np.mean(correlation) > 0.999
 
 
-def test_weights_on_the_ranks_and_the_version_that_answers(bench):
-    groups, answers = draw(int(np.random.default_rng().integers(2**31)))
+def test_weights_on_the_ranks_and_the_version_that_answers(bench, seed):
+    groups, answers = draw(seed)
     learners = LearnerGroup(bench.config, PAD, learner_options(bench.config, None))
     bench.do(learners.start())
     publisher = WeightPublisher(

@@ -30,9 +30,8 @@ def test_only_solutions_carry_a_loss(tokenizer):
     assert tokenizer.decode(ids[0]) == "123+456\n9;<eos>" + "<pad>" * 6
 
 
-def test_a_model_that_learnt_a_few_problems_by_heart_is_measured_as_such(tokenizer):
-    rng = random.Random()
-    torch.manual_seed(rng.randrange(2**31))
+def test_a_model_that_learnt_a_few_problems_by_heart_is_measured_as_such(tokenizer, seed):
+    rng = random.Random(seed)
     problems = list(islice(additions(rng, set()), 8))
     known = problems[:4]
     model = build_model(tokenizer)
