@@ -17,8 +17,8 @@ def test_by_default_a_reward_is_the_verifiers_own() -> None:
         assert verdict.components == {"outcome": reward}
 
 
-def test_each_outcome_has_its_reward() -> None:
-    dice = random.Random()
+def test_each_outcome_has_its_reward(seed: int) -> None:
+    dice = random.Random(seed)
     rewards = RewardConfig(*[dice.uniform(-2, 2) for _ in range(5)])
     config = VerifierConfig(rewards=rewards)
     for outcome in Outcome:

@@ -6,8 +6,8 @@ from rlvr.task import Outcome, Verdict
 from rlvr.verify.worker import Frames, decode, encode, framed
 
 
-def test_frames_survive_any_cutting_of_the_stream() -> None:
-    dice = random.Random()
+def test_frames_survive_any_cutting_of_the_stream(seed: int) -> None:
+    dice = random.Random(seed)
     payloads = [dice.randbytes(dice.choice([0, 1, 5, 300, 70_000])) for _ in range(100)]
     stream = b"".join(map(framed, payloads))
     frames, received, start = Frames(), [], 0
