@@ -49,10 +49,11 @@ def test_a_model_that_learnt_a_few_problems_by_heart_is_measured_as_such(tokeniz
 
 @pytest.fixture
 def skills(monkeypatch):
-    """Replace training by nothing and every measurement by the next of a list."""
+    """Replace batches and training by nothing, every measurement by the next of a list."""
 
     def replace(*values):
         following = cycle(values)
+        monkeypatch.setattr(warmup, "_batch", lambda *_: None)
         monkeypatch.setattr(warmup, "_train", lambda *_: 0.0)
         monkeypatch.setattr(warmup, "measure", lambda *_: next(following))
 
