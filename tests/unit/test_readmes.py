@@ -29,8 +29,7 @@ GUIDES = sorted(
 FOREIGN = {"cd", "docker", "export", "git", "pip", "pre-commit", "ray", "ruff"}
 KINDS = ("advantage", "objective", "credit", "correction")  # whose options are open
 ENTRY_POINTS = {f"rlvr.{kind}" for kind in (*KINDS, "verifier")}
-# What a guide writes for values that are the reader's, and values that can stand there.
-PLACEHOLDERS = {"OVERRIDES": "", "...": "", "…": ""}
+OMITTED = {"OVERRIDES", "...", "…"}  # what a guide writes for more words of the reader's own
 NEEDED = {"model.path": "model", "data.train": "[rows.jsonl]", "train.steps": "2"}
 ROWS = str(ROOT / "tests" / "data" / "math.jsonl")  # in place of files that only a reader has
 FILES = {".parquet", ".jsonl", ".json", ".py", ".yaml", ".md", ".png", ".sh"}
@@ -194,7 +193,7 @@ def parses(program: list[str], arguments: list[str]) -> None:
 
 def train(words: list[str]) -> None:
     """Compose and resolve every run of the command, with values in place of the reader's own."""
-    words = [w for word in words if (w := PLACEHOLDERS.get(word, word))]
+    words = [word for word in words if word not in OMITTED]
     given = {w.split("=")[0] for w in words}
     if not given & {"--cfg", "--help", "+recipe"}:
         words += [f"{key}={value}" for key, value in NEEDED.items() if key not in given]
