@@ -26,7 +26,7 @@ GUIDES = sorted(
     for path in ROOT.glob(f"{folder}/*.md".lstrip("/"))
 )
 # What this repository does not bring; any other first word must be one of its own programs.
-FOREIGN = {"cd", "docker", "export", "git", "pip", "pre-commit", "ray", "ruff"}
+FOREIGN = {"cd", "docker", "git", "lint-imports", "mypy", "pip", "pre-commit", "ray", "ruff"}
 KINDS = ("advantage", "objective", "credit", "correction")  # whose options are open
 ENTRY_POINTS = {f"rlvr.{kind}" for kind in (*KINDS, "verifier")}
 OMITTED = {"OVERRIDES", "...", "…"}  # what a guide writes for more words of the reader's own
