@@ -13,8 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from rlvr.algorithm.advantages import ADVANTAGES
+from rlvr.algorithm.correction import CORRECTIONS
+from rlvr.algorithm.credit import CREDITS
+from rlvr.algorithm.objectives import OBJECTIVES
 from rlvr.config import RunConfig
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
 from rlvr.loop.shape import check
@@ -27,8 +32,8 @@ GUIDES = sorted(
 )
 # What this repository does not bring; any other first word must be one of its own programs.
 FOREIGN = {"cd", "docker", "git", "lint-imports", "mypy", "pip", "pre-commit", "ray", "ruff"}
-KINDS = ("advantage", "objective", "credit", "correction")  # whose options are open
-ENTRY_POINTS = {f"rlvr.{kind}" for kind in (*KINDS, "verifier")}
+METHODS = {r.kind: r for r in (ADVANTAGES, OBJECTIVES, CREDITS, CORRECTIONS)}
+ENTRY_POINTS = {f"rlvr.{kind}" for kind in (*METHODS, "verifier")}
 OMITTED = {"OVERRIDES", "...", "…"}  # what a guide writes for more words of the reader's own
 NEEDED = {"model.path": "model", "data.train": "[rows.jsonl]", "train.steps": "2"}
 ROWS = str(ROOT / "tests" / "data" / "math.jsonl")  # in place of files that only a reader has
@@ -215,11 +220,19 @@ def keys(node: dict, before: str = "") -> Iterator[str]:
 @pytest.fixture(scope="module")
 def known() -> set[str]:
     """Every key there is; those of all choices, where a group is open."""
+    register()
     found = set(keys(asdict(RunConfig())))
-    for group in KINDS:
-        for file in Path(CONFIG_PATH, group).glob("*.yaml"):
-            found |= set(keys(yaml.safe_load(file.read_text()), f"{group}."))
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        for group in METHODS:
+            for choice in choices(group):
+                node = compose("train", overrides=[f"{group}={choice}"])[group]
+                found |= set(keys(OmegaConf.to_container(node), f"{group}."))
     return found
+
+
+def choices(group: str) -> set[str]:
+    files = {file.stem for file in Path(CONFIG_PATH, group).glob("*.yaml")}
+    return files | set(METHODS[group].names() if group in METHODS else ())
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=name)
@@ -233,6 +246,5 @@ def test_keys_and_choices_in_the_text_exist(guide, known):
                 continue
             if "." in key and re.fullmatch(r"[a-z_.]+", key):
                 assert key in known, f"{word}: no such key"
-            elif equals and Path(CONFIG_PATH, key).is_dir() and re.fullmatch(r"[a-z_,]+", value):
-                choices = {file.stem for file in Path(CONFIG_PATH, key).glob("*.yaml")}
-                assert set(value.split(",")) <= choices, f"{word}: no such choice"
+            elif equals and re.fullmatch(r"[a-z_,]+", value):
+                assert set(value.split(",")) <= choices(key), f"{word}: no such choice"
