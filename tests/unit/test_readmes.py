@@ -231,8 +231,10 @@ def known() -> set[str]:
 
 
 def choices(group: str) -> set[str]:
-    files = {file.stem for file in Path(CONFIG_PATH, group).glob("*.yaml")}
-    return files | set(METHODS[group].names() if group in METHODS else ())
+    if group not in METHODS:
+        return {file.stem for file in Path(CONFIG_PATH, group).glob("*.yaml")}
+    found = {choice: METHODS[group].find(choice, group) for choice in METHODS[group].names()}
+    return {c for c, entry in found.items() if entry.method.__module__.startswith("rlvr.")}
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=name)

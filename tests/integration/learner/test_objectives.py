@@ -149,7 +149,7 @@ def configuration(folder, objective: str, credit: str, world: int, stage: int) -
     return config
 
 
-def draw(generator, folder, run_ranks, out, methods) -> dict:
+def draw(generator, folder, run_ranks, methods) -> dict:
     """For each (objective, credit): what every rank saved per shape, and what is expected."""
     groups = random_groups(generator)
     rewards = np.stack([g.rewards for g in groups])
@@ -164,7 +164,7 @@ def draw(generator, folder, run_ranks, out, methods) -> dict:
             for case in CASES
             if case[2] == world and case[:2] in methods
         }
-        ranks[world] = run_ranks(world, cases, out) if cases else []
+        ranks[world] = run_ranks(world, cases) if cases else []
     found = {}
     for method in methods:
         c = coefficients([rank[*method, 2, 3] for rank in ranks[2]], lengths)
@@ -173,15 +173,14 @@ def draw(generator, folder, run_ranks, out, methods) -> dict:
 
 
 @pytest.fixture(scope="module")
-def results(module_seed, tiny_model, run_ranks, tmp_path_factory):
+def results(module_seed, tiny_model, run_ranks):
     """Drawn again where a ratio lies on a clip bound: there fp32 and float64 may rightly differ."""
     generator = np.random.default_rng(module_seed)
     results: dict = {}
     for _ in range(5):
         unlucky = {case[:2] for case in CASES} - results.keys()
         if unlucky:
-            out = tmp_path_factory.mktemp("objectives")
-            found = draw(generator, tiny_model(True), run_ranks, out, sorted(unlucky))
+            found = draw(generator, tiny_model(True), run_ranks, sorted(unlucky))
             results |= {method: pair for method, pair in found.items() if pair[1][-1] >= 1}
     return results
 
