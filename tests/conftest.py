@@ -6,6 +6,8 @@ import asyncio
 import os
 import random
 import zlib
+from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -29,6 +31,15 @@ def pytest_report_header(config) -> str:
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:
+    """What each folder took, and how to replay a failure."""
+    seconds: Counter[str] = Counter()
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            folder = report.nodeid.split("::")[0].split("/")[:-1]
+            seconds["/".join(folder[:3])] += report.duration
+    folders = ", ".join(f"{at} {took:.0f} s" for at, took in seconds.most_common() if took >= 1)
+    if folders:
+        terminalreporter.write_line(f"by folder: {folders}")
     if any(terminalreporter.stats.get(kind) for kind in ("failed", "error")):
         terminalreporter.write_line(f"{_SEED}={config.rlvr_seed} draws the same again")
 
