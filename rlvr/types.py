@@ -105,7 +105,7 @@ class TokenBatch:
 
     input_ids: Int[Tensor, "T"]
     position_ids: Int[Tensor, "T"]
-    cu_seqlens: Int[Tensor, "S+1"]  # int32
+    cu_seqlens: Int[Tensor, "S1"]  # int32
 
     response_index: Int[Tensor, "N"]
     sequence_id: Int[Tensor, "N"]

@@ -7,7 +7,7 @@ A group whose rewards are all equal carries no learning signal and gets exactly 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from rlvr.algorithm.aggregation import segment_max, segment_mean, segment_min, s
 from rlvr.algorithm.registry import Registry, require
 
 
+@runtime_checkable
 class Advantage(Protocol):
     """Turns the rewards of a rollout batch into advantages."""
 

@@ -8,7 +8,7 @@ expectation; truncating or masking it keeps the variance bounded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from rlvr.algorithm.registry import Registry, require, require_one_of
 from rlvr.types import TokenBatch
 
 
+@runtime_checkable
 class Correction(Protocol):
     """Gives the importance weights that multiply the per-token terms of an objective."""
 

@@ -69,7 +69,7 @@ def rank_batches(
     return batches
 
 
-def micro_batches(lengths: Int[Tensor, "S"], budget: int) -> list[Int[Tensor, "s"]]:
+def micro_batches(lengths: Int[Tensor, "S"], budget: int) -> list[Int[Tensor, "_s"]]:
     """Portions of at most ``budget`` tokens: first fit, longest first.
 
     A sequence longer than the budget gets a portion of its own.

@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Flag, auto
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -46,6 +46,7 @@ class Credit:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Ranks(Protocol):
     """The data-parallel ranks; every method is collective."""
 
@@ -76,6 +77,7 @@ class SoloRanks:
         return x
 
 
+@runtime_checkable
 class FrozenPolicy(Protocol):
     """The old policy, lent for credit. Parameter gradients stay untouched."""
 
@@ -104,6 +106,7 @@ class FrozenPolicy(Protocol):
         ...
 
 
+@runtime_checkable
 class Features(Protocol):
     """What the scoring pass kept of this rank's response tokens.
 
@@ -131,6 +134,7 @@ class Features(Protocol):
         ...
 
 
+@runtime_checkable
 class CreditAssigner(Protocol):
     """Gives every response token its coefficient c_t ≥ 0.
 
@@ -161,6 +165,7 @@ Inquiry = Generator[Iterable[Question], Sequence[TokenChoices], Float[Tensor, "N
 """Yields rounds of questions, is sent the replies to each, returns a score for every token."""
 
 
+@runtime_checkable
 class Inquirer(Protocol):
     """A credit method with ``Needs.TOKEN_SCORES``, as the driver sees it."""
 

@@ -217,7 +217,9 @@ def portions(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return cut
 
 
-def packed(sequences: Sequence[Int[Tensor, "L"]], first: Sequence[int] | None = None) -> TokenBatch:
+def packed(
+    sequences: Sequence[Int[Tensor, "_L"]], first: Sequence[int] | None = None
+) -> TokenBatch:
     """A batch for a bare forward pass: no response tokens, nothing known of the sequences.
 
     ``first`` is the position of each sequence's first token, by default 0.
@@ -333,7 +335,7 @@ def scatter_weights(
     batch: TokenBatch,
     features: Features,
     found: Sequence[Probe],
-    scores: Sequence[Float[Tensor, "R"]],
+    scores: Sequence[Float[Tensor, "_R"]],
 ) -> Float[Tensor, "N"]:
     """c_t: the weights of every probe's reasoning tokens, 1 elsewhere."""
     coefficients = torch.ones_like(at_least_float32(features.logp))
@@ -344,7 +346,7 @@ def scatter_weights(
 
 
 def mean_rank_correlation(
-    scores: Sequence[Float[Tensor, "R"]], exact: Sequence[Float[Tensor, "R"]], ranks: Ranks
+    scores: Sequence[Float[Tensor, "_R"]], exact: Sequence[Float[Tensor, "_R"]], ranks: Ranks
 ) -> dict[str, float]:
     """Mean of Spearman's ρ over responses and ranks; empty if there is none. Collective."""
     rho = [rank_correlation(s, e) for s, e in zip(scores, exact, strict=False)]

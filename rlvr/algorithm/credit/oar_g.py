@@ -90,7 +90,7 @@ def saliency_scores(
     features: Features,
     ranks: Ranks,
     device: torch.device,
-) -> list[Float[Tensor, "R"]]:
+) -> list[Float[Tensor, "_R"]]:
     """s_t of every probe's reasoning tokens; noise of each from its generator. Collective."""
     policy = features.policy
     chunks = portions([len(p.token_ids) for p in found], config.tokens_per_chunk)

@@ -184,8 +184,8 @@ def coarse_divergence(
 
 
 def told_scores(
-    found: Sequence[Probe], positions: Sequence[Int[Tensor, "k"]], batch: TokenBatch, ranks: Ranks
-) -> tuple[list[Float[Tensor, "k"]], dict[str, float]]:
+    found: Sequence[Probe], positions: Sequence[Int[Tensor, "_k"]], batch: TokenBatch, ranks: Ranks
+) -> tuple[list[Float[Tensor, "_k"]], dict[str, float]]:
     """s_t that the rollout engines told, and the share of responses that were too long for them.
 
     These have flat scores, hence weights of 1. Collective.
@@ -199,7 +199,7 @@ def told_scores(
 
 def exact_scores(
     config: OarConfig, found: Sequence[Probe], batch: TokenBatch, features: Features, ranks: Ranks
-) -> list[Float[Tensor, "R"]]:
+) -> list[Float[Tensor, "_R"]]:
     """s_t of the first ``check_responses`` probes at every position. Collective."""
     sample = found[: config.check_responses]
     everywhere = [torch.arange(p.reasoning) for p in sample]
@@ -210,11 +210,11 @@ def exact_scores(
 def perturbation_scores(
     config: OarConfig,
     found: Sequence[Probe],
-    positions: Sequence[Int[Tensor, "k"]],
+    positions: Sequence[Int[Tensor, "_k"]],
     batch: TokenBatch,
     features: Features,
     ranks: Ranks,
-) -> list[Float[Tensor, "k"]]:
+) -> list[Float[Tensor, "_k"]]:
     """s_t at the given reasoning positions of every probe. Collective.
 
     A response is packed together with its variants, which hold no more than the tokens from t
@@ -242,7 +242,7 @@ def perturbation_scores(
 
 
 def shared_portions(
-    found: Sequence[Probe], positions: Sequence[Int[Tensor, "k"]], budget: int
+    found: Sequence[Probe], positions: Sequence[Int[Tensor, "_k"]], budget: int
 ) -> list[list[tuple[int, int]]]:
     """(probe, position) of all variants in order, cut so that each portion costs ``budget``.
 
