@@ -43,7 +43,7 @@ class Ranks:
         saved = [process.stdout.readline().strip() for process in self.processes]
         for result, log in zip(saved, self.logs, strict=True):
             assert result, log.read_text()[-4000:]
-        return [torch.load(result) for result in saved]
+        return [torch.load(result, weights_only=False) for result in saved]
 
     def close(self) -> None:
         for process in self.processes:
