@@ -1,10 +1,15 @@
-"""What the integration tests share: one Ray, and tiny models on disk."""
+"""What all tests share: seeds that can be replayed, one Ray, and tiny models on disk."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
+import zlib
+from collections import Counter
+from itertools import chain
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -12,6 +17,52 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)  # tiny tensors: threads would wait for each other
+
+_SEED = "RLVR_TEST_SEED"
+
+
+def pytest_configure(config) -> None:
+    """Draw the session's seed, unless the environment names the one of an earlier session."""
+    config.rlvr_seed = int(os.environ.get(_SEED) or random.SystemRandom().randrange(2**31))
+
+
+def pytest_report_header(config) -> str:
+    return f"seed: {_SEED}={config.rlvr_seed} draws the same again"
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    """What each folder took, and how to replay a failure."""
+    seconds: Counter[str] = Counter()
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            folder = report.nodeid.split("::")[0].split("/")[:-1]
+            seconds["/".join(folder[:3])] += report.duration
+    folders = ", ".join(f"{at} {took:.0f} s" for at, took in seconds.most_common() if took >= 1)
+    if folders:
+        terminalreporter.write_line(f"by folder: {folders}")
+    if any(terminalreporter.stats.get(kind) for kind in ("failed", "error")):
+        terminalreporter.write_line(f"{_SEED}={config.rlvr_seed} draws the same again")
+
+
+def _begin(request) -> int:
+    """A seed of the test's or module's own: alone it draws what it drew among all the others."""
+    value = zlib.crc32(f"{request.config.rlvr_seed} {request.node.nodeid}".encode())
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture(autouse=True)
+def seed(request) -> int:
+    """This test's seed, fresh in every session; the global generators begin with it too."""
+    return _begin(request)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def module_seed(request) -> int:
+    """``seed`` for the fixtures of a whole module."""
+    return _begin(request)
 
 
 @pytest.fixture(scope="session")
@@ -56,16 +107,17 @@ def tiny_model(save_qwen3, tmp_path_factory):
             from transformers import PreTrainedTokenizerFast
 
             folder = tmp_path_factory.mktemp("model") / ("tied" if tied else "untied")
-            torch.manual_seed(int(tied))
-            save_qwen3(
-                folder,
-                vocab_size=128,
-                max_position_embeddings=512,
-                tie_word_embeddings=tied,
-                eos_token_id=1,
-                pad_token_id=0,
-                initializer_range=0.1,
-            )
+            with torch.random.fork_rng():  # the test that asks first keeps its own numbers
+                torch.manual_seed(int(tied))
+                save_qwen3(
+                    folder,
+                    vocab_size=128,
+                    max_position_embeddings=512,
+                    tie_word_embeddings=tied,
+                    eos_token_id=1,
+                    pad_token_id=0,
+                    initializer_range=0.1,
+                )
             words = {f"w{i}": i for i in range(128)}
             PreTrainedTokenizerFast(
                 tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w2")),

@@ -7,7 +7,7 @@ A group whose rewards are all equal carries no learning signal and gets exactly 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ Rewards = Float[Tensor, "S"]
 GroupIds = Int[Tensor, "S"]
 
 
+@runtime_checkable
 class Advantage(Protocol):
     """Turns the rewards of a rollout batch into advantages.
 

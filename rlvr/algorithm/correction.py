@@ -8,7 +8,7 @@ expectation; truncating or masking it keeps the variance bounded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +23,7 @@ from rlvr.types import TokenBatch
 PerToken = Float[Tensor, "N"]
 
 
+@runtime_checkable
 class Correction(Protocol):
     """Gives the importance weights that multiply the per-token terms of an objective."""
 

@@ -27,12 +27,12 @@ NAME = "rlvr_packed"
 def packed_attention(
     module: nn.Module,
     query: Float[Tensor, "1 H T d"],
-    key: Float[Tensor, "1 K T d"],
-    value: Float[Tensor, "1 K T d"],
+    key: Float[Tensor, "1 h T d"],
+    value: Float[Tensor, "1 h T d"],
     attention_mask: None,
     *,
-    cu_seq_lens_q: Int[Tensor, "S+1"],
-    cu_seq_lens_k: Int[Tensor, "S+1"],
+    cu_seq_lens_q: Int[Tensor, "S1"],
+    cu_seq_lens_k: Int[Tensor, "S1"],
     max_length_q: int,
     max_length_k: int,
     key_index: Int[Tensor, "K"] | None = None,
@@ -56,8 +56,8 @@ def packed_attention(
 
 
 def with_prefixes(
-    cu_seqlens: Int[Tensor, "S+1"], prefix: Int[Tensor, "S 2"]
-) -> tuple[Int[Tensor, "K"], Int[Tensor, "S+1"]]:
+    cu_seqlens: Int[Tensor, "S1"], prefix: Int[Tensor, "S 2"]
+) -> tuple[Int[Tensor, "K"], Int[Tensor, "S1"]]:
     """Keys of sequences with prefixes, and where each sequence's keys begin and end among them.
 
     Args:
@@ -77,7 +77,7 @@ def _varlen(
     query: Float[Tensor, "H T d"],
     key: Float[Tensor, "h K d"],
     value: Float[Tensor, "h K d"],
-    boundaries: tuple[Int[Tensor, "S+1"], Int[Tensor, "S+1"]],
+    boundaries: tuple[Int[Tensor, "S1"], Int[Tensor, "S1"]],
     longest: tuple[int, int],
     scaling: float | None,
     window: int | None,
@@ -114,7 +114,7 @@ def _padded(
     query: Float[Tensor, "H T d"],
     key: Float[Tensor, "h K d"],
     value: Float[Tensor, "h K d"],
-    boundaries: tuple[Int[Tensor, "S+1"], Int[Tensor, "S+1"]],
+    boundaries: tuple[Int[Tensor, "S1"], Int[Tensor, "S1"]],
     longest: tuple[int, int],
     scaling: float | None,
     window: int | None,
@@ -141,7 +141,7 @@ def _padded(
 
 
 def _places(
-    cu_seqlens: Int[Tensor, "S+1"], longest: int
+    cu_seqlens: Int[Tensor, "S1"], longest: int
 ) -> tuple[Int[Tensor, "S L"], Bool[Tensor, "S L"]]:
     """Where the tokens of padded sequences come from, and which are none."""
     column = torch.arange(longest, device=cu_seqlens.device)

@@ -66,7 +66,7 @@ class ChunkedLogProb(torch.autograd.Function):
         ctx: Any,
         grad_logp: Float[Tensor, "n"],
         grad_entropy: Float[Tensor, "n"],
-        _: None,
+        _: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         """d logp/dz = onehot − p;  d H/dz = −p (log p + H)."""
         hidden, target, log_normaliser, entropy = ctx.saved_tensors

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,6 +37,7 @@ class LossTerms:
     metrics: dict[str, Metric]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A policy loss."""
 

@@ -94,8 +94,8 @@ def shown(verdict: Verdict) -> tuple[float, Outcome, str, dict[str, float]]:
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_the_other_rewards_are_the_same(tmp_path: Path) -> None:
-    dice = random.Random()
+def test_the_other_rewards_are_the_same(tmp_path: Path, seed: int) -> None:
+    dice = random.Random(seed)
     items = [honest(dice, number) for number in range(COUNT)]
     quiet = asyncio.run(judge(items, tmp_path))
     assert {v.outcome for v in quiet} >= {Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNPARSEABLE}

@@ -1,6 +1,7 @@
-"""One rank of a learner without Ray, as a script: runs every case and saves what came out.
+"""One rank of a learner without Ray, as a script: reads the names of files of cases from stdin,
+runs every case of each, and inputs with the name of the file that holds what came out.
 
-usage: rank_process.py RANK WORLD PORT CASES OUT
+usage: rank_process.py RANK WORLD PORT
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import pickle
 import sys
 
 
-def main(rank: int, world: int, port: str, cases_path: str, out_path: str) -> None:
+def main(rank: int, world: int, port: str) -> None:
+    inputs = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed goes into the log
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=port,
@@ -24,41 +27,44 @@ def main(rank: int, world: int, port: str, cases_path: str, out_path: str) -> No
 
     torch.set_num_threads(1)
     deepspeed.init_distributed("gloo", verbose=False)
+    for path in map(str.strip, sys.stdin):
+        with open(path, "rb") as f:
+            cases = pickle.load(f)
+        results = {name: run(rank, world, *case) for name, case in cases.items()}
+        torch.save(results, f"{path}.{rank}")
+        print(f"{path}.{rank}", file=inputs, flush=True)
+
+
+def run(rank: int, world: int, config, groups, advantages, per_mini_batch, inputs) -> dict:
+    import torch
 
     from rlvr.learner.batching import rank_batches
     from rlvr.learner.engine import gathered
     from rlvr.learner.rank import LearnerRank
     from rlvr.weights.source import ShardedWeightSource
 
-    with open(cases_path, "rb") as f:
-        cases = pickle.load(f)
-    results = {}
-    for name, (config, groups, advantages, per_mini_batch, inputs) in cases.items():
-        learner = LearnerRank(config, torch.device("cpu"), pad_token_id=0)
-        batches = rank_batches(
-            groups,
-            advantages,
-            ranks=world,
-            groups_per_mini_batch=per_mini_batch,
-            inputs=inputs,
-        )
-        for _ in range(config.train.steps if isinstance(config.train.steps, int) else 1):
-            learner.load(batches[rank])
-            metrics = {**learner.score(), **learner.assign_credit(0)[0]}
-            coefficients = learner.coefficients.clone()
-            metrics |= learner.update()
-        source = ShardedWeightSource(learner.policy.model, gathered)
-        results[name] = {
-            "weights": {k: v.clone() for k, v in source},
-            "metrics": metrics,
-            "response_id": learner.batch.response_id,
-            "sequence_id": learner.batch.sequence_id,
-            "coefficients": coefficients,
-        }
-    torch.save(results, f"{out_path}.{rank}")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    learner = LearnerRank(config, torch.device("cpu"), pad_token_id=0)
+    batches = rank_batches(
+        groups,
+        advantages,
+        ranks=world,
+        groups_per_mini_batch=per_mini_batch,
+        inputs=inputs,
+    )
+    for _ in range(config.train.steps if isinstance(config.train.steps, int) else 1):
+        learner.load(batches[rank])
+        metrics = {**learner.score(), **learner.assign_credit(0)[0]}
+        coefficients = learner.coefficients.clone()
+        metrics |= learner.update()
+    source = ShardedWeightSource(learner.policy.model, gathered)
+    return {
+        "weights": {k: v.clone() for k, v in source},
+        "metrics": metrics,
+        "response_id": learner.batch.response_id,
+        "sequence_id": learner.batch.sequence_id,
+        "coefficients": coefficients,
+    }
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

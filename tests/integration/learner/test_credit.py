@@ -63,8 +63,8 @@ def configuration(folder: str, world: int, stage: int, budget: int, method: str,
 
 
 @pytest.fixture(scope="module")
-def results(tiny_model, run_ranks, tmp_path_factory):
-    generator = np.random.default_rng()
+def results(module_seed, tiny_model, run_ranks):
+    generator = np.random.default_rng(module_seed)
     groups = random_groups(generator)
     rewards = np.stack([g.rewards for g in groups])
     spread = rewards.std(1, ddof=1, keepdims=True)
@@ -86,8 +86,7 @@ def results(tiny_model, run_ranks, tmp_path_factory):
                     GROUPS,
                     inputs,
                 )
-    folder = tmp_path_factory.mktemp("credit")
-    saved = [*run_ranks(1, cases[1], folder), *run_ranks(2, cases[2], folder)]
+    saved = [*run_ranks(1, cases[1]), *run_ranks(2, cases[2])]
     merged: dict = {}
     for rank in saved:
         for case, result in rank.items():

@@ -158,13 +158,12 @@ def configuration(folder, objective: str, credit: str, world: int, stage: int) -
     return config
 
 
-@pytest.fixture(scope="module")
-def results(tiny_model, run_ranks, tmp_path_factory):
-    groups = random_groups(np.random.default_rng())
+def draw(generator, folder, run_ranks, methods) -> dict:
+    """For each (objective, credit): what every rank saved per shape, and what is expected."""
+    groups = random_groups(generator)
     rewards = np.stack([g.rewards for g in groups])
     spread = rewards.std(1, ddof=1, keepdims=True) + 1e-6
     advantages = ((rewards - rewards.mean(1, keepdims=True)) / spread).reshape(-1)
-    folder, out = tiny_model(True), tmp_path_factory.mktemp("objectives")
     lengths = np.array([len(s.response.token_ids) for g in groups for s in g.samples])
     spans = torch.from_numpy(np.stack([lengths - 1, lengths], 1))
     inputs = CreditInputs({"answer_span": spans})
@@ -173,20 +172,27 @@ def results(tiny_model, run_ranks, tmp_path_factory):
         cases = {
             case: (configuration(folder, *case), groups, advantages, PER_MINI_BATCH, inputs)
             for case in CASES
-            if case[2] == world
+            if case[2] == world and case[:2] in methods
         }
-        ranks[world] = run_ranks(world, cases, out)
-    expected = {
-        (objective, credit): literal(
-            folder,
-            objective,
-            groups,
-            advantages,
-            coefficients([rank[objective, credit, 2, 3] for rank in ranks[2]], lengths),
-        )
-        for objective, credit in dict.fromkeys(case[:2] for case in CASES)
-    }
-    return ranks, expected
+        ranks[world] = run_ranks(world, cases) if cases else []
+    found = {}
+    for method in methods:
+        c = coefficients([rank[*method, 2, 3] for rank in ranks[2]], lengths)
+        found[method] = ranks, literal(folder, method[0], groups, advantages, c)
+    return found
+
+
+@pytest.fixture(scope="module")
+def results(module_seed, tiny_model, run_ranks):
+    """Drawn again where a ratio lies on a clip bound: there fp32 and float64 may rightly differ."""
+    generator = np.random.default_rng(module_seed)
+    results: dict = {}
+    for _ in range(5):
+        unlucky = {case[:2] for case in CASES} - results.keys()
+        if unlucky:
+            found = draw(generator, tiny_model(True), run_ranks, sorted(unlucky))
+            results |= {method: pair for method, pair in found.items() if pair[1][-1] >= 1}
+    return results
 
 
 def coefficients(results: list[dict], lengths: np.ndarray) -> list[torch.Tensor]:
@@ -202,10 +208,8 @@ def coefficients(results: list[dict], lengths: np.ndarray) -> list[torch.Tensor]
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_update_equals_the_literal_formula(results, case):
-    ranks, expected = results
-    start, end, losses, gap = expected[case[:2]]
-    if gap < 1:
-        pytest.skip("a ratio lies on a clip bound, where fp32 and float64 may rightly differ")
+    assert case[:2] in results, "five draws in a row put a ratio on a clip bound"
+    ranks, (start, end, losses, _) = results[case[:2]]
     result = [rank[case] for rank in ranks[case[2]]]
     weights = result[0]["weights"]
     moved = sum(float((end[k] - start[k]).square().sum()) for k in start) ** 0.5

@@ -1,4 +1,4 @@
-"""A random model whose text earns rewards, and the command line that trains it."""
+"""A random model whose text earns rewards, and what trains it."""
 
 from __future__ import annotations
 
@@ -44,25 +44,29 @@ def guesser(save_qwen3, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def guessing(guesser) -> list[str]:
+    """The overrides of every run on the guesser."""
+    return [
+        f"model.path={guesser}",
+        "model.dtype=float32",
+        f"data.train=[{guesser}/rows.jsonl]",
+        "data.template=none",
+        "data.verifier=exact",
+        "data.max_prompt_tokens=8",
+        "rollout.max_response_tokens=12",
+        "telemetry.wandb=disabled",
+        "telemetry.progress=false",
+    ]
+
+
 @pytest.fixture
-def command_line(guesser):
+def command_line(guessing):
     """``command_line(*overrides)``: ``python -m rlvr.train`` on the guesser, to its end."""
 
     def call(*overrides: str, timeout_s: float, **environment: str) -> None:
-        arguments = [
-            *overrides,
-            f"model.path={guesser}",
-            "model.dtype=float32",
-            f"data.train=[{guesser}/rows.jsonl]",
-            "data.template=none",
-            "data.verifier=exact",
-            "data.max_prompt_tokens=8",
-            "rollout.max_response_tokens=12",
-            "telemetry.wandb=disabled",
-            "telemetry.progress=false",
-        ]
         done = subprocess.run(
-            [sys.executable, "-m", "rlvr.train", *arguments],
+            [sys.executable, "-m", "rlvr.train", *overrides, *guessing],
             cwd=ROOT,
             env={**os.environ, "RAY_ADDRESS": "", **environment},
             capture_output=True,

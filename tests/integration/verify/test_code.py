@@ -23,8 +23,8 @@ from rlvr.verify.sandbox.inside import plain
 LIMITS = CodeConfig(wall_s=5.0, cpu_s=2, memory_mib=256, output_mib=1)
 
 
-def test_scripts() -> None:
-    dice = random.Random()
+def test_scripts(seed: int) -> None:
+    dice = random.Random(seed)
     numbers = [dice.sample(range(100), 5) for _ in range(6)]
     tests = {
         "inputs": [" ".join(map(str, n)) for n in numbers],

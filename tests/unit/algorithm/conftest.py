@@ -17,16 +17,6 @@ from rlvr.algorithm.credit import Credit, SoloRanks
 from rlvr.types import TokenBatch
 
 
-@pytest.fixture
-def seed() -> int:
-    """A fresh seed; pytest shows it when the test fails."""
-    value = random.SystemRandom().randrange(2**31)
-    print(f"seed = {value}")
-    torch.manual_seed(value)
-    random.seed(value)
-    return value
-
-
 class TinyPolicy:
     """Embeddings, one causal attention layer, a norm and a head: small enough for loops."""
 
@@ -262,7 +252,7 @@ def assign_on_ranks(
 
 @pytest.fixture
 def tiny(seed: int) -> SimpleNamespace:
-    """Everything above; asking for it draws a fresh seed."""
+    """Everything above."""
     return SimpleNamespace(
         seed=seed,
         Policy=TinyPolicy,

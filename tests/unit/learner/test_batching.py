@@ -37,8 +37,8 @@ def random_groups(generator, count, size):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks):
-    generator = np.random.default_rng()
+def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks, seed):
+    generator = np.random.default_rng(seed)
     groups = random_groups(generator, count=5, size=4)
     advantages = generator.standard_normal(20)
     # what was prepared for a token is its log-probability, to tell whose it is
@@ -78,8 +78,8 @@ def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks):
     assert sorted(seen) == list(range(20))
 
 
-def test_ranks_share_tokens_evenly_and_split_few_groups():
-    generator = np.random.default_rng()
+def test_ranks_share_tokens_evenly_and_split_few_groups(seed):
+    generator = np.random.default_rng(seed)
     groups = random_groups(generator, count=32, size=8)
     batches = rank_batches(groups, np.zeros(256), ranks=4, groups_per_mini_batch=32)
     tokens = [b.num_tokens for b in batches]
@@ -100,8 +100,8 @@ def test_micro_batches_keep_the_budget_and_lose_nothing():
     assert len(members) <= 2 * int(lengths.sum()) / 100 + 2
 
 
-def test_selection_carries_every_field_along():
-    generator = np.random.default_rng()
+def test_selection_carries_every_field_along(seed):
+    generator = np.random.default_rng(seed)
     [batch] = rank_batches(
         random_groups(generator, 4, 3),
         generator.standard_normal(12),

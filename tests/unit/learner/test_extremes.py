@@ -12,10 +12,8 @@ from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
 
 
 @pytest.fixture
-def drawn():
+def drawn(seed):
     """Groups, an advantage per response (one of them 0) and a coefficient per response token."""
-    seed = int(np.random.default_rng().integers(2**31))
-    print(f"seed = {seed}")
     generator = np.random.default_rng(seed)
     groups, coefficients = [], []
     for g in range(4):

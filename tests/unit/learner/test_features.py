@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from rlvr.learner import features as module
-from rlvr.learner.features import ScoringFeatures, choose_store
+from rlvr.learner.features import LentPolicy, ScoringFeatures, choose_store
 
-POLICY = SimpleNamespace(hidden_size=5, dtype=torch.bfloat16)
+POLICY = LentPolicy.__new__(LentPolicy)  # without a model: a store asks for sizes alone
+POLICY.hidden_size, POLICY.dtype = 5, torch.bfloat16
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 

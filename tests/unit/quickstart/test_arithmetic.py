@@ -26,8 +26,8 @@ COLUMN = r"(\d)\+(\d)=(\d+)(?:\+1=(\d+))?"
 
 
 @pytest.fixture
-def rng():
-    return random.Random()  # fresh problems in every run
+def rng(seed):
+    return random.Random(seed)  # fresh problems in every run
 
 
 def columns_without_carry(a: int, b: int) -> str:

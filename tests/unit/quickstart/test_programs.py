@@ -35,8 +35,8 @@ def test_the_command_writes_two_disjoint_files(tmp_path):
 
 
 @pytest.mark.parametrize("argument", ["x", "xs", "s"])
-def test_solutions_pass_and_others_do_not(tmp_path, argument):
-    dice = random.Random()
+def test_solutions_pass_and_others_do_not(tmp_path, argument, seed):
+    dice = random.Random(seed)
     programs(tmp_path, seed=dice.randrange(1000))
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     code = load("code", VerifierConfig())

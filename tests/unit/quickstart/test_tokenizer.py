@@ -27,8 +27,8 @@ def chat(tokenizer, problem: str) -> str:
     return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
 
 
-def test_round_trip(tokenizer):
-    rng = random.Random()
+def test_round_trip(tokenizer, seed):
+    rng = random.Random(seed)
     for problem, solution in islice(corpus(additions(rng, set()), rng), 200):
         for text in (problem, solution, chat(tokenizer, problem) + solution):
             ids = tokenizer.encode(text)

@@ -31,9 +31,8 @@ def test_only_solutions_carry_a_loss(tokenizer):
     assert tokenizer.decode(ids[0]) == "123+456\n9;<eos>" + "<pad>" * 6
 
 
-def test_a_model_that_learnt_a_few_problems_by_heart_is_measured_as_such(tokenizer):
-    rng = random.Random()
-    torch.manual_seed(rng.randrange(2**31))
+def test_a_model_that_learnt_a_few_problems_by_heart_is_measured_as_such(tokenizer, seed):
+    rng = random.Random(seed)
     problems = list(islice(additions(rng, set()), 8))
     known = problems[:4]
     model = build_model(tokenizer)
@@ -51,10 +50,11 @@ def test_a_model_that_learnt_a_few_problems_by_heart_is_measured_as_such(tokeniz
 
 @pytest.fixture
 def skills(monkeypatch):
-    """Replace training by nothing and every measurement by the next of a list."""
+    """Replace batches and training by nothing, every measurement by the next of a list."""
 
     def replace(*values):
         following = cycle(values)
+        monkeypatch.setattr(warmup, "_batch", lambda *_: None)
         monkeypatch.setattr(warmup, "_train", lambda *_: 0.0)
         monkeypatch.setattr(warmup, "measure", lambda *_: next(following))
 

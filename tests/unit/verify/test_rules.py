@@ -218,8 +218,8 @@ def test_broken_instructions(meta: dict[str, Any], reason: str) -> None:
         judge("instruction", "-", "text", **meta)
 
 
-def test_hostile_text_costs_no_time() -> None:
-    dice = random.Random()
+def test_hostile_text_costs_no_time(seed: int) -> None:
+    dice = random.Random(seed)
     texts = [c * 200_000 for c in "*-[<\"' \n." + dice.choice(string.ascii_letters)]
     for name, arguments, _, _ in INSTRUCTIONS:
         for text in texts:

@@ -64,9 +64,9 @@ def running_processes(pids: list[int]) -> list[int]:
     return found
 
 
-def test_verdicts_come_back_in_order_from_many_callers() -> None:
+def test_verdicts_come_back_in_order_from_many_callers(seed: int) -> None:
     async def scenario() -> None:
-        dice = random.Random()
+        dice = random.Random(seed)
         async with running("math", actors=2, processes=2, timeout_s=30.0) as pool:
 
             async def caller() -> int:

@@ -183,4 +183,6 @@ def test_half_precision_one_token_responses_and_no_spread(tiny, name):
 
 def test_unknown_variant():
     with pytest.raises(ValueError, match="softmax, bce or product"):
-        real_loss(torch.zeros(2), torch.tensor([1, 0]), torch.zeros(2).long(), variant="hinge")
+        real_loss(
+            torch.zeros(2), torch.tensor([True, False]), torch.zeros(2).long(), variant="hinge"
+        )

@@ -1,0 +1,167 @@
+"""Runs of one session: they share their engines, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections import Counter
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from rlvr.algorithm.registry import Registry
+from rlvr.loop.shape import check
+from safetensors.torch import load_file
+
+from rlvr.algorithm.compatibility import compatible
+from rlvr.algorithm.credit import CREDITS
+from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.hydra_config import CONFIG_PATH, register, run_config
+from rlvr.loop.run import Session
+
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def session(ray_here, guessing):
+    """``train(folder, *overrides)``, and the engines that the last run left behind."""
+    register()
+    session = Session()
+    with asyncio.Runner() as runner:
+
+        def train(folder: Path, *overrides: str) -> None:
+            every = [*guessing, "learner.ranks=2", *overrides, f"train.output_dir='{folder}'"]
+            with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+                config = run_config(compose("train", overrides=every))
+            runner.run(session.train(check(config)))
+
+        def engines() -> list[object]:
+            return [*session._actors.rollout.actors, *session._actors.learners.ranks]
+
+        yield SimpleNamespace(train=train, engines=engines)
+        runner.run(session.close())
+
+
+def rows(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def trained_steps(folder: Path) -> list[dict]:
+    return [row for row in rows(folder / "metrics.jsonl") if "rollout/reward_mean" in row]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_a_run_leaves_no_trace_in_the_next(session, tmp_path):
+    """The third run of a session comes to the first one's numbers, bit for bit."""
+    common = [
+        "rollout.group_size=4",
+        "learner.lr=3e-3",
+        "train.steps=3",
+        "train.prompts_per_step=8",
+    ]
+    found = []
+    for name, own in {
+        "first": [],
+        "second": ["credit=delta", "rollout.temperature=0.7"],
+        "third": [],
+    }.items():
+        session.train(tmp_path / name, *common, *own)
+        found.append(session.engines())
+    assert found[0] == found[1] == found[2], "the engines were not kept"
+    a, b, c = (weights(tmp_path / name) for name in ("first", "second", "third"))
+    assert all(torch.equal(a[k], c[k]) for k in a)
+    assert not all(torch.equal(a[k], b[k]) for k in a)
+    for step in (1, 2, 3):
+        x, y = (
+            pq.read_table(tmp_path / name / "responses" / f"step_{step:06d}.parquet")
+            for name in ("first", "third")
+        )
+        assert x["response"].to_pylist() == y["response"].to_pylist()
+
+
+def built_in(registry: Registry) -> list[str]:
+    """Without the methods of other tests."""
+    entries = {name: registry.find(name, registry.kind) for name in registry.names()}
+    return [name for name, e in entries.items() if e.method.__module__.startswith("rlvr.")]
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every credit with two objectives, every objective with two credits."""
+    credits, objectives = built_in(CREDITS), built_in(OBJECTIVES)
+    every = sorted(
+        product(credits, objectives),  # diagonal by diagonal
+        key=lambda pair: (objectives.index(pair[1]) - credits.index(pair[0])) % len(objectives),
+    )
+    chosen, runs = [], Counter()
+    for wanted in (all, any):  # first those of which both have too few
+        for pair in every:
+            few = wanted(runs[kind] < 2 for kind in enumerate(pair))
+            if few and pair not in chosen and compatible(*pair) is None:
+                chosen.append(pair)
+                runs.update(enumerate(pair))
+    return chosen
+
+
+def test_every_method_trains(session, tmp_path):
+    """What each pair computes is held to formulas elsewhere; here it goes through real engines."""
+    totals: dict[float, tuple[str, str]] = {}
+    for credit, objective in pairs():
+        run = tmp_path / f"{credit}-{objective}"
+        session.train(
+            run,
+            f"credit={credit}",
+            f"objective={objective}",
+            f"train.steps={STEPS}",
+            "train.prompts_per_step=4",
+            "train.prompts_per_mini_batch=2",
+            "rollout.group_size=4",
+            "correction=tis",
+            "learner.zero_stage=3",
+            "learner.lr=1e-3",
+            "learner.gradient_checkpointing=false",
+        )
+        steps = trained_steps(run)
+        assert len(steps) == STEPS, run.name
+        assert not any("nonfinite" in row for row in steps), run.name
+        assert any(0 < row["rollout/reward_mean"] < 1 for row in steps), run.name
+        assert all(math.isfinite(row["update/grad_norm"]) for row in steps), run.name
+        assert any(row["update/grad_norm"] > 0 for row in steps), run.name
+        total = float(sum(w.double().square().sum() for w in weights(run).values()))
+        if credit != "nthr":  # where no token is over its threshold it rightly is uniform
+            assert total not in totals, f"{run.name} is {totals[total]}"
+            totals[total] = credit, objective
+
+
+def test_rollout_answers_for_credit_while_it_lags_behind(session, tmp_path):
+    """The versions fit even so, or the run would fail; and the tokens that stand out are kept."""
+    session.train(
+        tmp_path / "run",
+        "credit=oar_p",
+        "credit.engine=rollout",
+        "credit.check_responses=4",
+        "objective=dapo",
+        "correction=tis",
+        "train.steps=4",
+        "train.prompts_per_step=4",
+        "train.max_staleness=1",
+        "rollout.group_size=8",
+        "learner.lr=1e-3",
+    )
+    steps = trained_steps(tmp_path / "run")
+    assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    assert max(row["staleness/max"] for row in steps) == 1
+    correlation = [row["credit/rank_correlation"] for row in steps if row["groups/with_spread"]]
+    assert correlation and min(correlation) > 0.99
+    tokens = rows(tmp_path / "run" / "tokens.jsonl")
+    for step in {token["step"] for token in tokens}:
+        own = [token["coefficient"] for token in tokens if token["step"] == step]
+        assert own == sorted(own, reverse=True) and len(own) <= 20
+    assert tokens and all(token["token"].startswith(("w", "\\boxed", "<")) for token in tokens)
