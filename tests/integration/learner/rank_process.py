@@ -1,5 +1,5 @@
 """One rank of a learner without Ray, as a script: reads the names of files of cases from stdin,
-runs every case of each, and inputs with the name of the file that holds what came out.
+runs every case of each, and replies with the name of the file that holds what came out.
 
 usage: rank_process.py RANK WORLD PORT
 """
@@ -12,7 +12,7 @@ import sys
 
 
 def main(rank: int, world: int, port: str) -> None:
-    inputs = os.fdopen(os.dup(1), "w")
+    replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes into the log
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
@@ -32,7 +32,7 @@ def main(rank: int, world: int, port: str) -> None:
             cases = pickle.load(f)
         results = {name: run(rank, world, *case) for name, case in cases.items()}
         torch.save(results, f"{path}.{rank}")
-        print(f"{path}.{rank}", file=inputs, flush=True)
+        print(f"{path}.{rank}", file=replies, flush=True)
 
 
 def run(rank: int, world: int, config, groups, advantages, per_mini_batch, inputs) -> dict:

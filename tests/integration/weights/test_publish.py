@@ -19,7 +19,7 @@ from rlvr.loop.cluster import engine_options, learner_options
 from rlvr.loop.resolve import resolved
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
-from rlvr.types import Group, Outcome, Prompt, Verdict
+from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict, samples_of
 from rlvr.weights.publish import WeightPublisher
 
 TEMPERATURE = 0.7
@@ -38,6 +38,10 @@ def configuration(model: str, stage: int = 2) -> RunConfig:
     config.rollout.engine = {"max_model_len": 128}
     config.objective = {"name": "dapo"}
     return resolved(config)
+
+
+def responses_of(groups: list[Group]) -> list[Response]:
+    return [sample.response for sample in samples_of(groups)]
 
 
 class Bench:
@@ -76,9 +80,16 @@ class Bench:
             Verdict(float(i % 2), Outcome.CORRECT if i % 2 else Outcome.INCORRECT) for i in range(4)
         ]
         return [
-            Group(prompt, [got[f"{self.calls}:{p}:{i}"] for i in range(4)], verdicts)
+            Group(
+                prompt,
+                [Sample(got[f"{self.calls}:{p}:{i}"], "", verdicts[i]) for i in range(4)],
+            )
             for p, prompt in enumerate(prompts)
         ]
+
+    def responses(self) -> list[Response]:
+        """Those of ``sample``."""
+        return responses_of(self.sample())
 
     def publisher(self, learners, timeout_s: float = 60.0, engines=None) -> WeightPublisher:
         engines = self.pool.actors if engines is None else engines
@@ -123,20 +134,16 @@ def test_engine_and_learner_agree_after_each_publish(bench, stage, tied):
     b.do(learners.start())
     publisher = b.publisher(learners.workers)
     b.do(publisher.publish(100))
-    before = b.sample()
+    before = b.responses()
     for version in (101, 102):
         groups = b.sample()
-        assert {int(v) for g in groups for r in g.responses for v in r.policy_version} == {
-            version - 1
-        }
+        assert {int(v) for r in responses_of(groups) for v in r.policy_version} == {version - 1}
         metrics = train_a_step(b, learners, groups)  # measured before its optimizer step
         assert metrics["mismatch/logp_max"] < 1e-5
         b.do(publisher.publish(version))
-    after = b.sample()
     changed = [
         not np.array_equal(x.logp_rollout, y.logp_rollout)
-        for g, h in zip(before, after, strict=True)
-        for x, y in zip(g.responses, h.responses, strict=True)
+        for x, y in zip(before, b.responses(), strict=True)
     ]
     assert all(changed), "the engine still serves the old weights"
     b.do(learners.close())
@@ -144,11 +151,10 @@ def test_engine_and_learner_agree_after_each_publish(bench, stage, tied):
 
 def test_sampling_is_reproducible_and_seeds_differ(bench):
     b = bench(True)
-    first, second = b.sample(), b.sample()
-    for g, h in zip(first, second, strict=True):
-        for x, y in zip(g.responses, h.responses, strict=True):
-            np.testing.assert_array_equal(x.token_ids, y.token_ids)
-    texts = {tuple(r.token_ids.tolist()) for g in first for r in g.responses}
+    first, second = b.responses(), b.responses()
+    for x, y in zip(first, second, strict=True):
+        np.testing.assert_array_equal(x.token_ids, y.token_ids)
+    texts = {tuple(r.token_ids.tolist()) for r in first}
     assert len(texts) > 8
 
 
@@ -163,7 +169,7 @@ def learners(bench):
 
 
 def fingerprint(b: Bench) -> list[float]:
-    return [float(r.logp_rollout.sum()) for g in b.sample() for r in g.responses]
+    return [float(r.logp_rollout.sum()) for r in b.responses()]
 
 
 class Tampered:
@@ -208,7 +214,7 @@ def test_a_shape_that_does_not_fit_is_named_and_undone(bench, learners):
     with pytest.raises(PublishError, match=r"rollout worker 0[\s\S]*layers\.1\.mlp\.up_proj"):
         b.do(bad.publish(201))
     assert fingerprint(b) == before
-    assert {int(v) for g in b.sample() for r in g.responses for v in r.policy_version} == {200}
+    assert {int(v) for r in b.responses() for v in r.policy_version} == {200}
     b.do(good.publish(202))
     assert fingerprint(b) != before
 
