@@ -92,7 +92,7 @@ class RankedTokens:
     coefficient: np.ndarray  # float64 [k]
 
 
-def cu_seqlens_of(lengths: Int[Tensor, "S"]) -> Int[Tensor, "S+1"]:
+def cu_seqlens_of(lengths: Int[Tensor, "S"]) -> Int[Tensor, "S1"]:
     """Where each of sequences with these lengths begins, and the end of the last; int32."""
     return F.pad(lengths.cumsum(0), (1, 0)).int()
 
@@ -103,7 +103,7 @@ class Packing:
 
     input_ids: Int[Tensor, "T"]
     position_ids: Int[Tensor, "T"]
-    cu_seqlens: Int[Tensor, "S+1"]  # int32: where each sequence begins, and the end of the last
+    cu_seqlens: Int[Tensor, "S1"]  # int32: where each sequence begins, and the end of the last
 
     @classmethod
     def of(

@@ -284,7 +284,7 @@ class LearnerRank:
 
     # -- what takes part ------------------------------------------------------------------------
 
-    def _mini_batches(self) -> list[Int[Tensor, "s"]]:
+    def _mini_batches(self) -> list[Int[Tensor, "_s"]]:
         """This rank's sequences of every mini-batch; a rank may have none of one."""
         own = self.batch.mini_batch
         count = self.ranks.max_count(int(own.max()) + 1 if len(own) else 0)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from ray.exceptions import RayTaskError
-from rlvr.verify.reward import check_rewards
 
 from rlvr import errors, report
 from rlvr.config import DataConfig, RewardConfig, RunConfig, VerifierConfig
 from rlvr.data.dataset import load_dataset
 from rlvr.errors import ConfigError, LearnerError, RunError, RunFolderError, for_people
 from rlvr.hydra_config import check_overrides, register
+from rlvr.loop.reward import check_rewards
 from rlvr.loop.run import Session, load_tokenizer
 from rlvr.loop.state import resume_folder
 from rlvr.loop.validate import validated

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from rlvr.loop.shape import check
 
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.correction import CORRECTIONS
@@ -23,6 +22,7 @@ from rlvr.algorithm.credit import CREDITS
 from rlvr.algorithm.objectives import OBJECTIVES
 from rlvr.config import RunConfig
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
+from rlvr.loop.validate import validated
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted(
@@ -207,7 +207,7 @@ def train(words: list[str]) -> None:
         config = run_config(node)
         config.model.path = str(ROOT)
         config.data.train, config.data.eval = [ROWS], [ROWS] if config.data.eval else []
-        check(config)
+        validated(config)
 
 
 def keys(node: dict, before: str = "") -> Iterator[str]:

@@ -42,6 +42,7 @@ class Credit:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Ranks(Protocol):
     """The data-parallel ranks; every method is collective."""
 
@@ -72,6 +73,7 @@ class SoloRanks:
         return x
 
 
+@runtime_checkable
 class FrozenPolicy(Protocol):
     """The old policy, lent for credit. Parameter gradients stay untouched."""
 
@@ -99,6 +101,7 @@ class FrozenPolicy(Protocol):
         ...
 
 
+@runtime_checkable
 class Features(Protocol):
     """What the scoring pass kept of this rank's response tokens.
 
@@ -126,6 +129,7 @@ class Features(Protocol):
         ...
 
 
+@runtime_checkable
 class CreditAssigner(Protocol):
     """Gives every response token its coefficient c_t ≥ 0.
 
@@ -152,6 +156,7 @@ class Question:
     choices: int | Sequence[int]
 
 
+@runtime_checkable
 class Driver(Protocol):
     """What the driver lends a method that prepares inputs: final answers, and the engines."""
 

@@ -94,7 +94,7 @@ class Oar:
         batch: TokenBatch,
         features: Features,
         found: Sequence[Segments],
-        scores: Sequence[Float[Tensor, "R"]],
+        scores: Sequence[Float[Tensor, "_R"]],
     ) -> Float[Tensor, "N"]:
         """c_t: the bi-level weights of all reasoning tokens found, 1 elsewhere."""
         coefficients = torch.ones_like(at_least_float32(features.logp))
@@ -123,7 +123,7 @@ def _average_ranks(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
 
 
 def mean_rank_correlation(
-    scores: Sequence[Float[Tensor, "R"]], exact: Sequence[Float[Tensor, "R"]], ranks: Ranks
+    scores: Sequence[Float[Tensor, "_R"]], exact: Sequence[Float[Tensor, "_R"]], ranks: Ranks
 ) -> dict[str, float]:
     """Mean of Spearman's ρ over responses and ranks; empty if there is none. Collective."""
     rho = [rank_correlation(s, e) for s, e in zip(scores, exact, strict=False)]

@@ -65,7 +65,7 @@ class OarG(Oar):
         features: Features,
         ranks: Ranks,
         device: torch.device,
-    ) -> list[Float[Tensor, "R"]]:
+    ) -> list[Float[Tensor, "_R"]]:
         """s_t of all reasoning tokens; noise of each response from its generator. Collective."""
         chunks = _chunks([len(part.token_ids) for part in found], self.tokens_per_chunk)
         rounds = int(ranks.all_reduce(torch.tensor(len(chunks)), "max"))

@@ -161,10 +161,10 @@ def coarse_divergence(
 
 def told_scores(
     found: Sequence[Segments],
-    positions: Sequence[Int[Tensor, "k"]],
+    positions: Sequence[Int[Tensor, "_k"]],
     told: Float[Tensor, "N"],
     ranks: Ranks,
-) -> tuple[list[Float[Tensor, "k"]], dict[str, float]]:
+) -> tuple[list[Float[Tensor, "_k"]], dict[str, float]]:
     """s_t that the rollout engines told, and the share of responses that were too long for them.
 
     These have flat scores, hence weights of 1. Collective.
@@ -177,7 +177,7 @@ def told_scores(
 
 def exact_scores(
     options: Oar, found: Sequence[Segments], features: Features, ranks: Ranks, device: torch.device
-) -> list[Float[Tensor, "R"]]:
+) -> list[Float[Tensor, "_R"]]:
     """s_t of the first ``check_responses`` responses at every position. Collective."""
     sample = found[: options.check_responses]
     everywhere = [torch.arange(p.reasoning) for p in sample]
@@ -188,11 +188,11 @@ def exact_scores(
 def perturbation_scores(
     options: Oar,
     found: Sequence[Segments],
-    positions: Sequence[Int[Tensor, "k"]],
+    positions: Sequence[Int[Tensor, "_k"]],
     features: Features,
     ranks: Ranks,
     device: torch.device,
-) -> list[Float[Tensor, "k"]]:
+) -> list[Float[Tensor, "_k"]]:
     """s_t at the given reasoning positions of every response. Collective.
 
     A response is packed together with its variants, which hold no more than the tokens from t
@@ -220,7 +220,7 @@ def perturbation_scores(
 
 
 def shared_chunks(
-    found: Sequence[Segments], positions: Sequence[Int[Tensor, "k"]], budget: int
+    found: Sequence[Segments], positions: Sequence[Int[Tensor, "_k"]], budget: int
 ) -> list[list[tuple[int, int]]]:
     """(response, position) of all variants in order, cut so that each chunk costs ``budget``.
 

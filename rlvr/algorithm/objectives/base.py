@@ -59,6 +59,7 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
 class CoupledObjective(Objective, Protocol):
     """An objective L(s̄_1 … s̄_S) whose gradient couples all responses of a group.
 

@@ -14,8 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from rlvr.algorithm.registry import Registry
-from rlvr.loop.shape import check
 from safetensors.torch import load_file
 
 from rlvr.algorithm.compatibility import compatible
@@ -23,6 +21,8 @@ from rlvr.algorithm.credit import CREDITS
 from rlvr.algorithm.objectives import OBJECTIVES
 from rlvr.hydra_config import CONFIG_PATH, register, run_config
 from rlvr.loop.run import Session
+from rlvr.loop.validate import validated
+from rlvr.registry import Registry
 
 STEPS = 5
 
@@ -38,10 +38,10 @@ def session(ray_here, guessing):
             every = [*guessing, "learner.ranks=2", *overrides, f"train.output_dir='{folder}'"]
             with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
                 config = run_config(compose("train", overrides=every))
-            runner.run(session.train(check(config)))
+            runner.run(session.train(validated(config)))
 
         def engines() -> list[object]:
-            return [*session._actors.rollout.actors, *session._actors.learners.ranks]
+            return [*session._actors.rollout.actors, *session._actors.learners.workers]
 
         yield SimpleNamespace(train=train, engines=engines)
         runner.run(session.close())
