@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import pickle
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from rlvr.verify.base import VerifierError, module_of
 from rlvr.verify.reward import check_rewards
 from rlvr.verify.workers.fleet import PACE_S, Fleet
 from rlvr.verify.workers.worker import decode
+
+_log = logging.getLogger(__name__)
 
 QUEUE = 4096  # responses that wait at an actor; more wait at the caller
 _START_S = 180.0
@@ -175,6 +178,7 @@ class VerifierPool:
                 f"{slot.name} failed {slot.failures} times without a verdict in between; the "
                 f"last time: {error}"
             ) from error
+        _log.warning("%s is replaced: %s", slot.name, error)
         ray.kill(slot.actor)
         self.replaced += 1
         slot.actor = self._create()
