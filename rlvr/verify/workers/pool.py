@@ -184,7 +184,6 @@ class VerifierPool:
         slot.actor = self._create()
         await self._start(slot)
         slot.unsent = list(slot.tasks)
-        slot.last_verdict = time.monotonic()
 
     def _fail(self, error: VerifierError) -> None:
         """Tell everybody who waits, and everybody who comes."""
@@ -205,6 +204,7 @@ class VerifierPool:
 
     async def _start(self, slot: _Slot) -> None:
         await _answer(slot.actor.start.remote(), slot.name, _START_S)
+        slot.last_verdict = time.monotonic()
 
 
 def _pack(items: Sequence[tuple[Prompt, str]]) -> list[bytes]:
