@@ -118,7 +118,7 @@ class VerifierPool:
             serving.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
         self._fail(VerifierError("the verifier pool was closed"))
-        closing = [_answer(s.actor.close.remote(), s.name, _ANSWER_S) for s in self._slots]
+        closing = [_answer(s.actor.close.remote(), s.name, within_s=_ANSWER_S) for s in self._slots]
         await asyncio.gather(*closing, return_exceptions=True)
         for actor in self.actors:
             ray.kill(actor)
@@ -157,7 +157,7 @@ class VerifierPool:
     async def _exchange(self, slot: _Slot) -> None:
         tasks = [(task_id, slot.tasks[task_id].payload) for task_id in slot.unsent]
         slot.unsent = []
-        finished = await _answer(slot.actor.exchange.remote(tasks), slot.name, _ANSWER_S)
+        finished = await _answer(slot.actor.exchange.remote(tasks), slot.name, within_s=_ANSWER_S)
         for task_id, verdict in finished:
             waiting = slot.tasks.pop(task_id).verdict
             if not waiting.done():  # it may have been cancelled
@@ -203,7 +203,7 @@ class VerifierPool:
         return actor
 
     async def _start(self, slot: _Slot) -> None:
-        await _answer(slot.actor.start.remote(), slot.name, _START_S)
+        await _answer(slot.actor.start.remote(), slot.name, within_s=_START_S)
         slot.last_verdict = time.monotonic()
 
 
@@ -213,7 +213,7 @@ def _pack(items: Sequence[tuple[Prompt, str]]) -> list[bytes]:
     return [pickle.dumps((prompts[id(prompt)], text), protocol=5) for prompt, text in items]
 
 
-async def _answer(reference: Any, who: str, within_s: float) -> Any:
+async def _answer(reference: Any, who: str, *, within_s: float) -> Any:
     """Await a Ray call; its errors and its time-out become a VerifierError."""
     try:
         async with asyncio.timeout(within_s):
