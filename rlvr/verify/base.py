@@ -1,15 +1,7 @@
-"""What a verifier is, and how one is found by name.
+"""What a verifier is, and how one is found by name; this folder's README shows how to write one.
 
-A verifier is one module with a class that has ``verify``; a row of the data set names it::
-
-    class Parity:
-        def verify(self, prompt: Prompt, response_text: str) -> Verdict: ...
-
-    VERIFIER = Parity
-
-A class whose constructor takes an argument gets the ``VerifierConfig``. The name is a built-in one,
-one that an installed package registers in the entry-point group ``rlvr.verifier``, or the dotted
-path of a module.
+The name is a built-in one, one that an installed package registers in the entry-point group
+``rlvr.verifier``, or the dotted path of a module that sets ``VERIFIER``.
 """
 
 from __future__ import annotations
@@ -27,29 +19,16 @@ from rlvr.task import Outcome, Prompt, Verdict
 
 BUILT_IN = {
     name: f"rlvr.verify.{name}"
-    for name in (
-        "choice",
-        "code",
-        "composite",
-        "exact",
-        "format",
-        "instruction",
-        "json_schema",
-        "math",
-        "regex",
-    )
+    for name in "choice code composite exact format instruction json_schema math regex".split()
 }
-
 
 _loaded: dict[tuple[str, str], Verifier] = {}
 
 
 class Verifier(Protocol):
-    """Judges one response.
+    """Judges one response, in a process that is killed when it overruns its time or memory.
 
-    ``verify`` runs in a process of its own, which is killed when it overruns its time or memory;
-    so it needs no time-out, and must use no signal. ``prompt.token_ids`` is empty there. What it
-    raises becomes the outcome ``error``. The same text must always get the same verdict.
+    So it needs no time-out, and must use no signal. What it raises becomes the outcome ``error``.
     """
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:

@@ -9,13 +9,11 @@ import re
 from dataclasses import dataclass
 
 _UNICODE = str.maketrans(
-    {
-        "\u2212": "-",
-        "\u2013": "-",
+    dict(zip("\u2212\u2013\u00f7\u00a0\uff0c\uff08\uff09\uff05", "--/ ,()%", strict=True))
+    | {
         "\u00d7": r"\times ",
         "\u00b7": r"\cdot ",
         "\u22c5": r"\cdot ",
-        "\u00f7": "/",
         "\u03c0": r"\pi ",
         "\u221e": r"\infty ",
         "\u2264": r"\le ",
@@ -30,11 +28,6 @@ _UNICODE = str.maketrans(
         "\u00b0": r"^\circ ",
         "\u00b2": "^2",
         "\u00b3": "^3",
-        "\u00a0": " ",
-        "\uff0c": ",",
-        "\uff08": "(",
-        "\uff09": ")",
-        "\uff05": "%",
     }
 )
 

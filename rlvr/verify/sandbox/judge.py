@@ -76,7 +76,7 @@ def _test(
     try:
         box.receive()
     except EOFError:
-        raise SandboxError(f"the sandbox does not start: {box.last_words()}") from None
+        raise SandboxError(f"the sandbox does not start: {box.server.last_words()}") from None
     except TimeoutError:
         raise SandboxError(f"the sandbox does not start within {limits.wall_s:g} s") from None
     box.send({"program": program, "call": not isinstance(cases, Runs), **_bounds(limits)})
@@ -141,7 +141,7 @@ def _test_asserts(box: Sandbox, cases: Asserts, prelude: str, limits: CodeConfig
         except (EOFError, BrokenPipeError):
             if tests.exit_status() == signal.SIGKILL:
                 return _overran(f"verifier.code.cpu_s={limits.cpu_s} to have its results compared")
-            raise SandboxError(f"the tests ended early: {tests.last_words()}") from None
+            raise SandboxError(f"the tests ended early: {tests.server.last_words()}") from None
     match result:
         case ["passed"]:
             return judged(True)

@@ -42,7 +42,7 @@ class Sandbox:
         self.deadline = deadline
         self._kind = limits.sandbox
         self._limit = limits.output_mib * 2**20 + 4096
-        self._server = server.running(limits.sandbox)
+        self.server = server.running(limits.sandbox)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         disk: int | None = limits.disk_mib * 2**20
         if limits.sandbox == "unsafe":
@@ -51,10 +51,10 @@ class Sandbox:
         self.answers, stdout = os.pipe()
         try:
             request = [program, disk, self._folder.name if self._folder else "/tmp"]
-            self._leash = self._server.fork(plain.encode(request), [stdin, stdout, *keep])
+            self._leash = self.server.fork(plain.encode(request), [stdin, stdout, *keep])
         except OSError:
             self._close()
-            raise SandboxError(f"the sandbox is gone: {self.last_words()}") from None
+            raise SandboxError(f"the sandbox is gone: {self.server.last_words()}") from None
         finally:
             os.close(stdin)
             os.close(stdout)
@@ -98,7 +98,7 @@ class Sandbox:
         except TimeoutError:  # it has only closed its pipes
             return None
         if not status:
-            raise SandboxError(f"the sandbox was ended: {self._server.last_words()}")
+            raise SandboxError(f"the sandbox was ended: {self.server.last_words()}")
         return int.from_bytes(status, "little")
 
     def kill(self) -> None:
@@ -113,10 +113,6 @@ class Sandbox:
         finally:
             self._leash.close()
             self._close()
-
-    def last_words(self) -> str:
-        """Why it did not start, as far as it said so."""
-        return self._server.last_words()
 
     def _close(self) -> None:
         os.close(self.requests)

@@ -9,6 +9,7 @@ and ``/dev/urandom``; no ``/proc``, no environment. The program that it runs,
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -44,11 +45,7 @@ class SandboxServer(ForkServer):
         command = python(str(_ROOT)) if bare else [*bubblewrap(), *python(_APP)]
         self._stderr = os.memfd_create("stderr")
         null = subprocess.DEVNULL
-        try:
-            super().__init__(command, stdout=null, stderr=self._stderr, env=_ENVIRONMENT, cwd="/")
-        except FileNotFoundError:
-            os.close(self._stderr)
-            raise ConfigError(_MISSING) from None
+        super().__init__(command, stdout=null, stderr=self._stderr, env=_ENVIRONMENT, cwd="/")
 
     def last_words(self) -> str:
         """The end of what it and its programs, before they are the model's, wrote on stderr."""
@@ -92,8 +89,14 @@ def python(path: str) -> list[str]:
 
 
 def bubblewrap() -> list[str]:
-    """The beginning of a command that puts the rest of it into a sandbox."""
-    words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
+    """The beginning of a command that puts the rest of it into a sandbox.
+
+    Raises ConfigError if bubblewrap is not installed.
+    """
+    program = shutil.which("bwrap")
+    if program is None:
+        raise ConfigError(_MISSING)
+    words = [program, "--unshare-all", "--die-with-parent", "--new-session"]
     # For the namespaces of each program, which itself has no capability.
     words += ["--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
     words += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]

@@ -38,7 +38,8 @@ class Fleet:
         self._serving: list[asyncio.Task[None]] = []
         self._running = 0
         self._finished: list[Task] = []
-        self._news = asyncio.Event()  # all is done, or nothing can be done any more
+        self._news = asyncio.Event()  # all is done, or nothing can be done any more,
+        self._one_will_do = False  # or one thing is, if that was waited for
         self._failed: VerifierError | None = None
 
     async def start(self) -> None:
@@ -62,7 +63,9 @@ class Fleet:
         self._running += len(tasks)
         await self._wait(PACE_S)
         if not self._finished:
+            self._one_will_do = True
             await self._wait(_POLL_S - PACE_S)
+            self._one_will_do = False
         if self._failed is not None:
             raise self._failed
         finished, self._finished = self._finished, []
@@ -88,7 +91,7 @@ class Fleet:
     def _deliver(self, task: Task, verdict: bytes) -> None:
         self._finished.append((task[0], verdict))
         self._running -= 1
-        if not self._running:
+        if self._one_will_do or not self._running:
             self._news.set()
 
     async def _hire(self) -> Worker:

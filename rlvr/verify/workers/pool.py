@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import pickle
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from rlvr.verify.answer import answer_pattern
 from rlvr.verify.base import module_of
 from rlvr.verify.workers.fleet import PACE_S, Fleet
 from rlvr.verify.workers.worker import decode
+
+_log = logging.getLogger(__name__)
 
 QUEUE = 4096  # responses that wait at an actor; more wait at the caller
 _START_S = 180.0
@@ -114,7 +117,7 @@ class VerifierPool:
             serving.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
         self._fail(VerifierError("the verifier pool was closed"))
-        closing = [_answer(s.actor.close.remote(), s.name, _ANSWER_S) for s in self._slots]
+        closing = [_answer(s.actor.close.remote(), s.name, within_s=_ANSWER_S) for s in self._slots]
         await asyncio.gather(*closing, return_exceptions=True)
         for actor in self.actors:
             ray.kill(actor)
@@ -153,7 +156,7 @@ class VerifierPool:
     async def _exchange(self, slot: _Slot) -> None:
         tasks = [(task_id, slot.tasks[task_id].payload) for task_id in slot.unsent]
         slot.unsent = []
-        finished = await _answer(slot.actor.exchange.remote(tasks), slot.name, _ANSWER_S)
+        finished = await _answer(slot.actor.exchange.remote(tasks), slot.name, within_s=_ANSWER_S)
         for task_id, verdict in finished:
             waiting = slot.tasks.pop(task_id).verdict
             if not waiting.done():  # it may have been cancelled
@@ -174,12 +177,12 @@ class VerifierPool:
                 f"{slot.name} failed {slot.failures} times without a verdict in between; the "
                 f"last time: {error}"
             ) from error
+        _log.warning("%s is replaced: %s", slot.name, error)
         ray.kill(slot.actor)
         self.replaced += 1
         slot.actor = self._create()
         await self._start(slot)
         slot.unsent = list(slot.tasks)
-        slot.last_verdict = time.monotonic()
 
     def _fail(self, error: VerifierError) -> None:
         """Tell everybody who waits, and everybody who comes."""
@@ -199,7 +202,8 @@ class VerifierPool:
         return actor
 
     async def _start(self, slot: _Slot) -> None:
-        await _answer(slot.actor.start.remote(), slot.name, _START_S)
+        await _answer(slot.actor.start.remote(), slot.name, within_s=_START_S)
+        slot.last_verdict = time.monotonic()
 
 
 def _pack(items: Sequence[tuple[Prompt, str]]) -> list[bytes]:
@@ -208,7 +212,7 @@ def _pack(items: Sequence[tuple[Prompt, str]]) -> list[bytes]:
     return [pickle.dumps((prompts[id(prompt)], text), protocol=5) for prompt, text in items]
 
 
-async def _answer(reference: Any, who: str, within_s: float) -> Any:
+async def _answer(reference: Any, who: str, *, within_s: float) -> Any:
     """Await a Ray call; its errors and its time-out become a VerifierError."""
     try:
         async with asyncio.timeout(within_s):

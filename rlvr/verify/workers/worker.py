@@ -27,7 +27,7 @@ from dataclasses import replace
 
 from rlvr.config import VerifierConfig
 from rlvr.errors import ConfigError, RunError
-from rlvr.task import Outcome, Prompt, Verdict
+from rlvr.task import Outcome, Verdict
 from rlvr.verify.base import load
 from rlvr.verify.sandbox.inside import keeper, plain
 
@@ -80,23 +80,17 @@ def _judge(task: bytes, config: VerifierConfig) -> Verdict:
     prompt, text = pickle.loads(task)
     start = time.perf_counter()
     try:
-        verdict = _verify(prompt, text, config)
+        verdict = load(prompt.verifier, config).verify(prompt, text)
+        if not isinstance(verdict, Verdict):
+            kind = type(verdict).__name__
+            raise TypeError(f"verifier '{prompt.verifier}' returned a {kind} instead of a Verdict")
+        if not math.isfinite(verdict.reward):
+            raise ValueError(f"verifier '{prompt.verifier}' gave the reward {verdict.reward}")
     except MemoryError:
         raise
     except Exception:
         verdict = Verdict(0.0, Outcome.ERROR, traceback.format_exc()[-_MAX_DETAIL:])
     return replace(verdict, seconds=time.perf_counter() - start)
-
-
-def _verify(prompt: Prompt, text: str, config: VerifierConfig) -> Verdict:
-    verdict = load(prompt.verifier, config).verify(prompt, text)
-    if not isinstance(verdict, Verdict):
-        raise TypeError(
-            f"verifier '{prompt.verifier}' returned a {type(verdict).__name__} instead of a Verdict"
-        )
-    if not math.isfinite(verdict.reward):
-        raise ValueError(f"verifier '{prompt.verifier}' gave the reward {verdict.reward}")
-    return verdict
 
 
 def _limit_memory(memory_mib: int) -> None:

@@ -42,14 +42,12 @@ def honest(dice: random.Random, number: int) -> tuple[Prompt, str]:
 
 
 def descendants(pid: int) -> set[int]:
-    found = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = set(map(int, task.read_text().split()))
-        except OSError:
-            continue
-        found |= children.union(*map(descendants, children))
-    return found
+    try:
+        threads = list(Path(f"/proc/{pid}/task").glob("*/children"))
+        children = {int(child) for thread in threads for child in thread.read_text().split()}
+    except OSError:  # it ended meanwhile
+        return set()
+    return children.union(*map(descendants, children))
 
 
 def alive(pids: set[int]) -> set[int]:

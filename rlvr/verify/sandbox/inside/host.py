@@ -8,8 +8,9 @@ It reads ``{program, call, cpu_s, memory, output}`` from its input and tells in 
 and then either, where the program is a script, takes the input of one run after the other, and
 answers ``[wait status, processor seconds]``, its output and the end of its stderr, these three as
 bytes; each run is a fork that starts from the same clean state. Or, where functions of it are to be
-called, runs it once, says ``["ready"]`` or ``["failed", why]``, and answers calls ``[name, arguments,
-keyword arguments]`` with ``["returned", value]``, ``["raised", type, text]`` or ``["missing"]``.
+called, runs it once, says ``["ready"]`` or ``["failed", why]``, and answers calls ``[name,
+arguments, keyword arguments]`` with ``["returned", value]``, ``["raised", type, text]`` or
+``["missing"]``.
 
 It keeps no secret from the program: it knows no expected output. A program that takes this process
 over can answer what it likes, and gains nothing by it.

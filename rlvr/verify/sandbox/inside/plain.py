@@ -112,7 +112,7 @@ def framed(data: bytes) -> bytes:
     return len(data).to_bytes(4, "little") + data
 
 
-def write(descriptor: int, data: bytes, ready: Callable[[], object] = int) -> None:
+def write(descriptor: int, data: bytes, ready: Callable[[], object] = lambda: None) -> None:
     """Write bytes as they are."""
     rest = memoryview(framed(data))
     while rest:
@@ -120,7 +120,7 @@ def write(descriptor: int, data: bytes, ready: Callable[[], object] = int) -> No
         rest = rest[os.write(descriptor, rest) :]
 
 
-def read(descriptor: int, limit: int = 2**31, ready: Callable[[], object] = int) -> bytes:
+def read(descriptor: int, limit: int = 2**31, ready: Callable[[], object] = lambda: None) -> bytes:
     """Read at most ``limit`` bytes. Raises EOFError at the end, or NotPlain for more."""
     size = int.from_bytes(_read(descriptor, 4, ready), "little")
     if size > limit:

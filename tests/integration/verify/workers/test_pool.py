@@ -98,6 +98,16 @@ def test_the_verifier_gets_no_tokens(misbehaving: str) -> None:
     asyncio.run(scenario())
 
 
+def test_a_first_verdict_that_takes_long_is_waited_for(misbehaving: str) -> None:
+    async def scenario() -> None:
+        async with running(misbehaving, timeout_s=20.0) as pool:
+            [verdict] = await pool.verify([item("sleep 0.8", "sleep 0.8")])
+            assert verdict.outcome is Outcome.CORRECT
+            assert pool.replaced == 0
+
+    asyncio.run(scenario())
+
+
 def test_one_among_many_that_never_ends(misbehaving: str) -> None:
     async def scenario() -> None:
         async with running(misbehaving, processes=2) as pool:
