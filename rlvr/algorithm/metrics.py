@@ -17,8 +17,8 @@ from torch import Tensor
 class Mean:
     """Σ total / Σ count over all that is added."""
 
-    total: Tensor | float
-    count: Tensor | float
+    total: Tensor | float | int
+    count: Tensor | float | int
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "total", _detached(self.total))
@@ -45,7 +45,7 @@ class Mean:
 class Max:
     """The largest of all that is added."""
 
-    value: Tensor | float
+    value: Tensor | float | int
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", _detached(self.value))

@@ -36,7 +36,7 @@ class Reward:
         if self._format.bonus:
             parts["format_bonus"] = self._format.bonus * well_formed(text, self._format.tags)
         if self._buffer:
-            length = torch.tensor([float(len(response.token_ids))])
+            length = torch.tensor([len(response.token_ids)])
             penalty = overlong_penalty(length, self._limit, self._buffer, self._factor)
             parts["overlong"] = float(penalty)
         components = {**verdict.components, **parts}

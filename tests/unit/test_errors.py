@@ -39,7 +39,7 @@ def configuration(folder: Path, model: str = "/nowhere") -> RunConfig:
 def used_output_dir(folder, tiny_model):
     """What ``python -m rlvr.train`` does, up to where the first engine would start."""
     config = configuration(folder, tiny_model(True))
-    RunFolder.create(config.train.output_dir).append_metrics({"step": 1})
+    RunFolder.create(config.train.output_dir).metrics.write_text('{"step": 1}\n')
     asyncio.run(Session().train(validated(config)))
 
 
@@ -58,7 +58,8 @@ def no_run(folder, _):
 
 
 def unknown_plot_format(folder, _):
-    RunFolder.create(folder).append_metrics({"step": 1, "rollout/reward_mean": 0.5})
+    row = '{"step": 1, "rollout/reward_mean": 0.5}\n'
+    RunFolder.create(folder).metrics.write_text(row)
     report.main([str(folder), "--plot", str(folder / "curves.docx")])
 
 

@@ -33,7 +33,7 @@ GUIDES = sorted(
 # What this repository does not bring; any other first word must be one of its own programs.
 FOREIGN = {"cd", "docker", "git", "lint-imports", "mypy", "pip", "pre-commit", "ray", "ruff"}
 METHODS = {r.kind: r for r in (ADVANTAGES, OBJECTIVES, CREDITS, CORRECTIONS)}
-ENTRY_POINTS = {f"rlvr.{kind}" for kind in (*METHODS, "verifier")}
+ENTRY_POINTS = {f"rlvr.{kind}" for kind in (*METHODS, "verifier", "weights", "sink")}
 OMITTED = {"OVERRIDES", "...", "…"}  # what a guide writes for more words of the reader's own
 NEEDED = {"model.path": "model", "data.train": "[rows.jsonl]", "train.steps": "2"}
 ROWS = str(ROOT / "tests" / "data" / "math.jsonl")  # in place of files that only a reader has

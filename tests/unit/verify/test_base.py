@@ -35,7 +35,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 
 
 def test_a_module_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "their_package"
+    package = tmp_path / "their_verifiers"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "parity.py").write_text(
@@ -48,10 +48,10 @@ def test_a_module_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (package / "empty.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     assert (
-        load("their_package.parity", CONFIG).verify(Prompt("p", (), "", "", ""), "odd").reward == 1
+        load("their_verifiers.parity", CONFIG).verify(Prompt("p", (), "", "", ""), "odd").reward == 1
     )
     with pytest.raises(ConfigError, match="does not set VERIFIER"):
-        load("their_package.empty", CONFIG)
+        load("their_verifiers.empty", CONFIG)
 
 
 def test_a_verifier_process_imports_neither_torch_nor_ray() -> None:
