@@ -80,6 +80,9 @@ def test_verdicts_come_back_in_order_from_many_callers(seed: int) -> None:
                 verdicts = await pool.verify(items)
                 assert [v.reward for v in verdicts] == list(map(float, right))
                 assert all(isinstance(v, Verdict) for v in verdicts)
+                assert [v.outcome for v in verdicts] == [
+                    Outcome.CORRECT if r else Outcome.INCORRECT for r in right
+                ]
                 return len(items)
 
             total = sum(await asyncio.gather(*(caller() for _ in range(40))))
