@@ -249,18 +249,13 @@ class TokenBatch(Packing):
         cut = {name: _at(getattr(self, name), index[axis]) for name, axis in _AXES.items()}
         cu_seqlens = cu_seqlens_of(length)
         shift = (cu_seqlens[:-1] - begin).repeat_interleave(responses)
-        return replace(
-            self,
-            **cut
-            | {
-                "cu_seqlens": cu_seqlens,
-                "sequence_id": torch.arange(len(sequences), device=device).repeat_interleave(
-                    responses
-                ),
-                "token_index": self.token_index[n] + shift,
-                "inputs": self.inputs.select(sequences, n),
-            },
-        ), n
+        changed: dict[str, Any] = cut | {
+            "cu_seqlens": cu_seqlens,
+            "sequence_id": torch.arange(len(sequences), device=device).repeat_interleave(responses),
+            "token_index": self.token_index[n] + shift,
+            "inputs": self.inputs.select(sequences, n),
+        }
+        return replace(self, **changed), n
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on ``device``."""

@@ -9,6 +9,7 @@ import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,6 +17,7 @@ from ray.actor import ActorHandle
 
 from rlvr.config import VerifierConfig
 from rlvr.errors import VerifierError
+from rlvr.remote import answer
 from rlvr.task import Prompt, Verdict
 from rlvr.verify.answer import answer_pattern
 from rlvr.verify.base import module_of
@@ -23,6 +25,8 @@ from rlvr.verify.workers.fleet import PACE_S, Fleet
 from rlvr.verify.workers.worker import decode
 
 _log = logging.getLogger(__name__)
+
+_answer = partial(answer, error=VerifierError)
 
 QUEUE = 4096  # responses that wait at an actor; more wait at the caller
 _START_S = 180.0
@@ -210,14 +214,3 @@ def _pack(items: Sequence[tuple[Prompt, str]]) -> list[bytes]:
     """Pickle each response with what its verifier needs of the prompt: all but the tokens."""
     prompts = {id(prompt): replace(prompt, token_ids=()) for prompt, _ in items}
     return [pickle.dumps((prompts[id(prompt)], text), protocol=5) for prompt, text in items]
-
-
-async def _answer(reference: Any, who: str, *, within_s: float) -> Any:
-    """Await a Ray call; its errors and its time-out become a VerifierError."""
-    try:
-        async with asyncio.timeout(within_s):
-            return await reference
-    except ray.exceptions.RayError as error:
-        raise VerifierError(f"{who} failed:\n{error}") from error
-    except TimeoutError:
-        raise VerifierError(f"{who} did not answer within {within_s:g} s") from None

@@ -48,7 +48,8 @@ def test_a_module_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (package / "empty.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     assert (
-        load("their_verifiers.parity", CONFIG).verify(Prompt("p", (), "", "", ""), "odd").reward == 1
+        load("their_verifiers.parity", CONFIG).verify(Prompt("p", (), "", "", ""), "odd").reward
+        == 1
     )
     with pytest.raises(ConfigError, match="does not set VERIFIER"):
         load("their_verifiers.empty", CONFIG)
