@@ -59,6 +59,9 @@ def sequence_mean(x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals) -> F
     return per_response.sum() / max(totals.responses, 1)
 
 
-def sequence_sum(x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals) -> Float[Tensor, ""]:
+def constant(x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals) -> Float[Tensor, ""]:
     """Sum over tokens over (responses × longest allowed response): no length bias (Dr.GRPO)."""
     return x.sum() / max(totals.responses * totals.max_response_tokens, 1)
+
+
+AGGREGATIONS = {f.__name__: f for f in (token_mean, sequence_mean, constant)}

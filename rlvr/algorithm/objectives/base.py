@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlvr.algorithm.aggregation import at_least_float32, segment_max
+from rlvr.algorithm.aggregation import AGGREGATIONS, at_least_float32, segment_max
 from rlvr.algorithm.metrics import Mean, Metric
-from rlvr.registry import Registry
+from rlvr.registry import Registry, require, require_one_of
 from rlvr.types import TokenBatch, Totals
 
 PerToken = Float[Tensor, "n"]  # response tokens of a micro-batch
@@ -91,17 +91,29 @@ class CoupledObjective(Objective, Protocol):
 OBJECTIVES: Registry[Objective] = Registry("objective", "rlvr.algorithm.objectives")
 
 
+@dataclass
 class PolicyGradient(ABC):
-    """An objective that is a mean of per-token terms in r_t and A_t = A_i · c_t."""
+    """An objective that is a mean of per-token terms in r_t and A_t = A_i · c_t.
 
-    needs_reference = False
+    What is added to it is averaged in the same way and outside of the off-policy weights:
+    ``kl_coefficient`` · KL(π ‖ π_ref), and ``nll_coefficient`` · −logp on the correct responses.
+    """
+
+    aggregation: str = "token_mean"  # token_mean | sequence_mean | constant
+    kl_coefficient: float = 0.0  # 0: no reference policy
+    nll_coefficient: float = 0.0
+
     uses_advantage = True
     coupled = False
 
-    @staticmethod
-    @abstractmethod
-    def aggregate(x: PerToken, batch: TokenBatch, totals: Totals) -> Scalar:
-        """This micro-batch's share of the mean."""
+    def __post_init__(self) -> None:
+        require_one_of("aggregation", self.aggregation, tuple(AGGREGATIONS))
+        for key in ("kl_coefficient", "nll_coefficient"):
+            require(getattr(self, key) >= 0, f"{key} must not be negative: {getattr(self, key)}")
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coefficient > 0
 
     @abstractmethod
     def token_loss(
@@ -120,20 +132,53 @@ class PolicyGradient(ABC):
         term, metrics = self.token_loss(logp, log_ratio, advantage, batch)
         if batch.importance is not None:
             term = term * batch.importance.to(term.dtype)
+        if self.kl_coefficient:
+            assert batch.logp_reference is not None, "the scoring pass fills logp_reference"
+            kl = k3(logp, batch.logp_reference.to(logp.dtype))
+            term = term + self.kl_coefficient * kl
+            metrics["policy/kl_reference"] = Mean.of(kl)
+        if self.nll_coefficient:
+            correct = batch.correct[batch.sequence_id]
+            term = term - self.nll_coefficient * torch.where(correct, logp, 0.0)
 
         with torch.no_grad():
             ratio = log_ratio.exp()
             metrics["policy/ratio"] = Mean.of(ratio)
             metrics["policy/kl_old"] = Mean.of(ratio - 1 - log_ratio)
-        return LossTerms(self.aggregate(term, batch, totals), metrics)
+        return LossTerms(AGGREGATIONS[self.aggregation](term, batch, totals), metrics)
 
     def active(self, batch: TokenBatch, coefficients: PerToken) -> Bool[Tensor, "s"]:
-        """Sequences with a token whose weight A_i · c_t · w_t is not 0."""
+        """Sequences with a token whose weight A_i · c_t · w_t is not 0; with a KL term all."""
         weight = batch.token_advantage * coefficients
         if batch.importance is not None:
             weight = weight * batch.importance
         size = segment_max(weight.abs(), batch.sequence_id, batch.num_sequences, empty=0.0)
-        return size > 0
+        active = (size > 0) | (self.kl_coefficient > 0)
+        return active | batch.correct if self.nll_coefficient else active
+
+
+@dataclass
+class Clipped(PolicyGradient):
+    """−min(r A, clip(r, 1−ε_low, 1+ε_high) A)."""
+
+    clip_low: float = 0.2  # ε_low
+    clip_high: float = 0.2  # ε_high
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.clip_low < 1, f"clip_low must be in (0, 1), not {self.clip_low}")
+        require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
+
+    def token_loss(
+        self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
+    ) -> tuple[PerToken, dict[str, Metric]]:
+        return clipped_surrogate(log_ratio.exp(), advantage, self.clip_low, self.clip_high)
+
+
+def k3(logp: PerToken, logp_reference: PerToken) -> PerToken:
+    """Schulman's k3 estimator of KL(π ‖ π_ref), per token: e^x − x − 1, x = log(π_ref / π)."""
+    x = (logp_reference - logp).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return x.exp() - x - 1
 
 
 def clipped_surrogate(

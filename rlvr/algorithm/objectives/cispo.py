@@ -1,10 +1,7 @@
 """CISPO (MiniMax-M1, 2506.13585): the importance weight is clipped, not the update."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
-from rlvr.algorithm.aggregation import token_mean
 from rlvr.algorithm.metrics import Mean, Metric
 from rlvr.algorithm.objectives.base import OBJECTIVES, PerToken, PolicyGradient
 from rlvr.registry import require
@@ -16,11 +13,10 @@ from rlvr.types import TokenBatch
 class Cispo(PolicyGradient):
     """−sg(min(r, 1+ε_high)) · A · logp: every token keeps a gradient."""
 
-    aggregate = staticmethod(token_mean)
-
     clip_high: float = 0.28  # not stated in the paper, which has no lower bound
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
 
     def token_loss(

@@ -4,33 +4,26 @@ The other parts of DAPO are settings of the run: ``train.overlong_buffer``,
 ``train.overlong_filter`` and ``train.dynamic_sampling``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
 
-from rlvr.algorithm.aggregation import token_mean
 from rlvr.algorithm.metrics import Mean, Metric
-from rlvr.algorithm.objectives.base import OBJECTIVES, PerToken, PolicyGradient, clipped_surrogate
+from rlvr.algorithm.objectives.base import OBJECTIVES, Clipped, PerToken
 from rlvr.registry import require
 from rlvr.types import TokenBatch
 
 
 @OBJECTIVES.register("dapo")
 @dataclass
-class Dapo(PolicyGradient):
+class Dapo(Clipped):
     """−min(r A, clip(r, 1−ε_low, 1+ε_high) A), and at most −dual_clip · A where A < 0."""
 
-    aggregate = staticmethod(token_mean)
-
-    clip_low: float = 0.2  # ε_low
     clip_high: float = 0.28  # ε_high
     dual_clip: float | None = 10.0  # bound on r for A < 0; null: none
 
     def __post_init__(self) -> None:
-        require(0 < self.clip_low < 1, f"clip_low must be in (0, 1), not {self.clip_low}")
-        require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
+        super().__post_init__()
         require(
             self.dual_clip is None or self.dual_clip > 1,
             f"dual_clip must be above 1 or null, not {self.dual_clip}",
@@ -39,7 +32,7 @@ class Dapo(PolicyGradient):
     def token_loss(
         self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
     ) -> tuple[PerToken, dict[str, Metric]]:
-        term, metrics = clipped_surrogate(log_ratio.exp(), advantage, self.clip_low, self.clip_high)
+        term, metrics = super().token_loss(logp, log_ratio, advantage, batch)
         if self.dual_clip is not None:
             bound = -self.dual_clip * advantage
             beyond = (advantage < 0) & (term > bound)

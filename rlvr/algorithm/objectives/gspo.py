@@ -1,39 +1,25 @@
 """GSPO (2507.18071): one ratio a response, clipped tightly, in its token form."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
-from rlvr.algorithm.aggregation import segment_mean, sequence_mean
+from rlvr.algorithm.aggregation import segment_mean
 from rlvr.algorithm.metrics import Metric
-from rlvr.algorithm.objectives.base import (
-    MAX_LOG_RATIO,
-    OBJECTIVES,
-    PerToken,
-    PolicyGradient,
-    clipped_surrogate,
-)
-from rlvr.registry import require
+from rlvr.algorithm.objectives.base import MAX_LOG_RATIO, OBJECTIVES, Clipped, PerToken
 from rlvr.types import TokenBatch
 
 
 @OBJECTIVES.register("gspo")
 @dataclass
-class Gspo(PolicyGradient):
+class Gspo(Clipped):
     """−min(s A, clip(s, 1−ε_low, 1+ε_high) A) with s_i = exp(mean_t (logp − logp_old)).
 
     Every token carries s_i as its value and routes the gradient through its own logp, so that
     token coefficients apply; with c = 1 value and gradient are those of the sequence form.
     """
 
-    aggregate = staticmethod(sequence_mean)
-
+    aggregation: str = "sequence_mean"
     clip_low: float = 3e-4  # of a whole response's ratio, as clip_high
     clip_high: float = 4e-4
-
-    def __post_init__(self) -> None:
-        require(0 < self.clip_low < 1, f"clip_low must be in (0, 1), not {self.clip_low}")
-        require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
 
     def token_loss(
         self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
@@ -43,5 +29,4 @@ class Gspo(PolicyGradient):
         difference = logp.detach() - batch.logp_old.to(logp.dtype)
         log_s = segment_mean(difference, batch.sequence_id, batch.num_sequences)
         log_s = log_s.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)[batch.sequence_id]
-        ratio = (logp - logp.detach() + log_s).exp()
-        return clipped_surrogate(ratio, advantage, self.clip_low, self.clip_high)
+        return super().token_loss(logp, logp - logp.detach() + log_s, advantage, batch)

@@ -3,13 +3,13 @@ from __future__ import annotations
 import torch
 
 from rlvr.algorithm.aggregation import (
+    constant,
     at_least_float32,
     segment_max,
     segment_mean,
     segment_min,
     segment_sum,
     sequence_mean,
-    sequence_sum,
     token_mean,
 )
 from rlvr.types import Totals
@@ -30,7 +30,7 @@ def test_shares_add_up_to_the_exact_value(tiny):
         micro, n = batch.select(part)
         shares["token"] += token_mean(x[n], micro, totals)
         shares["sequence"] += sequence_mean(x[n], micro, totals)
-        shares["sum"] += sequence_sum(x[n], micro, totals)
+        shares["sum"] += constant(x[n], micro, totals)
     for name, value in expected.items():
         torch.testing.assert_close(shares[name], value, rtol=1e-12, atol=1e-12)
 

@@ -72,13 +72,21 @@ R1_DISTILL = {
     "learner.lr": 2e-6,
     "learner.entropy_bonus": 0.0,
     "evaluation.every": 20,
+    "evaluation.at_start": True,
+    "evaluation.samples": 16,
     "evaluation.temperature": 0.6,
+    "evaluation.top_p": 0.95,
 }
 R1_METHODS = {
     "real": {"objective.name": "real", "objective.tau": 0.5, "objective.positive_threshold": 1.0},
     "real_bce": {"objective.name": "real_bce", "objective.tau": 0.5},
-    "grpo": {"objective.name": "grpo", "objective.clip_high": 0.2, "objective.beta": 0.0},
-    "dapo": {"objective.name": "dapo", "objective.clip_low": 0.2, "objective.clip_high": 0.28},
+    "grpo": {"objective.name": "grpo", "objective.clip_high": 0.2, "objective.kl_coefficient": 1e-3},
+    "dapo": {
+        "objective.name": "dapo",
+        "objective.clip_low": 0.2,
+        "objective.clip_high": 0.28,
+        "objective.dual_clip": None,
+    },
     "gspo": {"objective.name": "gspo", "objective.clip_low": 3e-4, "objective.clip_high": 4e-4},
 }
 
@@ -98,8 +106,20 @@ THR = {
 }
 EXPLOIT = {**THR, "credit.p": 0.1, "evaluation.samples": 0}
 EXPLORE = {**THR, "credit.p": -0.1, "evaluation.samples": 256}
-UNDER_GRPO = {"objective.name": "grpo", "objective.clip_high": 0.2, "objective.beta": 1e-4}
-UNDER_GSPO = {"objective.name": "gspo", "objective.clip_low": 3e-4, "objective.clip_high": 4e-4}
+UNDER_GRPO = {
+    "objective.name": "grpo",
+    "objective.aggregation": "token_mean",
+    "objective.clip_low": 0.2,
+    "objective.clip_high": 0.2,
+    "objective.kl_coefficient": 1e-4,
+}
+UNDER_GSPO = {
+    "objective.name": "gspo",
+    "objective.aggregation": "sequence_mean",
+    "objective.clip_low": 3e-4,
+    "objective.clip_high": 4e-4,
+    "objective.kl_coefficient": 1e-4,
+}
 MATH_WINDOW = {"data.max_prompt_tokens": 1024, "rollout.max_response_tokens": 3072}  # 4096 in all
 
 OAR = {
@@ -112,7 +132,8 @@ OAR = {
     "objective.name": "grpo",
     "objective.clip_low": 0.2,
     "objective.clip_high": 0.2,
-    "objective.beta": 0.0,
+    "objective.aggregation": "sequence_mean",
+    "objective.kl_coefficient": 0.0,
 }
 QWEN25 = {**OAR, "model.path": "Qwen/Qwen2.5-7B", "rollout.max_response_tokens": 20480}
 QWEN25_MATH = {
@@ -130,7 +151,7 @@ OAR_G = {
 }
 OAR_P = {
     "credit.name": "oar_p",
-    "credit.mode": "last",
+    "credit.mode": "first",
     "credit.quantile": 0.25,
     "credit.beta": 1.0,
 }

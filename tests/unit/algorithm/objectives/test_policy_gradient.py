@@ -12,12 +12,20 @@ from rlvr.types import Totals
 
 NAMES = ["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
 OPTIONS = {
-    "grpo": {"clip_low": 0.3, "clip_high": 0.4, "beta": 0.7},
+    "grpo": {"clip_low": 0.3, "clip_high": 0.4, "kl_coefficient": 0.7},
     "dr_grpo": {"clip_low": 0.3, "clip_high": 0.4},
     "dapo": {"clip_low": 0.3, "clip_high": 0.5, "dual_clip": 1.6},
     "gspo": {"clip_low": 0.1, "clip_high": 0.15},
     "cispo": {"clip_high": 0.3},
 }
+MEAN = {"grpo": "sequence_mean", "gspo": "sequence_mean", "dr_grpo": "constant"}
+MEAN |= {"dapo": "token_mean", "cispo": "token_mean"}
+FURTHER = [
+    {},
+    {"aggregation": "token_mean", "kl_coefficient": 0.3},
+    {"aggregation": "sequence_mean", "nll_coefficient": 0.2},
+    {"aggregation": "constant", "kl_coefficient": 0.1, "nll_coefficient": 0.4},
+]
 LIMIT = 31
 
 
@@ -62,14 +70,17 @@ def literal(name, logp, batch, c, options):
             else:
                 term = -torch.clamp(r, max=1 + options["clip_high"]).detach() * a * logp[t]
             term = term * w
-            if options.get("beta"):
+            if options.get("kl_coefficient"):
                 x = batch.logp_reference[t] - logp[t]
-                term = term + options["beta"] * (torch.exp(x) - x - 1)
+                term = term + options["kl_coefficient"] * (torch.exp(x) - x - 1)
+            if options.get("nll_coefficient") and bool(batch.correct[i]):
+                term = term - options["nll_coefficient"] * logp[t]
             terms.append(term)
         sequences.append(terms)
-    if name in ("grpo", "gspo"):
+    mean = options.get("aggregation", MEAN[name])
+    if mean == "sequence_mean":
         loss = sum(sum(s) / len(s) for s in sequences) / len(sequences)
-    elif name == "dr_grpo":
+    elif mean == "constant":
         loss = sum(sum(s) for s in sequences) / (len(sequences) * LIMIT)
     else:
         loss = sum(sum(s) for s in sequences) / sum(len(s) for s in sequences)
@@ -85,14 +96,16 @@ def build(name, **options):
     return OBJECTIVES.build({"name": name, **options}, "objective")
 
 
+@pytest.mark.parametrize("further", FURTHER, ids=lambda options: "-".join(options))
 @pytest.mark.parametrize("name", NAMES)
-def test_loss_and_gradient_equal_the_formula_whatever_the_micro_batches(tiny, name):
+def test_loss_and_gradient_equal_the_formula_whatever_the_micro_batches(tiny, name, further):
     batch, logp, c = draw(tiny)
+    options = OPTIONS[name] | further
     free = logp.clone().requires_grad_()
-    expected, clipped = literal(name, free, batch, c, OPTIONS[name])
+    expected, clipped = literal(name, free, batch, c, options)
     (expected_gradient,) = torch.autograd.grad(expected, free)
 
-    objective = build(name, **OPTIONS[name])
+    objective = build(name, **options)
     free = logp.clone().requires_grad_()
     loss, clip_high = 0.0, 0.0
     for part in torch.randperm(batch.num_sequences).split(5):
@@ -154,9 +167,9 @@ def test_active_are_exactly_the_sequences_with_a_gradient(tiny, name):
     batch.importance[batch.sequence_id == 2] = 0
     # Close to ratio 1, where no clip stops a gradient.
     free = (batch.logp_old + 1e-6 * torch.randn_like(logp)).requires_grad_()
-    for options in ({}, {"beta": 0.1}) if name in ("grpo", "dr_grpo") else ({},):
+    for options in ({}, {"kl_coefficient": 0.1}, {"nll_coefficient": 0.1}):
         objective = build(name, **options)
-        assert objective.needs_reference == bool(options)
+        assert objective.needs_reference == ("kl_coefficient" in options)
         terms = objective.loss(free, batch, c, totals_of(batch))
         (gradient,) = torch.autograd.grad(terms.loss, free)
         nonzero = torch.zeros(batch.num_sequences, dtype=torch.bool)
