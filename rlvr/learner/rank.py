@@ -81,6 +81,8 @@ class LearnerRank:
             for members in self._mini_batches():
                 self._couple_responses(members, self._totals(members))
         wanted = self._active()
+        if Needs.EVERY_TOKEN in self.credit.needs:
+            wanted[:] = True
         if self.reference is not None:
             logp = self._logp(self.reference, torch.nonzero(wanted)[:, 0], empty=0.0)
             self.batch = replace(self.batch, logp_reference=logp)

@@ -97,7 +97,8 @@ class LearnerWorker:
         """Optimizer and weights as DeepSpeed shards; a collective."""
         self._rank.engine.save_checkpoint(folder, tag="state", exclude_frozen_parameters=False)
         if self._rank_number == 0:
-            state = {"optimizer_steps": self._rank.steps}
+            credit = getattr(self._rank.credit, "state", {})
+            state = {"optimizer_steps": self._rank.steps, "credit": credit}
             (Path(folder) / "learner.json").write_text(json.dumps(state))
 
     def load_checkpoint(self, folder: str) -> None:
@@ -107,6 +108,7 @@ class LearnerWorker:
             raise FileNotFoundError(f"no learner checkpoint in {folder}")
         state = json.loads((Path(folder) / "learner.json").read_text())
         self._rank.steps = state["optimizer_steps"]
+        getattr(self._rank.credit, "state", {}).update(state.get("credit", {}))
 
     def save_model(self, folder: str) -> None:
         """Write an ordinary Hugging Face folder; a collective."""

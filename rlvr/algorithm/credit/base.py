@@ -30,6 +30,8 @@ class Needs(Flag):
     """logp, entropy and log_normaliser of every token that can receive a gradient."""
     HIDDEN = auto()
     """STATISTICS, and h_t of these tokens."""
+    EVERY_TOKEN = auto()
+    """What is kept, of the tokens too that can receive no gradient."""
     EMBEDDINGS = auto()
     """Further forward passes from input embeddings, differentiable in them."""
 
@@ -134,7 +136,8 @@ class CreditAssigner(Protocol):
     """Gives every response token its coefficient c_t ≥ 0.
 
     ``advantage_only`` (optional, default False) marks a method that is a reweighting of the
-    advantage and has no meaning under an objective without one.
+    advantage and has no meaning under an objective without one. ``state`` (optional), a dict of
+    what JSON can say, is kept in checkpoints.
     """
 
     needs: Needs

@@ -9,12 +9,13 @@ is D⁺ = ‖v−μ₋‖² − ‖v−μ₊‖² = 2 v·w + b: one dot product 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32
@@ -26,6 +27,7 @@ from rlvr.algorithm.credit.delta_solver import (
     Proxies,
 )
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
+from rlvr.algorithm.credit.noise import response_uniform
 from rlvr.registry import require, require_one_of
 from rlvr.types import TokenBatch
 
@@ -40,7 +42,7 @@ def delta_coefficients(
     lambda_range: Sequence[float] = (0.8, 1.2),
     within_side: bool = False,
     gamma: str = "adaptive",
-    gamma_value: float = 1.0,
+    fixed_gamma: str = "mean_distance",
     hard: bool = False,
     normalise: bool = True,
     range_map: bool = True,
@@ -52,10 +54,11 @@ def delta_coefficients(
         advantage: A_i of the response that each token belongs to.
         refinements: K.
         lambda_range: λ_min and λ_max.
-        within_side: use the distance to the own centroid only (against its mean).
-        gamma: ``adaptive`` scales D by its deviation on the token's side, ``fixed`` by
-            ``gamma_value``.
-        gamma_value: the scale of ``fixed``.
+        within_side: D = −‖v − μ_own‖², the distance to the own centroid only.
+        gamma: ``adaptive`` scales D by its deviation on the token's side, ``fixed`` by one scale
+            in all passes.
+        fixed_gamma: that scale: ``mean_distance``, the mean of |D| to the first centroids, or
+            ``first_step``, the first deviation.
         hard: α = 1[D > 0] in place of the sigmoid.
         normalise: multiply by N/Z, so that Σ c = T.
         range_map: map α to ``lambda_range``; else λ = α.
@@ -65,7 +68,7 @@ def delta_coefficients(
         lambda_range=list(lambda_range),
         within_side=within_side,
         gamma=gamma,
-        gamma_value=gamma_value,
+        fixed_gamma=fixed_gamma,
         hard=hard,
         normalise=normalise,
         range_map=range_map,
@@ -84,6 +87,9 @@ class Delta(DeltaOptions):
     proxy: str = "realised"  # realised: (1−p(y)) h | topk_hidden: W_y − Σ_topK p̃_j W_j
     top_k: int = 20  # K of topk_hidden
     scope: str = "global"  # global: over all ranks | rank: each rank by itself, as released
+    select: str = "all"  # ablation: all | top | bottom | random: by λ, the others get c = 0
+    share: float = 0.5  # of the tokens with an advantage that are selected
+    seed: int = 0  # of the random selection
 
     needs = Needs.HIDDEN
 
@@ -92,29 +98,56 @@ class Delta(DeltaOptions):
         require_one_of("proxy", self.proxy, ("realised", "topk_hidden"))
         require(self.top_k >= 1, f"top_k must be at least 1, not {self.top_k}")
         require_one_of("scope", self.scope, ("global", "rank"))
+        require_one_of("select", self.select, ("all", "top", "bottom", "random"))
+        require(0 < self.share <= 1, f"share must be in (0, 1], not {self.share}")
+        self.state: dict[str, list[float]] = {}  # kept in checkpoints
 
     @torch.no_grad()
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
         """c_t, without a forward pass when the hidden states were kept, with K + 2 when not."""
-        advantage = batch.token_advantage
+        member = features.scored & (batch.token_advantage != 0)
+        advantage = torch.where(member, batch.token_advantage, 0.0)
+        # Tokens of groups that the objective drops count nowhere, those with A = 0 in N and Z.
+        counted = member | (batch.token_advantage == 0)
         dtype = at_least_float32(features.logp).dtype
         sides = ranks.all_reduce(torch.stack([(advantage > 0).sum(), (advantage < 0).sum()]))
         if int(sides.min()) == 0:
             return Credit(torch.ones_like(advantage, dtype=dtype))
         scope: Ranks = SoloRanks() if self.scope == "rank" else ranks
         with ExitStack() as stack:
+            few = False  # what topk_hidden needs is kept
             if self.proxy == "topk_hidden":
                 head = stack.enter_context(features.policy.head())
                 proxies = topk_proxies(batch, features, head, self.top_k)
-                few = False  # what the proxy needs is kept
             else:
                 proxies = realised_proxies(features)
-                few = features.recomputes and not self.within_side
+                few = features.recomputes and FewStreamsSolver.suits(self)
             solver_class = FewStreamsSolver if few else DeltaSolver
-            solver = solver_class(proxies, advantage, self, scope)
+            kept = self.state.get("gamma")
+            solver = solver_class(proxies, advantage, self, scope, counted, kept)
             coefficients = solver.coefficients()
+        if self.fixed_gamma == "first_step":
+            self.state.setdefault("gamma", solver.first_gamma.tolist())
         metrics = coefficient_metrics(coefficients, advantage, ranks) | solver.metrics(ranks)
-        return Credit(coefficients.to(dtype), metrics)
+        return Credit(self._selected(coefficients, member, batch, ranks).to(dtype), metrics)
+
+    def _selected(
+        self,
+        coefficients: Float[Tensor, "N"],
+        member: Bool[Tensor, "N"],
+        batch: TokenBatch,
+        ranks: Ranks,
+    ) -> Float[Tensor, "N"]:
+        """The selected coefficients, 0 elsewhere. Collective."""
+        if self.select == "all":
+            return coefficients
+        if self.select == "random":
+            rank = response_uniform(batch, self.seed).to(coefficients)
+        else:
+            rank = -coefficients if self.select == "top" else coefficients
+        everywhere = ranks.all_gather(rank[member])
+        last = everywhere.kthvalue(math.ceil(self.share * len(everywhere))).values
+        return torch.where(member & (rank <= last), coefficients, 0.0)
 
 
 def realised_proxies(features: Features) -> Proxies:

@@ -29,8 +29,8 @@ class DeltaOptions:
     refinements: int = 1  # K
     lambda_range: list[float] = field(default_factory=lambda: [0.8, 1.2])
     within_side: bool = False  # ablation: distance to the own centroid only
-    gamma: str = "adaptive"  # adaptive: deviation of D | fixed: gamma_value
-    gamma_value: float = 1.0
+    gamma: str = "adaptive"  # adaptive: deviation of D, anew in every pass | fixed: see below
+    fixed_gamma: str = "mean_distance"  # mean |D| to the first centroids | first_step: see Delta
     hard: bool = False  # ablation: α = 1[D > 0]
     normalise: bool = True  # c = λ N/Z; else c = λ
     range_map: bool = True  # λ = λ_min + (λ_max − λ_min) α; else λ = α
@@ -39,7 +39,7 @@ class DeltaOptions:
         require(self.refinements >= 0, f"refinements must not be negative: {self.refinements}")
         require_range("lambda_range", self.lambda_range)
         require_one_of("gamma", self.gamma, ("adaptive", "fixed"))
-        require(self.gamma_value > 0, f"gamma_value must be positive, not {self.gamma_value}")
+        require_one_of("fixed_gamma", self.fixed_gamma, ("mean_distance", "first_step"))
 
 
 class DeltaSolver:
@@ -51,25 +51,30 @@ class DeltaSolver:
         advantage: Float[Tensor, "N"],
         options: DeltaOptions,
         ranks: Ranks,
+        counted: Bool[Tensor, "N"] | None = None,
+        kept_gamma: Sequence[float] | None = None,
     ) -> None:
         self.proxies = proxies
         self.options = options
         self.ranks = ranks
+        self.counted = torch.ones_like(advantage, dtype=torch.bool) if counted is None else counted
+        self.kept_gamma = kept_gamma
         self.weight = advantage.abs().double()
         self.sides: Bool[Tensor, "2 N"] = torch.stack([advantage > 0, advantage < 0])
         self.side_count = ranks.all_reduce(self.sides.sum(1))
         self.centroids: Float[Tensor, "2 d"] = self.weight.new_zeros(2, 0)
         self.margin: Float[Tensor, "N"] = torch.zeros_like(self.weight)
+        self.first_gamma: Float[Tensor, "2"] = self.weight.new_zeros(2)
 
     def coefficients(self) -> Float[Tensor, "N"]:
         """c_t, float64; all 1 if a side is empty. Streams v 2 (K + 1) times."""
         self.centroids = self._mean(lambda n, v: self.weight[n])
         self.margin = self._margins()
-        gamma = self._gamma()
+        gamma = self.first_gamma = self._first_gamma()
         for _ in range(self.options.refinements):
             weight = self.weight * self._assign(self.margin, self._on_side(gamma))
             self.centroids = self._mean(lambda n, v, weight=weight: weight[n])  # type: ignore[misc]
-            gamma = self._gamma()  # of the old margin: γ lags behind by one pass
+            gamma = self._next_gamma(gamma)  # of the old margin: γ lags behind by one pass
             self.margin = self._margins()
         return self._scale(gamma)
 
@@ -105,12 +110,10 @@ class DeltaSolver:
         margin = torch.zeros_like(self.weight)
         for n, v in self.proxies():
             margin[n] = self._margin(n, v)
-        if self.options.within_side:
-            return margin - self._on_side(self._side_mean(margin))
         return margin
 
     def _margin(self, n: Int[Tensor, "n"], v: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
-        """D of a chunk; within the side, up to the side's mean."""
+        """D of a chunk; within the side, −‖v − μ_own‖²."""
         plus, minus = self.centroids
         if self.options.within_side:
             dots = (v @ self.centroids.to(v.dtype).T).double()
@@ -122,10 +125,20 @@ class DeltaSolver:
         towards_plus = 2 * (v @ w.to(v.dtype)).double() + b
         return torch.where(self.sides[0, n], towards_plus, -towards_plus) * self.sides[:, n].any(0)
 
-    def _gamma(self) -> Float[Tensor, "2"]:
-        """γ±: population deviation of D over the tokens of each side."""
+    def _first_gamma(self) -> Float[Tensor, "2"]:
+        """γ± from the margins to the first centroids."""
         if self.options.gamma == "fixed":
-            return self.weight.new_full((2,), self.options.gamma_value)
+            if self.options.fixed_gamma == "mean_distance":
+                return self._side_mean(self.margin.abs()).clamp(min=_MIN_VARIANCE**0.5)
+            if self.kept_gamma is not None:
+                return self.weight.new_tensor(self.kept_gamma)
+        return self._deviation()
+
+    def _next_gamma(self, gamma: Float[Tensor, "2"]) -> Float[Tensor, "2"]:
+        return gamma if self.options.gamma == "fixed" else self._deviation()
+
+    def _deviation(self) -> Float[Tensor, "2"]:
+        """Population deviation of D over the tokens of each side."""
         off = self.margin - self._on_side(self._side_mean(self.margin))
         return self._side_mean(off**2).clamp(min=_MIN_VARIANCE).sqrt()
 
@@ -144,7 +157,7 @@ class DeltaSolver:
         coefficients = low + (high - low) * alpha
         if not self.options.normalise:
             return coefficients
-        return normalised(coefficients, self.ranks)
+        return normalised(coefficients, self.ranks, self.counted)
 
     def _side_mean(self, x: Float[Tensor, "N"]) -> Float[Tensor, "2"]:
         return self.ranks.all_reduce((x * self.sides).sum(1)) / self.side_count.clamp(min=1)
@@ -160,18 +173,24 @@ class FewStreamsSolver(DeltaSolver):
     A refinement needs γ before it can weigh a token, and γ is the deviation of all tokens' D. The
     first γ follows from second moments that the first stream gathers: Var(D) = 4 wᵀ Cov(v) w. All
     later ones are of the pass before. So D and the mean that it weighs share a stream. Not for
-    ``within_side``, whose D is quadratic in v.
+    ``within_side``, whose D is quadratic in v, nor for the mean of |D|.
     """
+
+    @staticmethod
+    def suits(options: DeltaOptions) -> bool:
+        """Whether these options allow it."""
+        mean_distance = options.gamma == "fixed" and options.fixed_gamma == "mean_distance"
+        return not options.within_side and not mean_distance
 
     def coefficients(self) -> Float[Tensor, "N"]:
         """c_t, float64; all 1 if a side is empty."""
         self.first: Float[Tensor, "2 d"] = self.weight.new_zeros(2, 0)
         self.second: Float[Tensor, "2 d d"] = self.weight.new_zeros(2, 0, 0)
         self.centroids = self._mean(self._observe)
-        gamma = self._gamma() if self.options.gamma == "fixed" else self._first_gamma()
+        gamma = self.first_gamma = self._first_gamma()
         for _ in range(self.options.refinements):
             self.centroids = self._mean(partial(self._refine, gamma))
-            gamma = self._gamma()
+            gamma = self._next_gamma(gamma)
         self.margin = self._margins()
         return self._scale(gamma)
 
@@ -188,6 +207,8 @@ class FewStreamsSolver(DeltaSolver):
 
     def _first_gamma(self) -> Float[Tensor, "2"]:
         """γ± of the margins to the first centroids, before any of them is formed."""
+        if self.options.gamma == "fixed" and self.kept_gamma is not None:
+            return self.weight.new_tensor(self.kept_gamma)
         w = self.centroids[0] - self.centroids[1]
         sums = self.weight.new_zeros(2, 2)
         if self.first.shape[1]:  # else a rank without tokens
@@ -212,8 +233,16 @@ def require_range(key: str, value: Sequence[float]) -> None:
     )
 
 
-def normalised(coefficients: Float[Tensor, "N"], ranks: Ranks) -> Float[Tensor, "N"]:
-    """λ N/Z with N tokens and Z = Σ λ over all ranks, so that Σ c = N. Collective."""
-    count = coefficients.new_tensor(float(len(coefficients)))
-    n, z = ranks.all_reduce(torch.stack([count, coefficients.sum()]))
-    return coefficients * (n / z) if float(z) > 0 else torch.ones_like(coefficients)
+def normalised(
+    coefficients: Float[Tensor, "N"], ranks: Ranks, counted: Bool[Tensor, "N"] | None = None
+) -> Float[Tensor, "N"]:
+    """λ N/Z with N tokens and Z = Σ λ over all ranks, so that Σ c = N; 1 for those not counted.
+
+    Collective.
+    """
+    if counted is None:
+        counted = torch.ones_like(coefficients, dtype=torch.bool)
+    n, z = ranks.all_reduce(torch.stack([counted.sum(), (coefficients * counted).sum()]))
+    if float(z) <= 0:
+        return torch.ones_like(coefficients)
+    return torch.where(counted, coefficients * (n / z), 1.0)

@@ -19,25 +19,25 @@ from rlvr.types import TokenBatch
 class EntropyTop:
     """c_t = 1 for the tokens of highest entropy in the rollout batch, 0 for the others.
 
-    The batch is all tokens that were scored: those that can receive a gradient. Tokens that tie
-    with the last one kept are kept too.
+    The batch is all its tokens, also those that can receive no gradient: what is selected does not
+    depend on the objective. Tokens that tie with the last one kept are kept too.
     """
 
     share: float = 0.2  # of the batch's tokens that keep a gradient
 
-    needs = Needs.STATISTICS
+    needs = Needs.STATISTICS | Needs.EVERY_TOKEN
 
     def __post_init__(self) -> None:
         require(0 < self.share <= 1, f"share must be in (0, 1], not {self.share}")
 
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
         """0 or 1."""
-        everywhere = ranks.all_gather(features.entropy[features.scored])
+        everywhere = ranks.all_gather(features.entropy)
         coefficients = torch.zeros_like(at_least_float32(features.logp))
         if len(everywhere) == 0:
             return Credit(coefficients)
         kept = math.ceil(self.share * len(everywhere))
         threshold = torch.kthvalue(everywhere, len(everywhere) - kept + 1).values
-        coefficients[(features.entropy >= threshold) & features.scored] = 1.0
+        coefficients[features.entropy >= threshold] = 1.0
         metrics = coefficient_metrics(coefficients, batch.token_advantage, ranks)
         return Credit(coefficients, metrics | {"entropy_threshold": float(threshold)})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from rlvr.algorithm.aggregation import segment_max
 from rlvr.types import TokenBatch
@@ -23,6 +25,16 @@ def response_generators(
         for part in (v, response):
             state = _mixed(state ^ part)
         yield torch.Generator(device).manual_seed(state >> 1)
+
+
+def response_uniform(batch: TokenBatch, seed: int) -> Float[Tensor, "N"]:
+    """Uniform in [0, 1) for every token, float64, on the CPU."""
+    generators = response_generators(batch, seed, "cpu")
+    draws = [
+        torch.rand(length, generator=generator, dtype=torch.float64)
+        for length, generator in zip(batch.response_length.tolist(), generators, strict=True)
+    ]
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *draws])
 
 
 def _mixed(x: int) -> int:

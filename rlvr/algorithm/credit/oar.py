@@ -61,7 +61,7 @@ def bilevel_weights(
 class Oar:
     """Options that OAR-P and OAR-G share, and the reshaping."""
 
-    mode: str = "last"  # last | answer_mean | answer_joint: which outcome is compared
+    mode: str = "first"  # first | last | answer_mean | answer_joint: which outcome is compared
     target: str = "own"  # own: the response's answer | reference: the gold answer
     quantile: float = 0.25  # q: the share of reasoning tokens that is damped
     beta: float = 1.0  # how far the most decisive token is raised

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.types import Packing
 
-MODES = ("last", "answer_mean", "answer_joint")
+MODES = ("first", "last", "answer_mean", "answer_joint")
 _CHUNK = 1 << 26  # elements of logits, or of a block of lm_head
 
 
@@ -28,9 +28,11 @@ def outcomes(
     """The outcome of every sequence, differentiable in ``hidden``.
 
     Args:
-        mode: ``last``: log-distribution at the last position; ``answer_mean``: log-softmax of
-            the mean of the logits that predict the answer; ``answer_joint``: φ, the mean
-            log-probability of the answer tokens.
+        mode: ``first``: log-distribution at the position that predicts the answer's first token,
+            where the released OAR-P reads; ``last``: at the answer's last token, where the
+            released OAR-G reads in that mode; ``answer_mean``: log-softmax of the mean of the
+            logits that predict the answer; ``answer_joint``: φ, the mean log-probability of the
+            answer tokens.
         hidden: final states of the packed sequences.
         packing: these sequences.
         answers: number of answer tokens at each sequence's end.
@@ -47,6 +49,9 @@ def outcomes(
         return torch.stack(phi)
     if mode == "last":
         at = at_least_float32(hidden[[end - 1 for end in ends]])
+    elif mode == "first":
+        before = [end - n - 1 for end, n in zip(ends, answers, strict=True)]
+        at = at_least_float32(hidden[before])
     else:  # the mean of logits is the logit of the mean state
         spans = zip(ends, answers, strict=True)
         at = torch.stack(
@@ -62,12 +67,16 @@ def outcome_divergence(
     """KL(clean ‖ changed) of log-distributions, or φ_clean − φ_changed of numbers.
 
     With d = log p − log q, Σ p d is a small difference of large terms. Σ p (d + e^−d − 1) is the
-    same, for Σ p e^−d = Σ q = 1, and no term of it is negative.
+    same, for Σ p e^−d = Σ q = 1, and no term of it is negative. Where q is much larger than p,
+    e^−d overflows, and p d + q − p is the term without a loss.
     """
     difference = clean - changed
     if clean.dim() == 1:
         return difference
-    return (clean.exp() * (difference + torch.expm1(-difference))).sum(-1)
+    p = clean.exp()
+    near = p * (difference + torch.expm1(-difference.clamp(min=-1)))
+    far = p * difference + changed.exp() - p
+    return torch.where(difference > -1, near, far).sum(-1)
 
 
 def _logits(

@@ -38,7 +38,6 @@ _NOTHING = 1e-6  # probability that a float32 sum of others cannot tell from 0
 class OarP(Oar):
     """Bi-level weights of the perturbation scores."""
 
-    mode: str = "last"
     stride: int = 1  # score every n-th reasoning position (and the last)
     max_positions: int | None = None  # a response, evenly spread
     engine: str = "learner"  # learner | rollout: who computes the outcomes
@@ -53,10 +52,10 @@ class OarP(Oar):
         )
         require_one_of("engine", self.engine, ("learner", "rollout"))
         require(
-            self.engine == "learner" or self.mode == "last",
-            f"engine=rollout needs mode=last, not {self.mode}: vLLM gives the log-probabilities of "
-            "tokens inside a sequence without temperature and without its prefix cache. Set "
-            "engine=learner",
+            self.engine == "learner" or self.mode in ("first", "last"),
+            f"engine=rollout needs mode first or last, not {self.mode}: vLLM gives the "
+            "log-probabilities of tokens inside a sequence without temperature and without its "
+            "prefix cache. Set engine=learner",
         )
         require(
             1 <= self.top_tokens <= 128,
@@ -77,10 +76,10 @@ class OarP(Oar):
         planned = planned_segments(groups, inputs, self.target)
         planned = [p for p in planned if len(p.token_ids) <= driver.longest]
         positions = [self._positions(p).flip(0) for p in planned]
-        clean = await driver.ask(Question(p.token_ids.tolist(), self.top_tokens) for p in planned)
+        clean = await driver.ask(self._question(p, p.token_ids, self.top_tokens) for p in planned)
         replies = await driver.ask(
-            Question(
-                _blanked(p, p.start + t, driver.pad_token_id).tolist(), before.token_ids.tolist()
+            self._question(
+                p, _blanked(p, p.start + t, driver.pad_token_id), before.token_ids.tolist()
             )
             for p, at, before in zip(planned, positions, clean, strict=True)
             for t in at.tolist()
@@ -115,6 +114,13 @@ class OarP(Oar):
             exact = exact_scores(self, found, features, ranks, device)
             metrics |= mean_rank_correlation(scores, exact, ranks)
         return Credit(coefficients, metrics)
+
+    def _question(
+        self, part: Segments, token_ids: Int[Tensor, "L"], choices: int | list[int]
+    ) -> Question:
+        """What comes next where this mode reads."""
+        end = len(token_ids) - (part.answer if self.mode == "first" else 0)
+        return Question(token_ids[:end].tolist(), choices)
 
     def _positions(self, part: Segments) -> Int[Tensor, "k"]:
         return chosen_positions(part.reasoning, self.stride, self.max_positions)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
-
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
 from rlvr.algorithm.credit.delta_solver import normalised, require_range
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
-from rlvr.algorithm.credit.noise import response_generators
+from rlvr.algorithm.credit.noise import response_uniform
 from rlvr.types import TokenBatch
 
 
@@ -30,15 +28,7 @@ class Random:
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
         """c_t, drawn per response: the same whatever the packing and the number of ranks."""
         low, high = self.lambda_range
-        draws = [
-            torch.rand(length, generator=generator, dtype=torch.float64)
-            for length, generator in zip(
-                batch.response_length.tolist(),
-                response_generators(batch, self.seed, "cpu"),
-                strict=True,
-            )
-        ]
-        uniform = torch.cat([torch.zeros(0, dtype=torch.float64), *draws])
+        uniform = response_uniform(batch, self.seed)
         coefficients = normalised(low + (high - low) * uniform, ranks).to(features.logp.device)
         metrics = coefficient_metrics(coefficients, batch.token_advantage, ranks)
         return Credit(coefficients.to(at_least_float32(features.logp).dtype), metrics)

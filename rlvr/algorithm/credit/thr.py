@@ -12,6 +12,7 @@ so that M is [V*, d] and nothing of size [tokens, vocabulary] exists.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,13 @@ from rlvr.algorithm.credit.groups import GroupedResponses, group_index, grouped_
 from rlvr.algorithm.credit.thr_stream import StreamedScores
 from rlvr.registry import require, require_one_of
 from rlvr.types import TokenBatch
+
+_ETA: dict[str, Callable[[Float[Tensor, "G"]], Float[Tensor, "G"]]] = {
+    "distance": lambda q: 2 * (0.5 - q).abs(),
+    "q": lambda q: q,
+    "one_minus_q": lambda q: 1 - q,
+    "zero": torch.zeros_like,
+}
 
 
 def thr_scores(
@@ -58,7 +66,7 @@ def thr_coefficients(
     group_id: Int[Tensor, "T"],
     *,
     p: float = 0.1,
-    beta: float = 1.0,
+    beta: float | None = 1.0,
     mask_small: bool = True,
 ) -> Float[Tensor, "T"]:
     """1[|THR| > τ] · (1 + sign(THR) p), with τ = β · min over correct i of mean_t |s_{i,t}|.
@@ -71,7 +79,7 @@ def thr_coefficients(
         correct: whether the token's response is correct.
         group_id: any integers.
         p: > 0 favours exploitation, < 0 exploration, 0 keeps the dominant tokens as they are.
-        beta: scale of the threshold.
+        beta: scale of the threshold; None: no threshold.
         mask_small: 0 for the tokens below the threshold; else 1.
     """
     groups = grouped_responses(sequence_id, correct, group_id)
@@ -84,51 +92,79 @@ def nthr_coefficients(
     correct: Bool[Tensor, "T"],
     group_id: Int[Tensor, "T"],
     *,
-    beta: float = 1.0,
+    beta: float | None = 1.0,
+    eta: str = "distance",
+    positives_only: bool = False,
 ) -> Float[Tensor, "T"]:
-    """η = 2|0.5 − q| where s > τ in an incorrect response, 1 for all other tokens.
+    """η where s > τ in an incorrect response, 1 for all other tokens.
 
     q is the share of correct responses in the group, τ = β · min over correct i of mean_t s.
-    Arguments as in thr_coefficients.
+    Arguments as in thr_coefficients, and
+
+    Args:
+        eta: ``distance``: η = 2|0.5 − q|; the ablations ``q``, ``one_minus_q`` and ``zero``.
+        positives_only: 0 for all tokens of incorrect responses in groups with both kinds.
     """
-    return _nthr_weights(thr, grouped_responses(sequence_id, correct, group_id), beta=beta)[0]
+    groups = grouped_responses(sequence_id, correct, group_id)
+    return _nthr_weights(thr, groups, beta=beta, eta=eta, positives_only=positives_only)[0]
 
 
 def _thr_weights(
-    thr: Float[Tensor, "T"], groups: GroupedResponses, *, p: float, beta: float, mask_small: bool
+    thr: Float[Tensor, "T"],
+    groups: GroupedResponses,
+    *,
+    p: float,
+    beta: float | None,
+    mask_small: bool,
 ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
     """Coefficients, and which tokens are dominant. Collective."""
-    dominant = thr.abs() > beta * groups.threshold(thr.abs())
+    dominant = thr.abs() > _threshold(thr.abs(), groups, beta)
     weight = torch.where(dominant, 1 + p * thr.sign(), 0.0 if mask_small else 1.0)
     both = groups.both_kinds()
     return torch.where(both, weight, 1.0), both & dominant
 
 
 def _nthr_weights(
-    thr: Float[Tensor, "T"], groups: GroupedResponses, *, beta: float
+    thr: Float[Tensor, "T"],
+    groups: GroupedResponses,
+    *,
+    beta: float | None,
+    eta: str,
+    positives_only: bool,
 ) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
     """Coefficients, and which tokens are damped. Collective."""
     correct = groups.correct[groups.response]
     score = torch.where(correct, thr, -thr)
-    chosen = groups.both_kinds() & ~correct & (score > beta * groups.threshold(score))
+    both = groups.both_kinds()
+    chosen = both & ~correct & (score > _threshold(score, groups, beta))
     right, wrong = groups.correct_and_incorrect()
-    share = right.double() / (right + wrong).clamp(min=1)
-    eta = (2 * (0.5 - share).abs()).to(thr.dtype)
-    return torch.where(chosen, eta[groups.group][groups.response], 1.0), chosen
+    q = right.double() / (right + wrong).clamp(min=1)
+    damped = _ETA[eta](q).to(thr.dtype)[groups.group][groups.response]
+    weight = torch.where(chosen, damped, 1.0)
+    if positives_only:
+        weight = torch.where(both & ~correct, 0.0, weight)
+    return weight, chosen
+
+
+def _threshold(
+    x: Float[Tensor, "T"], groups: GroupedResponses, beta: float | None
+) -> Float[Tensor, "T"]:
+    """τ of every token; −∞ without a threshold. Collective."""
+    return torch.full_like(x, -torch.inf) if beta is None else beta * groups.threshold(x)
 
 
 @dataclass
 class _TokenRewards(ABC):
     """What THR and NTHR share: the scores, streamed."""
 
-    beta: float = 1.0  # scale of the threshold; 0: every token is above it
+    beta: float | None = 1.0  # scale of the threshold; null: no threshold
     memory_mib: int = 2048  # of the matrices M that exist at a time
 
     needs = Needs.HIDDEN
     advantage_only = True
 
     def __post_init__(self) -> None:
-        require(self.beta >= 0, f"beta must not be negative: {self.beta}")
+        require(self.beta is None or self.beta >= 0, f"beta must not be negative: {self.beta}")
         require(self.memory_mib > 0, f"memory_mib must be positive, not {self.memory_mib}")
 
     @torch.no_grad()
@@ -182,10 +218,19 @@ class Thr(_TokenRewards):
 @CREDITS.register("nthr")
 @dataclass
 class Nthr(_TokenRewards):
-    """See nthr_coefficients."""
+    """See nthr_coefficients. Its NLL term is ``objective.nll_coefficient``."""
+
+    eta: str = "distance"  # distance: 2|0.5 − q| | q | one_minus_q | zero
+    positives_only: bool = False  # incorrect responses get 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_one_of("eta", self.eta, tuple(_ETA))
 
     def weigh(
         self, thr: Float[Tensor, "N"], groups: GroupedResponses, batch: TokenBatch
     ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
         """Coefficients, and the damped tokens."""
-        return _nthr_weights(thr, groups, beta=self.beta)
+        return _nthr_weights(
+            thr, groups, beta=self.beta, eta=self.eta, positives_only=self.positives_only
+        )

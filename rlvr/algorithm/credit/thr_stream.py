@@ -109,8 +109,9 @@ class StreamedScores:
                     continue
                 own = head[vocabulary[g]]
                 for rows in torch.nonzero(group == g)[:, 0].split(max(_ERRORS // len(own), 1)):
-                    h = at_least_float32(hidden[rows])
-                    yield g, n[rows], self._error(h, own, vocabulary[g], n[rows]), h
+                    h = hidden[rows]
+                    error = self._error(h, own, vocabulary[g], n[rows])
+                    yield g, n[rows], error, at_least_float32(h)
 
     def _error(
         self,
@@ -119,9 +120,15 @@ class StreamedScores:
         vocabulary: Int[Tensor, "v"],
         n: Int[Tensor, "n"],
     ) -> Float[Tensor, "n v"]:
-        """onehot(y) − p on V*, without renormalising."""
-        logits = hidden @ at_least_float32(head).T / self.features.temperature
+        """onehot(y) − p on V*, without renormalising.
+
+        The logits are rounded as those of the scoring pass, in the head's own precision: against
+        its normaliser any others would turn the error of a confident token into noise. For the
+        sampled token 1 − p(y) is taken from its very log-probability.
+        """
+        logits = at_least_float32(hidden @ head.T) / self.features.temperature
         error = -(logits - self.features.log_normaliser[n].to(logits.dtype)[:, None]).exp()
         place = torch.searchsorted(vocabulary, self.target[n])
-        error[torch.arange(len(n), device=n.device), place] += 1
+        rows = torch.arange(len(n), device=n.device)
+        error[rows, place] = -torch.expm1(self.features.logp[n].to(logits.dtype))
         return error

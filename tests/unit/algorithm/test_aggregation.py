@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 
 from rlvr.algorithm.aggregation import (
-    constant,
     at_least_float32,
+    constant,
     segment_max,
     segment_mean,
     segment_min,

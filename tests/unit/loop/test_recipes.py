@@ -80,7 +80,11 @@ R1_DISTILL = {
 R1_METHODS = {
     "real": {"objective.name": "real", "objective.tau": 0.5, "objective.positive_threshold": 1.0},
     "real_bce": {"objective.name": "real_bce", "objective.tau": 0.5},
-    "grpo": {"objective.name": "grpo", "objective.clip_high": 0.2, "objective.kl_coefficient": 1e-3},
+    "grpo": {
+        "objective.name": "grpo",
+        "objective.clip_high": 0.2,
+        "objective.kl_coefficient": 1e-3,
+    },
     "dapo": {
         "objective.name": "dapo",
         "objective.clip_low": 0.2,

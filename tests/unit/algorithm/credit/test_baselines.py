@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from rlvr.algorithm.credit import CREDITS, SoloRanks
+from rlvr.algorithm.credit import CREDITS, Needs, SoloRanks
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics, separation_auc
 
 
@@ -34,15 +34,13 @@ def test_entropy_top_keeps_the_highest(tiny, share, size):
     assert torch.equal(coefficients, expected)
 
 
-def test_entropy_top_of_what_was_scored(tiny):
+def test_entropy_top_is_of_the_whole_batch(tiny):
+    """Whatever the objective leaves without a gradient: all tokens are asked for."""
+    assert Needs.EVERY_TOKEN in build("entropy_top").needs
     policy, batch = tiny.Policy(), tiny.batch((4, 4, 3))
-    scored = batch.sequence_id > 3
-    c = tiny.assign(build("entropy_top", share=0.5), batch, policy, scored=scored).coefficients
-    assert (c[~scored] == 0).all() and int(c.sum()) == math.ceil(0.5 * int(scored.sum()))
-    nothing = torch.zeros_like(scored)
-    assert (
-        tiny.assign(build("entropy_top"), batch, policy, scored=nothing).coefficients == 0
-    ).all()
+    flat = tiny.replace(batch, advantage=torch.zeros_like(batch.advantage))
+    a, b = (tiny.assign(build("entropy_top"), x, policy).coefficients for x in (batch, flat))
+    assert torch.equal(a, b) and a.any()
 
 
 def test_random_is_a_draw_per_response(tiny):

@@ -18,7 +18,9 @@ ABLATIONS = [
     {"refinements": 2},
     {"refinements": 3, "lambda_range": [0.3, 1.9]},
     {"within_side": True},
-    {"gamma": "fixed", "gamma_value": 2.5},
+    {"gamma": "fixed", "refinements": 2},
+    {"gamma": "fixed", "fixed_gamma": "first_step", "refinements": 2},
+    {"gamma": "fixed", "within_side": True},
     {"hard": True},
     {"normalise": False},
     {"range_map": False},
@@ -33,7 +35,7 @@ def oracle(
     lambda_range=(0.8, 1.2),
     within_side=False,
     gamma="adaptive",
-    gamma_value=1.0,
+    fixed_gamma="mean_distance",
     hard=False,
     normalise=True,
     range_map=True,
@@ -55,11 +57,7 @@ def oracle(
     def margins(mu):
         own = {t: float(((v[t] - mu[sign[t]]) ** 2).sum()) for t in range(T) if sign[t]}
         if within_side:
-            mean = {}
-            for side in (1, -1):
-                mine = [own[t] for t in own if sign[t] == side]
-                mean[side] = sum(mine) / len(mine)
-            return {t: mean[sign[t]] - own[t] for t in own}
+            return {t: -own[t] for t in own}
         return {t: float(((v[t] - mu[-sign[t]]) ** 2).sum()) - own[t] for t in own}
 
     def deviation(d):
@@ -68,7 +66,9 @@ def oracle(
             mine = [d[t] for t in d if sign[t] == side]
             mean = sum(mine) / len(mine)
             variance = sum((x - mean) ** 2 for x in mine) / len(mine)
-            result[side] = math.sqrt(max(variance, 1e-8)) if gamma == "adaptive" else gamma_value
+            result[side] = math.sqrt(max(variance, 1e-8))
+            if gamma == "fixed" and fixed_gamma == "mean_distance":
+                result[side] = max(sum(abs(x) for x in mine) / len(mine), 1e-4)
         return result
 
     def assignment(d, g):
@@ -86,7 +86,7 @@ def oracle(
         for side in (1, -1):
             moved = centroid(side, alpha)
             mu[side] = mu[side] if moved is None else moved
-        g = deviation(d)
+        g = deviation(d) if gamma == "adaptive" else g
         d = margins(mu)
     alpha = assignment(d, g)
     low, high = lambda_range if range_map else (0.0, 1.0)
@@ -249,7 +249,7 @@ def test_recomputed_features_cost_two_streams_beyond_the_refinements(tiny, optio
     expected = oracle(v, batch.token_advantage, **options)
     torch.testing.assert_close(credit.coefficients, expected, rtol=1e-9, atol=1e-9)
     refinements = options.get("refinements", 1)
-    if not options.get("within_side"):
+    if FewStreamsSolver.suits(build(**options)):
         assert features.streams == refinements + 2
 
 
@@ -291,3 +291,69 @@ def test_no_spread_costs_nothing(tiny):
     features = tiny.Features(batch, policy, scored=torch.zeros(batch.num_response_tokens).bool())
     credit = build().assign(batch, features, SoloRanks())
     assert (credit.coefficients == 1).all() and features.streams == 0
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.parametrize("size", [1, 2])
+def test_groups_that_the_objective_drops_count_nowhere(tiny, recomputes, size):
+    """REAL drops a group of one label, whose advantages need not be 0."""
+    policy, batch = tiny.Policy(), tiny.batch((4, 4, 3))
+    scored = batch.sequence_id < 8
+    rest, n = batch.select(torch.arange(8))
+    expected = torch.ones(batch.num_response_tokens, dtype=torch.float64)
+    v = proxies(rest, policy, tiny.Features(rest, policy))
+    expected[n] = oracle(v, rest.token_advantage)
+    features = [tiny.Features(batch, policy, scored=scored, recomputes=recomputes)]
+    if size == 1:
+        actual = build().assign(batch, features[0], SoloRanks()).coefficients
+    else:
+        parts = [batch.select(torch.arange(batch.num_sequences)[r::2]) for r in range(2)]
+        features = [
+            tiny.Features(part, policy, scored=scored[own], recomputes=recomputes)
+            for part, own in parts
+        ]
+        credits = tiny.on_ranks(
+            2, lambda ranks: build().assign(parts[ranks.rank][0], features[ranks.rank], ranks)
+        )
+        actual = torch.zeros_like(expected)
+        for (_, own), credit in zip(parts, credits, strict=True):
+            actual[own] = credit.coefficients
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_scale_of_the_first_step_is_kept(tiny):
+    policy = tiny.Policy()
+    method = build(gamma="fixed", fixed_gamma="first_step")
+    first, second = tiny.batch((4, 4)), tiny.batch((4, 3))
+    tiny.assign(method, first, policy)
+    kept = method.state["gamma"]
+    credit = tiny.assign(method, second, policy)
+    assert method.state["gamma"] == kept
+    resumed = build(gamma="fixed", fixed_gamma="first_step")
+    resumed.state.update(gamma=kept)
+    again = tiny.assign(resumed, second, policy)
+    torch.testing.assert_close(credit.coefficients, again.coefficients, rtol=1e-9, atol=1e-9)
+    alone = tiny.assign(build(gamma="fixed", fixed_gamma="first_step"), second, policy)
+    assert (credit.coefficients - alone.coefficients).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("select", ["top", "bottom", "random"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_selection_by_lambda(tiny, select, size):
+    policy, batch = tiny.Policy(), tiny.batch((4, 4, 3))
+    batch.advantage[batch.group_id == 100] = 0
+    c = tiny.assign(build(), batch, policy).coefficients
+    owners = [random.randrange(size) for _ in range(batch.num_sequences)]
+    own, _ = tiny.assign_on_ranks(build(select=select, share=0.4), batch, policy, owners, size)
+    member = batch.token_advantage != 0
+    kept = own != 0
+    assert not kept[~member].any()
+    assert int(kept.sum()) == math.ceil(0.4 * int(member.sum()))
+    torch.testing.assert_close(own[kept], c[kept], rtol=1e-9, atol=1e-9)
+    if select != "random":
+        dropped = c[member & ~kept]
+        assert (
+            (c[kept].min() >= dropped.max())
+            if select == "top"
+            else (c[kept].max() <= dropped.min())
+        )
