@@ -93,12 +93,12 @@ def results(module_seed, tiny_model, run_ranks):
             ids = result["response_id"][result["sequence_id"]]
             for i in torch.unique(ids).tolist():
                 merged.setdefault(case, {})[i] = result["coefficients"][ids == i]
-    return groups, merged, saved
+    return groups, merged
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_coefficients_do_not_depend_on_ranks_stage_packing_or_store(results, method):
-    groups, merged, _ = results
+    groups, merged = results
     lengths = [len(s.response.token_ids) for g in groups for s in g.samples]
     reference = merged[1, 0, method, 10_000, "device"]
     assert [len(reference[i]) for i in range(GROUPS * SIZE)] == lengths
@@ -116,18 +116,8 @@ def test_coefficients_do_not_depend_on_ranks_stage_packing_or_store(results, met
 
 @pytest.mark.parametrize("method", ["delta", "delta_topk", "random"])
 def test_normalised_coefficients_sum_to_the_number_of_tokens(results, method):
-    _, merged, _ = results
+    _, merged = results
     for case, coefficients in merged.items():
         if case[2] == method:
             every = torch.cat(list(coefficients.values()))
             assert float(every.sum()) == pytest.approx(len(every), rel=1e-5)
-
-
-def test_credit_leaves_the_update_itself_intact(results):
-    """Parameter gradients of OAR-G would show up as a different first step."""
-    _, _, saved = results
-    one = saved[0]
-    uniform_like = one[1, 0, "oar_g", 10_000, "device"]["weights"]
-    portioned = one[1, 0, "oar_g", 60, "device"]["weights"]
-    for name, weight in uniform_like.items():
-        torch.testing.assert_close(weight, portioned[name], rtol=1e-4, atol=1e-6)

@@ -97,6 +97,41 @@ def test_nthr_equals_the_definition(seed):
     assert (c[correct] == 1).all()
 
 
+@pytest.mark.parametrize("eta", ["distance", "q", "one_minus_q", "zero"])
+@pytest.mark.parametrize("beta", [0.2, None])
+def test_ablations_of_nthr(seed, eta, beta):
+    hidden, error, sequence, correct, group = draw()
+    thr = thr_scores(hidden, error, correct, group)
+    plain = nthr_coefficients(thr, sequence, correct, group, beta=0.2)
+    c = nthr_coefficients(thr, sequence, correct, group, beta=beta, eta=eta)
+    positives = nthr_coefficients(
+        thr, sequence, correct, group, beta=beta, eta=eta, positives_only=True
+    )
+    for g in group.unique():
+        member = group == g
+        right = len(sequence[member & correct].unique())
+        q = right / len(sequence[member].unique())
+        wrong = member & ~correct
+        if q in (0, 1):
+            assert (c[member] == 1).all() and (positives[member] == 1).all()
+            continue
+        value = {"distance": 2 * abs(0.5 - q), "q": q, "one_minus_q": 1 - q, "zero": 0.0}[eta]
+        damped = wrong if beta is None else wrong & (plain != 1)
+        expected = torch.ones_like(c)
+        expected[damped] = value
+        torch.testing.assert_close(c[member], expected[member], rtol=1e-9, atol=1e-9)
+        assert (positives[wrong] == 0).all()
+        assert torch.equal(positives[member & correct], c[member & correct])
+
+
+def test_without_a_threshold_every_token_is_dominant(seed):
+    hidden, error, sequence, correct, group = draw()
+    thr = thr_scores(hidden, error, correct, group)
+    c = thr_coefficients(thr, sequence, correct, group, p=0.3, beta=None)
+    both = torch.tensor([0 < correct[group == g].float().mean() < 1 for g in group])
+    torch.testing.assert_close(c[both], (1 + 0.3 * thr.sign())[both])
+
+
 def test_without_push_and_threshold_it_is_uniform(seed):
     hidden, error, sequence, correct, group = draw()
     thr = thr_scores(hidden, error, correct, group)
