@@ -4,8 +4,6 @@ Every function takes the rewards of a whole rollout batch and arbitrary integer 
 A group whose rewards are all equal carries no learning signal and gets exactly 0.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 

@@ -5,8 +5,6 @@ whole mini-batch (``Totals``). Adding the shares of all micro-batches and ranks 
 value, so that packing, micro-batch size and rank count cannot change a gradient.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

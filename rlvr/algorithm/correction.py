@@ -5,8 +5,6 @@ in asynchronous training, by policy version. w = exp(logp_old − logp_rollout) 
 expectation; truncating or masking it keeps the variance bounded.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 

@@ -8,8 +8,6 @@ keyword arguments that transformers uses for flash attention (``cu_seq_lens_q``,
 ``cu_seq_lens_k``, ``max_length_q``, ``max_length_k``).
 """
 
-from __future__ import annotations
-
 from functools import cache
 from inspect import signature
 from typing import Any

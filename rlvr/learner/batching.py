@@ -1,7 +1,5 @@
 """From verified groups to packed batches: who gets which sequence, and in what micro-batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby

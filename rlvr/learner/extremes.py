@@ -1,7 +1,5 @@
 """The response tokens whose coefficients stand out, for people to look at."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

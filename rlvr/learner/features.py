@@ -77,10 +77,6 @@ class ScoringFeatures:
             self._count = rows.stop
 
     def hidden(self) -> Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n d"]]]:
-        """Stream (place on the N axis, hidden states) of all scored tokens; each token once.
-
-        May be iterated again. Every rank must iterate equally often.
-        """
         if self.recomputes:
             yield from self._recompute()
             return
@@ -124,13 +120,11 @@ class LentPolicy:
 
     @contextmanager
     def head(self) -> Iterator[Float[Tensor, "V d"]]:
-        """The whole ``lm_head`` weight; a collective under ZeRO-3."""
         weight = self._policy.head.weight
         with gathered([weight]):
             yield weight.detach()
 
     def embed(self, input_ids: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
-        """Input embeddings; a collective under ZeRO-3."""
         return self._policy.embed(input_ids).detach()
 
     def hidden(
@@ -139,7 +133,6 @@ class LentPolicy:
         packing: Packing,
         prefix: Int[Tensor, "S 2"] | None = None,
     ) -> Float[Tensor, "T d"]:
-        """Final states from embeddings, differentiable in them; a collective under ZeRO-3."""
         return self._policy.hidden(packing, embeddings, prefix)
 
 

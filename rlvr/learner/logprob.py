@@ -6,8 +6,6 @@ Slicing the vocabulary rather than the tokens means that each row of the weight'
 written exactly once, with no accumulation in low precision.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """The policy as the learner sees it: a Hugging Face causal LM on packed sequences."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -82,7 +80,6 @@ class Policy(nn.Module):
         return out.last_hidden_state[0]
 
     def embed(self, input_ids: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
-        """Input embeddings."""
         return self.model.get_input_embeddings()(input_ids)
 
 

@@ -1,7 +1,5 @@
 """One rank of the learner: score, assign credit, update. No Ray in here."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast

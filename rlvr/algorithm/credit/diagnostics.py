@@ -1,7 +1,5 @@
 """What a coefficient distribution looks like, in a few numbers that are equal on every rank."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor

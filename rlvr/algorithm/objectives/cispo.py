@@ -1,7 +1,5 @@
 """CISPO (MiniMax-M1, 2506.13585): the importance weight is clipped, not the update."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from rlvr.algorithm.aggregation import token_mean

@@ -4,8 +4,6 @@ The other parts of DAPO are settings of the run: ``train.overlong_buffer``,
 ``train.overlong_filter`` and ``train.dynamic_sampling``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

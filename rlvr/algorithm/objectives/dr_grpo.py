@@ -1,7 +1,5 @@
 """Dr.GRPO (2503.20783): GRPO's term, summed over tokens and divided by a constant."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from rlvr.algorithm.aggregation import sequence_sum

@@ -1,7 +1,5 @@
 """GRPO (2402.03300): clipped ratio, mean over a response's tokens, then over responses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +46,6 @@ class Grpo(PolicyGradient):
     def loss(
         self, logp: PerToken, batch: TokenBatch, coefficients: PerToken, totals: Totals
     ) -> LossTerms:
-        """The clipped surrogate and, with β > 0, the KL to the reference policy."""
         terms = super().loss(logp, batch, coefficients, totals)
         if self.beta > 0:
             assert batch.logp_reference is not None, "beta > 0 needs logp_reference"

@@ -1,7 +1,5 @@
 """GSPO (2507.18071): one ratio a response, clipped tightly, in its token form."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from rlvr.algorithm.aggregation import segment_mean, sequence_mean
