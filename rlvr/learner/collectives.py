@@ -20,13 +20,10 @@ class DistributedRanks:
 
     def all_reduce(self, x: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
         y = x.detach().to(self.device, copy=True)
-        if self.size > 1:
-            dist.all_reduce(y, op=_OPS[op])
+        dist.all_reduce(y, op=_OPS[op])
         return y.to(x.device)
 
     def all_gather(self, x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "total ..."]:
-        if self.size == 1:
-            return x.detach().clone()
         y = x.detach().to(self.device)
         lengths = torch.zeros(self.size, dtype=torch.long, device=self.device)
         lengths[self.rank] = len(y)

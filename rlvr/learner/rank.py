@@ -147,7 +147,8 @@ class LearnerRank:
                 yield report
             self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
         learner = self.config.learner
-        lr = learner.lr * min(1.0, (self.steps + 1) / max(learner.warmup_steps, 1))  # linear warm-up
+        warmed_up = (self.steps + 1) / max(learner.warmup_steps, 1)
+        lr = learner.lr * min(1.0, warmed_up)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.engine.step()

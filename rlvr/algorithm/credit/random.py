@@ -28,13 +28,10 @@ class Random:
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
         """c_t, drawn per response: the same whatever the packing and the number of ranks."""
         low, high = self.lambda_range
+        generators = response_generators(batch, self.seed, "cpu")
         draws = [
             torch.rand(length, generator=generator, dtype=torch.float64)
-            for length, generator in zip(
-                batch.response_length.tolist(),
-                response_generators(batch, self.seed, "cpu"),
-                strict=True,
-            )
+            for length, generator in zip(batch.response_length.tolist(), generators, strict=True)
         ]
         uniform = torch.cat([torch.zeros(0, dtype=torch.float64), *draws])
         coefficients = normalised(low + (high - low) * uniform, ranks).to(features.logp.device)
