@@ -97,6 +97,12 @@ def cu_seqlens_of(lengths: Int[Tensor, "S"]) -> Int[Tensor, "S1"]:
     return F.pad(lengths.cumsum(0), (1, 0)).int()
 
 
+def ranges(start: Int[Tensor, "s"], length: Int[Tensor, "s"]) -> Int[Tensor, "total"]:
+    """Concatenate ``arange(start_i, start_i + length_i)`` over i, without a Python loop."""
+    offset = torch.repeat_interleave(start - (length.cumsum(0) - length), length)
+    return torch.arange(len(offset), device=start.device) + offset
+
+
 @dataclass(frozen=True)
 class Packing:
     """Sequences laid end to end without padding: all that a forward pass reads."""
@@ -110,17 +116,11 @@ class Packing:
         cls, sequences: Sequence[Int[Tensor, "_"]], first: Sequence[int] | None = None
     ) -> Packing:
         """Pack ``sequences``, at least one; ``first`` is the position of each one's first token."""
-        starts = first or [0] * len(sequences)
-        lengths = torch.tensor([len(s) for s in sequences])
-        positions = [
-            torch.arange(begin, begin + len(s)) for s, begin in zip(sequences, starts, strict=True)
-        ]
         device = sequences[0].device
-        return cls(
-            torch.cat(list(sequences)),
-            torch.cat(positions).to(device),
-            cu_seqlens_of(lengths).to(device),
-        )
+        lengths = torch.tensor([len(s) for s in sequences])
+        positions = ranges(torch.tensor(first or [0] * len(sequences)), lengths)
+        cu_seqlens = cu_seqlens_of(lengths)
+        return cls(torch.cat(list(sequences)), positions.to(device), cu_seqlens.to(device))
 
     @classmethod
     def idle(cls, device: torch.device) -> Packing:
@@ -164,10 +164,8 @@ class CreditInputs:
     def to(self, device: torch.device | str) -> CreditInputs:
         """The same inputs on ``device``."""
         return CreditInputs(
-            *(
-                {name: x.to(device) for name, x in part.items()}
-                for part in (self.sequence, self.token)
-            )
+            {name: x.to(device) for name, x in self.sequence.items()},
+            {name: x.to(device) for name, x in self.token.items()},
         )
 
 
@@ -244,9 +242,10 @@ class TokenBatch(Packing):
         sequences = sequences.to(device)
         begin, length = self.cu_seqlens[:-1].long()[sequences], self.sequence_length[sequences]
         responses = self.response_length[sequences]
-        n = _ranges(self.response_start[sequences], responses)
-        index = {"T": _ranges(begin, length), "N": n, "S": sequences}
-        cut = {name: _at(getattr(self, name), index[axis]) for name, axis in _AXES.items()}
+        n = ranges(self.response_start[sequences], responses)
+        index = {"T": ranges(begin, length), "N": n, "S": sequences}
+        values = {name: getattr(self, name) for name in _AXES}
+        cut = {name: x[index[_AXES[name]]] for name, x in values.items() if x is not None}
         cu_seqlens = cu_seqlens_of(length)
         shift = (cu_seqlens[:-1] - begin).repeat_interleave(responses)
         changed: dict[str, Any] = cut | {
@@ -271,22 +270,7 @@ def _first_axis(hint: Any) -> str | None:
     return None
 
 
-_AXES = {
-    name: axis
-    for name, hint in get_type_hints(TokenBatch).items()
-    if (axis := _first_axis(hint)) is not None
-}
-
-
-def _at(x: Tensor | None, index: Int[Tensor, "i"]) -> Tensor | None:
-    return None if x is None else x[index]
-
-
-def _ranges(start: Int[Tensor, "s"], length: Int[Tensor, "s"]) -> Int[Tensor, "total"]:
-    """Concatenate ``arange(start_i, start_i + length_i)`` over i, without a Python loop."""
-    total = int(length.sum())
-    offset = torch.repeat_interleave(start - (length.cumsum(0) - length), length)
-    return torch.arange(total, device=start.device) + offset
+_AXES = {k: axis for k, v in get_type_hints(TokenBatch).items() if (axis := _first_axis(v))}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,6 @@ Every function takes the rewards of a whole rollout batch and arbitrary integer 
 A group whose rewards are all equal carries no learning signal and gets exactly 0.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -37,8 +35,7 @@ ADVANTAGES: Registry[Advantage] = Registry("advantage", __name__)
 
 def grpo_advantages(reward: Rewards, group_id: GroupIds, *, eps: float = 1e-6) -> Rewards:
     """(R_i − mean R) / (std R + eps) over the group, sample deviation (GRPO, 2402.03300)."""
-    group, count = _groups(group_id)
-    centred = _centred(reward, group, count)
+    centred, group, count = _centred(reward, group_id)
     freedom = (torch.bincount(group, minlength=count) - 1).clamp(min=1)
     std = (segment_sum(centred**2, group, count) / freedom).sqrt()
     return (centred / (std[group] + eps)).to(reward.dtype)
@@ -46,17 +43,15 @@ def grpo_advantages(reward: Rewards, group_id: GroupIds, *, eps: float = 1e-6) -
 
 def dr_grpo_advantages(reward: Rewards, group_id: GroupIds) -> Rewards:
     """R_i − mean R over the group (Dr.GRPO, 2503.20783)."""
-    return _centred(reward, *_groups(group_id)).to(reward.dtype)
+    return _centred(reward, group_id)[0].to(reward.dtype)
 
 
 def rloo_advantages(reward: Rewards, group_id: GroupIds) -> Rewards:
     """R_i − mean R of the *other* responses of the group (RLOO); 0 for a response alone."""
-    group, count = _groups(group_id)
+    centred, group, count = _centred(reward, group_id)
     size = torch.bincount(group, minlength=count).double()
     # R_i − (ΣR − R_i)/(G−1) = (R_i − mean R) · G/(G−1), which keeps equal rewards at exactly 0.
-    return (_centred(reward, group, count) * (size / (size - 1).clamp(min=1))[group]).to(
-        reward.dtype
-    )
+    return (centred * (size / (size - 1).clamp(min=1))[group]).to(reward.dtype)
 
 
 def reinforce_pp_advantages(reward: Rewards, group_id: GroupIds, *, eps: float = 1e-6) -> Rewards:
@@ -65,23 +60,21 @@ def reinforce_pp_advantages(reward: Rewards, group_id: GroupIds, *, eps: float =
     The baseline form: subtracting the group's mean leaves the batch's mean at 0, so whitening
     is the division alone.
     """
-    centred = _centred(reward, *_groups(group_id))
+    centred, _, _ = _centred(reward, group_id)
     std = (centred.square().sum() / max(len(centred) - 1, 1)).sqrt()
     return (centred / (std + eps)).to(reward.dtype)
 
 
-def _groups(group_id: GroupIds) -> tuple[GroupIds, int]:
-    """Group ids renumbered to 0..count-1, and count."""
+def _centred(reward: Rewards, group_id: GroupIds) -> tuple[Rewards, GroupIds, int]:
+    """R_i − mean R in float64, and the groups renumbered to 0..count−1, and count.
+
+    Exactly 0 where rounding would leave a residue of the mean.
+    """
     ids, group = torch.unique(group_id, return_inverse=True)
-    return group, len(ids)
-
-
-def _centred(reward: Rewards, group: GroupIds, count: int) -> Rewards:
-    """R_i − mean R in float64; exactly 0 where rounding would leave a residue of the mean."""
-    reward = reward.double()
+    reward, count = reward.double(), len(ids)
     centred = reward - segment_mean(reward, group, count)[group]
     spread = segment_max(reward, group, count) != segment_min(reward, group, count)
-    return torch.where(spread[group], centred, 0.0)
+    return torch.where(spread[group], centred, 0.0), group, count
 
 
 @ADVANTAGES.register("grpo")

@@ -5,13 +5,14 @@ whole mini-batch (``Totals``). Adding the shares of all micro-batches and ranks 
 value, so that packing, micro-batch size and rank count cannot change a gradient.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlvr.types import TokenBatch, Totals
+
+Entries = Float[Tensor, "n"]
+SegmentIds = Int[Tensor, "n"]  # the segment of each entry
 
 
 def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -26,26 +27,22 @@ def segment_sum(
     return x.new_zeros((count, *x.shape[1:])).index_add(0, segment, x)
 
 
-def segment_mean(
-    x: Float[Tensor, "n"], segment: Int[Tensor, "n"], count: int
-) -> Float[Tensor, "count"]:
+def segment_mean(x: Entries, segment: SegmentIds, count: int) -> Float[Tensor, "count"]:
     """Mean of ``x`` over each segment; 0 for an empty one."""
     size = torch.bincount(segment, minlength=count).clamp(min=1)
     return segment_sum(x, segment, count) / size
 
 
 def segment_max(
-    x: Float[Tensor, "n"], segment: Int[Tensor, "n"], count: int, *, empty: float = -torch.inf
+    x: Entries, segment: SegmentIds, count: int, *, empty: float = -torch.inf
 ) -> Float[Tensor, "count"]:
     """Maximum of ``x`` over each segment, and at least ``empty``."""
     return x.new_full((count,), empty).scatter_reduce(0, segment, x, "amax")
 
 
-def segment_min(
-    x: Float[Tensor, "n"], segment: Int[Tensor, "n"], count: int, *, empty: float = torch.inf
-) -> Float[Tensor, "count"]:
-    """Minimum of ``x`` over each segment, and at most ``empty``."""
-    return x.new_full((count,), empty).scatter_reduce(0, segment, x, "amin")
+def segment_min(x: Entries, segment: SegmentIds, count: int) -> Float[Tensor, "count"]:
+    """Minimum of ``x`` over each segment; ∞ for an empty one."""
+    return x.new_full((count,), torch.inf).scatter_reduce(0, segment, x, "amin")
 
 
 def token_mean(x: Float[Tensor, "n"], batch: TokenBatch, totals: Totals) -> Float[Tensor, ""]:

@@ -1,7 +1,5 @@
 """The kinds of methods, and which credit makes sense under which objective."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rlvr.algorithm.advantages import ADVANTAGES

@@ -5,8 +5,6 @@ in asynchronous training, by policy version. w = exp(logp_old − logp_rollout) 
 expectation; truncating or masking it keeps the variance bounded.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -21,15 +19,14 @@ from rlvr.registry import Registry, require, require_one_of
 from rlvr.types import TokenBatch
 
 PerToken = Float[Tensor, "N"]
+Weights = tuple[PerToken | None, dict[str, Metric]]
 
 
 @runtime_checkable
 class Correction(Protocol):
     """Gives the importance weights that multiply the per-token terms of an objective."""
 
-    def weights(
-        self, logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch
-    ) -> tuple[PerToken | None, dict[str, Metric]]:
+    def weights(self, logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch) -> Weights:
         """w_t (None: all 1) and the mismatch metrics."""
         ...
 
@@ -65,9 +62,7 @@ def mismatch_metrics(
 class NoCorrection:
     """No weights; the mismatch is still measured."""
 
-    def weights(
-        self, logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch
-    ) -> tuple[PerToken | None, dict[str, Metric]]:
+    def weights(self, logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch) -> Weights:
         return None, mismatch_metrics(logp_old, logp_rollout, batch)
 
 
@@ -83,9 +78,7 @@ class TruncatedImportance:
         require_one_of("level", self.level, ("token", "sequence"))
         require(self.cap >= 1, f"cap must be at least 1, not {self.cap}")
 
-    def weights(
-        self, logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch
-    ) -> tuple[PerToken | None, dict[str, Metric]]:
+    def weights(self, logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch) -> Weights:
         ratio = importance_ratio(logp_old, logp_rollout, batch, level=self.level)
         weight, touched = self.bounded(ratio)
         metrics = mismatch_metrics(logp_old, logp_rollout, batch)

@@ -37,7 +37,6 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     def as_floats(self) -> Mean:
-        """Without tensors; waits for the device."""
         return Mean(float(self.total), float(self.count))
 
 
@@ -54,7 +53,6 @@ class Max:
         return Max(max(float(self.value), float(other.value)))
 
     def as_floats(self) -> Max:
-        """Without tensors; waits for the device."""
         return Max(float(self.value))
 
 

@@ -1,7 +1,5 @@
 """DAPO's soft penalty for responses that come close to the length limit (2503.14476)."""
 
-from __future__ import annotations
-
 from jaxtyping import Float, Int
 from torch import Tensor
 

@@ -8,8 +8,6 @@ keyword arguments that transformers uses for flash attention (``cu_seq_lens_q``,
 ``cu_seq_lens_k``, ``max_length_q``, ``max_length_k``).
 """
 
-from __future__ import annotations
-
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -20,6 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
+
+from rlvr.types import cu_seqlens_of, ranges
 
 NAME = "rlvr_packed"
 
@@ -48,11 +48,25 @@ def packed_attention(
     """
     if dropout:
         raise ValueError(f"attention dropout is {dropout}: a policy gradient needs it to be 0")
-    attend = _varlen if query.is_cuda else _padded
     k, v = (x[0] if key_index is None else x[0][:, key_index] for x in (key, value))
     boundaries, longest = (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k)
-    out = attend(query[0], k, v, boundaries, longest, scaling, sliding_window)
-    return out.unsqueeze(0), None
+    if not query.is_cuda:  # the kernel for sequences of different lengths is CUDA's alone
+        return _padded(query[0], k, v, boundaries, longest, scaling, sliding_window)[None], None
+    from torch.nn.attention.varlen import varlen_attn
+
+    out = varlen_attn(
+        query[0].transpose(0, 1),
+        k.transpose(0, 1),
+        v.transpose(0, 1),
+        *boundaries,
+        *longest,
+        scale=scaling,
+        # Causal, aligned at the end: the last query sees all keys.
+        window_size=(sliding_window - 1 if sliding_window else -1, 0),
+        **_grouped(),
+    )
+    assert isinstance(out, Tensor)  # no auxiliary output was asked for
+    return out[None], None
 
 
 def with_prefixes(
@@ -66,40 +80,7 @@ def with_prefixes(
     """
     start = torch.stack([prefix[:, 0], cu_seqlens[:-1]], 1)
     length = torch.stack([prefix[:, 1] - prefix[:, 0], cu_seqlens.diff()], 1).long()
-    end = length.flatten().cumsum(0)
-    index = torch.repeat_interleave(start.flatten() - end + length.flatten(), length.flatten())
-    index += torch.arange(len(index), device=index.device)
-    boundaries = F.pad(length.sum(1).cumsum(0), (1, 0)).to(cu_seqlens.dtype)
-    return index, boundaries
-
-
-def _varlen(
-    query: Float[Tensor, "H T d"],
-    key: Float[Tensor, "h K d"],
-    value: Float[Tensor, "h K d"],
-    boundaries: tuple[Int[Tensor, "S1"], Int[Tensor, "S1"]],
-    longest: tuple[int, int],
-    scaling: float | None,
-    window: int | None,
-) -> Float[Tensor, "T H d"]:
-    """torch's variable-length flash attention (forward and backward).
-
-    Its causal mask is aligned at the end: the last query sees all keys.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    out = varlen_attn(
-        query.transpose(0, 1),
-        key.transpose(0, 1),
-        value.transpose(0, 1),
-        *boundaries,
-        *longest,
-        scale=scaling,
-        window_size=(window - 1 if window else -1, 0),
-        **_grouped(),
-    )
-    assert isinstance(out, Tensor)  # no auxiliary output was asked for
-    return out
+    return ranges(start.flatten(), length.flatten()), cu_seqlens_of(length.sum(1))
 
 
 @cache
@@ -119,10 +100,7 @@ def _padded(
     scaling: float | None,
     window: int | None,
 ) -> Float[Tensor, "T H d"]:
-    """One SDPA call over sequences padded at their end, which a causal mask cannot see.
-
-    Padding exists inside this function alone, and only where there is no varlen kernel.
-    """
+    """One SDPA call over sequences padded at their end, which a causal mask cannot see."""
     q_place, real = _places(boundaries[0], longest[0])
     k_place, _ = _places(boundaries[1], longest[1])
     repeat = query.shape[0] // key.shape[0]

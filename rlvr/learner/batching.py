@@ -1,10 +1,6 @@
 """From verified groups to packed batches: who gets which sequence, and in what micro-batches."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,22 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rlvr.types import CreditInputs, Group, Outcome, Prompt, Sample, TokenBatch, cu_seqlens_of
-
-
-@dataclass(frozen=True, slots=True)
-class _Sequence:
-    """A prompt and its response in the rollout batch."""
-
-    prompt: Prompt
-    sample: Sample
-    advantage: float
-    group_id: int
-    mini_batch: int
-    response_id: int
-
-    def __len__(self) -> int:
-        return len(self.prompt.token_ids) + len(self.sample.response.token_ids)
+from rlvr.types import CreditInputs, Group, Outcome, TokenBatch, cu_seqlens_of, ranges, samples_of
 
 
 def rank_batches(
@@ -51,18 +32,14 @@ def rank_batches(
         groups_per_mini_batch: groups of one optimizer step.
         inputs: what the credit method prepared, in sample order.
     """
-    samples = [(g, sample) for g, group in enumerate(groups) for sample in group.samples]
-    sequences = [
-        _Sequence(groups[g].prompt, sample, float(advantages[k]), g, g // groups_per_mini_batch, k)
-        for k, (g, sample) in enumerate(samples)
-    ]
-    shares: list[list[_Sequence]] = [[] for _ in range(ranks)]
-    for _, mini_batch in groupby(sequences, lambda s: s.mini_batch):
-        line = list(mini_batch)
-        for share, piece in zip(shares, _cut([len(s) for s in line], ranks), strict=True):
-            share += line[piece]
-    lengths = [len(sample.response.token_ids) for _, sample in samples]
-    return [_pack(share, inputs or CreditInputs(), lengths) for share in shares]
+    batch = _packed(groups, advantages, groups_per_mini_batch, inputs or CreditInputs())
+    owner = torch.zeros_like(batch.mini_batch)
+    for number in torch.unique(batch.mini_batch):
+        line = batch.mini_batch == number
+        length = batch.sequence_length[line]
+        middle = length.cumsum(0) - length.double() / 2
+        owner[line] = (middle * ranks / length.sum()).long().clamp(max=ranks - 1)
+    return [batch.select(torch.nonzero(owner == rank)[:, 0])[0] for rank in range(ranks)]
 
 
 def micro_batches(lengths: Int[Tensor, "S"], budget: int) -> list[Int[Tensor, "_"]]:
@@ -86,51 +63,36 @@ def micro_batches(lengths: Int[Tensor, "S"], budget: int) -> list[Int[Tensor, "_
     return [torch.tensor(sorted(m)) for m in members]
 
 
-def _cut(cost: Sequence[int], pieces: int) -> list[slice]:
-    """Cut a line of items into contiguous pieces of nearly equal cost."""
-    middle = np.cumsum(cost) - np.asarray(cost) / 2
-    owner = np.minimum((middle * pieces / max(sum(cost), 1)).astype(int), pieces - 1)
-    edges = np.searchsorted(owner, np.arange(pieces + 1))
-    return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-
-
-def _pack(
-    sequences: Sequence[_Sequence], inputs: CreditInputs, response_lengths: Sequence[int]
+def _packed(
+    groups: Sequence[Group], advantages: np.ndarray, per_mini_batch: int, inputs: CreditInputs
 ) -> TokenBatch:
-    """A rank's batch; ``inputs`` and ``response_lengths`` are those of the whole rollout batch."""
-    responses = [s.sample.response for s in sequences]
-    length = torch.tensor([len(s) for s in sequences], dtype=torch.long)
-    response_length = torch.tensor([len(r.token_ids) for r in responses], dtype=torch.long)
-    response_id = torch.tensor([s.response_id for s in sequences], dtype=torch.long)
-    prompts = [s.prompt.token_ids for s in sequences]
-    ids = [x for p, r in zip(prompts, responses, strict=True) for x in (p, r.token_ids)]
-    tokens = [_flat([np.arange(n) for n in xs.tolist()]) for xs in (length, response_length)]
-    start = cu_seqlens_of(torch.tensor(response_lengths))[:-1][response_id].long()
-    sequence_id = torch.arange(len(sequences)).repeat_interleave(response_length)
+    """The whole rollout batch."""
+    samples = samples_of(groups)
+    verdicts, responses = [s.verdict for s in samples], [s.response for s in samples]
+    group_id = torch.repeat_interleave(torch.tensor([len(g.samples) for g in groups]))
+    prompts = [groups[g].prompt.token_ids for g in group_id.tolist()]
+    response_length = torch.tensor([len(r.token_ids) for r in responses])
+    length = torch.tensor([len(p) for p in prompts]) + response_length
     cu_seqlens = cu_seqlens_of(length)
-    first = cu_seqlens[1:] - response_length  # of the response in T
+    ids = [x for p, r in zip(prompts, responses, strict=True) for x in (p, r.token_ids)]
     return TokenBatch(
-        input_ids=_flat(ids),
-        position_ids=tokens[0],
+        input_ids=_flat(ids, np.int64),
+        position_ids=ranges(torch.zeros_like(length), length),
         cu_seqlens=cu_seqlens,
-        token_index=first[sequence_id] + tokens[1],
-        sequence_id=sequence_id,
+        token_index=ranges(cu_seqlens[1:] - response_length, response_length),
+        sequence_id=torch.repeat_interleave(response_length),
         logp_rollout=_flat([r.logp_rollout for r in responses], np.float32),
-        policy_version=_flat([r.policy_version for r in responses]),
-        reward=torch.tensor([s.sample.verdict.reward for s in sequences], dtype=torch.float32),
-        advantage=torch.tensor([s.advantage for s in sequences], dtype=torch.float32),
-        correct=_bools(s.sample.verdict.outcome is Outcome.CORRECT for s in sequences),
-        truncated=_bools(r.truncated for r in responses),
-        group_id=torch.tensor([s.group_id for s in sequences], dtype=torch.long),
-        mini_batch=torch.tensor([s.mini_batch for s in sequences], dtype=torch.long),
-        response_id=response_id,
-        inputs=inputs.select(response_id, start[sequence_id] + tokens[1]),
+        policy_version=_flat([r.policy_version for r in responses], np.int64),
+        reward=torch.tensor([v.reward for v in verdicts], dtype=torch.float32),
+        advantage=torch.as_tensor(advantages, dtype=torch.float32),
+        correct=torch.tensor([v.outcome is Outcome.CORRECT for v in verdicts]),
+        truncated=torch.tensor([r.truncated for r in responses]),
+        group_id=group_id,
+        mini_batch=group_id // per_mini_batch,
+        response_id=torch.arange(len(samples)),
+        inputs=inputs,
     )
 
 
-def _flat(parts: Sequence[Any], dtype: type = np.int64) -> Tensor:
-    return torch.from_numpy(np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype))
-
-
-def _bools(values: Iterable[bool]) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.bool)
+def _flat(parts: Sequence[Any], dtype: type) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(dtype))

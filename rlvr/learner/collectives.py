@@ -1,7 +1,5 @@
 """Reductions among the learner's ranks, on tensors of any device."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -21,16 +19,11 @@ class DistributedRanks:
         self.device = device
 
     def all_reduce(self, x: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
-        """The element-wise reduction of ``x`` over all ranks; ``x`` itself is not changed."""
         y = x.detach().to(self.device, copy=True)
-        if self.size > 1:
-            dist.all_reduce(y, op=_OPS[op])
+        dist.all_reduce(y, op=_OPS[op])
         return y.to(x.device)
 
     def all_gather(self, x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "total ..."]:
-        """The ranks' tensors one after the other along dimension 0; lengths may differ."""
-        if self.size == 1:
-            return x.detach().clone()
         y = x.detach().to(self.device)
         lengths = torch.zeros(self.size, dtype=torch.long, device=self.device)
         lengths[self.rank] = len(y)

@@ -3,8 +3,6 @@
 It is imported where it is used: what only reads this package's policy or features needs none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

@@ -1,7 +1,5 @@
 """The response tokens whose coefficients stand out, for people to look at."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,12 +28,9 @@ def merged_extremes(ranks: Sequence[RankedTokens], count: int) -> RankedTokens:
     """Of all ranks' tokens the first and the last ``count``; none if all coefficients are equal."""
     columns = ("response", "position", "coefficient")
     tokens = ranked(*(np.concatenate([getattr(r, name) for r in ranks]) for name in columns))
-    if not len(tokens.coefficient) or tokens.coefficient[0] == tokens.coefficient[-1]:
-        keep = slice(0)
-    elif len(tokens.coefficient) <= 2 * count:
-        keep = slice(None)
-    else:
-        keep = np.r_[:count, -count:0]
+    place = np.arange(len(tokens.coefficient))
+    keep = (place < count) | (place[::-1] < count)
+    keep &= tokens.coefficient.min(initial=np.inf) < tokens.coefficient.max(initial=-np.inf)
     return RankedTokens(*(getattr(tokens, name)[keep] for name in columns))
 
 

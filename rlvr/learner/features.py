@@ -1,8 +1,6 @@
 """What the scoring pass keeps for credit assignment, and the policy it lends."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -18,6 +16,33 @@ _STREAM_TOKENS = 8192  # rows of hidden states that are lent at a time
 
 # Streams (index on the N axis, hidden states) of the scored tokens by running the policy again.
 Recompute = Callable[[], Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n d"]]]]
+
+
+class LentPolicy:
+    """The old policy, lent to credit methods that need its head or its forward pass."""
+
+    def __init__(self, policy: Policy, pad_token_id: int) -> None:
+        self._policy = policy
+        self.pad_token_id = pad_token_id
+        self.hidden_size: int = policy.model.config.hidden_size
+        self.dtype: torch.dtype = policy.head.weight.dtype
+
+    @contextmanager
+    def head(self) -> Iterator[Float[Tensor, "V d"]]:
+        weight = self._policy.head.weight
+        with gathered([weight]):
+            yield weight.detach()
+
+    def embed(self, input_ids: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
+        return self._policy.embed(input_ids).detach()
+
+    def hidden(
+        self,
+        embeddings: Float[Tensor, "T d"],
+        packing: Packing,
+        prefix: Int[Tensor, "S 2"] | None = None,
+    ) -> Float[Tensor, "T d"]:
+        return self._policy.hidden(packing, embeddings, prefix)
 
 
 class ScoringFeatures:
@@ -48,9 +73,7 @@ class ScoringFeatures:
         self.scored = scored
         self.policy: FrozenPolicy = policy
         self.temperature = temperature
-        self.logp: Float[Tensor, "N"] = torch.zeros(n, device=device)
-        self.entropy: Float[Tensor, "N"] = torch.zeros(n, device=device)
-        self.log_normaliser: Float[Tensor, "N"] = torch.zeros(n, device=device)
+        self.logp, self.entropy, self.log_normaliser = torch.zeros(3, n, device=device)
         self.recomputes = store == "recompute"
         self._recompute = recompute
         # In the order in which the micro-batches came, so that no chunk has to be gathered.
@@ -77,70 +100,36 @@ class ScoringFeatures:
             self._count = rows.stop
 
     def hidden(self) -> Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n d"]]]:
-        """Stream (place on the N axis, hidden states) of all scored tokens; each token once.
-
-        May be iterated again. Every rank must iterate equally often.
-        """
         if self.recomputes:
             yield from self._recompute()
             return
-        places = self._place.split(_STREAM_TOKENS)
-        yield from zip(places, prefetched(self._hidden, self._place.device), strict=True)
+        places: Iterable[Tensor] = self._place.split(_STREAM_TOKENS)
+        chunks: Iterable[Tensor] = self._hidden.split(_STREAM_TOKENS)
+        if self._hidden.device != self._place.device:
+            chunks = prefetched(chunks, self._place.device)
+        yield from zip(places, chunks, strict=True)
 
 
-def prefetched(rows: Float[Tensor, "n d"], device: torch.device) -> Iterator[Float[Tensor, "m d"]]:
-    """``rows`` on ``device``, a chunk at a time; the next one travels while one is being used."""
-    side = torch.cuda.Stream(device) if rows.device != device else None
-    if side is not None:
-        side.wait_stream(torch.cuda.current_stream(device))  # the rows may still be arriving
-    ahead: list[tuple[Tensor, torch.cuda.Event | None]] = []
-    for chunk in rows.split(_STREAM_TOKENS):
+def prefetched(chunks: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """``chunks`` on the GPU ``device``; the next one travels while one is being used."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))  # the chunks may still be arriving
+    ahead: list[tuple[Tensor, torch.cuda.Event]] = []
+    for chunk in chunks:
         with torch.cuda.stream(side):
-            coming = chunk.to(device, non_blocking=True)
-            ahead.append((coming, side.record_event() if side is not None else None))
+            ahead.append((chunk.to(device, non_blocking=True), side.record_event()))
         if len(ahead) > 1:
             yield _arrived(*ahead.pop(0))
     for last in ahead:
         yield _arrived(*last)
 
 
-def _arrived(rows: Float[Tensor, "m d"], event: torch.cuda.Event | None) -> Float[Tensor, "m d"]:
+def _arrived(rows: Tensor, event: torch.cuda.Event) -> Tensor:
     """``rows``, safe to use on the current stream."""
-    if event is not None:
-        current = torch.cuda.current_stream(rows.device)
-        current.wait_event(event)
-        rows.record_stream(current)
+    current = torch.cuda.current_stream(rows.device)
+    current.wait_event(event)
+    rows.record_stream(current)
     return rows
-
-
-class LentPolicy:
-    """The old policy, lent to credit methods that need its head or its forward pass."""
-
-    def __init__(self, policy: Policy, pad_token_id: int) -> None:
-        self._policy = policy
-        self.pad_token_id = pad_token_id
-        self.hidden_size: int = policy.model.config.hidden_size
-        self.dtype: torch.dtype = policy.head.weight.dtype
-
-    @contextmanager
-    def head(self) -> Iterator[Float[Tensor, "V d"]]:
-        """The whole ``lm_head`` weight; a collective under ZeRO-3."""
-        weight = self._policy.head.weight
-        with gathered([weight]):
-            yield weight.detach()
-
-    def embed(self, input_ids: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
-        """Input embeddings; a collective under ZeRO-3."""
-        return self._policy.embed(input_ids).detach()
-
-    def hidden(
-        self,
-        embeddings: Float[Tensor, "T d"],
-        packing: Packing,
-        prefix: Int[Tensor, "S 2"] | None = None,
-    ) -> Float[Tensor, "T d"]:
-        """Final states from embeddings, differentiable in them; a collective under ZeRO-3."""
-        return self._policy.hidden(packing, embeddings, prefix)
 
 
 STORES = ("device", "host", "recompute")  # in the order of their cost

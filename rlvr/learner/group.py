@@ -1,7 +1,5 @@
 """The learner ranks as one, seen from the driver."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +58,6 @@ class LearnerGroup:
         await self._each("stage", [("load", batch) for batch in batches])
 
     async def score(self) -> dict[str, float]:
-        """Old log-probabilities and features; see ``LearnerRank.score``."""
         return values(summed(await self._all("stage", "score")))
 
     async def assign_credit(self, shown: int = 0) -> tuple[dict[str, float], RankedTokens]:
@@ -69,19 +66,15 @@ class LearnerGroup:
         return values(summed(reports)), merged_extremes(tokens, shown)
 
     async def update(self) -> dict[str, float]:
-        """The optimizer steps; see ``LearnerRank.update``."""
         return values(summed(await self._all("stage", "update")))
 
     async def save_checkpoint(self, folder: str) -> None:
-        """Write what ``load_checkpoint`` goes on from."""
         await self._all("save_checkpoint", folder)
 
     async def load_checkpoint(self, folder: str) -> None:
-        """Go on from ``save_checkpoint``."""
         await self._all("load_checkpoint", folder)
 
     async def save_model(self, folder: str) -> None:
-        """Write an ordinary Hugging Face folder."""
         await self._all("save_model", folder)
 
     async def close(self) -> None:

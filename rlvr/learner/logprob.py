@@ -6,8 +6,6 @@ Slicing the vocabulary rather than the tokens means that each row of the weight'
 written exactly once, with no accumulation in low precision.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -35,7 +33,7 @@ class ChunkedLogProb(torch.autograd.Function):
         chunk_elements: int,
     ) -> TokenStatistics:
         """Online log-sum-exp over slices of the vocabulary."""
-        n, dtype = hidden.shape[0], _accumulator(hidden)
+        n, dtype = hidden.shape[0], torch.promote_types(hidden.dtype, torch.float32)
         top = hidden.new_full((n,), -torch.inf, dtype=dtype)
         total = hidden.new_zeros(n, dtype=dtype)  # Σ exp(z - top)
         weighted = hidden.new_zeros(n, dtype=dtype)  # Σ exp(z - top) · z
@@ -72,8 +70,7 @@ class ChunkedLogProb(torch.autograd.Function):
         hidden, target, log_normaliser, entropy = ctx.saved_tensors
         weight, n, dtype = ctx.weight, hidden.shape[0], log_normaliser.dtype
         grad_hidden = torch.zeros_like(hidden, dtype=dtype)
-        wants_weight = ctx.needs_input_grad[1]
-        grad_weight = torch.empty_like(weight) if wants_weight else None
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         through_entropy = bool(torch.any(grad_entropy != 0))
         for rows in _vocabulary_slices(weight.shape[0], n, ctx.chunk_elements):
             w = weight[rows]
@@ -110,10 +107,6 @@ class LogProbHead(nn.Module):
         return ChunkedLogProb.apply(
             hidden, self.weight, target, self.temperature, self.chunk_elements
         )
-
-
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _vocabulary_slices(vocabulary: int, tokens: int, elements: int) -> Iterator[slice]:

@@ -1,7 +1,5 @@
 """The policy as the learner sees it: a Hugging Face causal LM on packed sequences."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -34,11 +32,6 @@ class Policy(nn.Module):
         self.model = model
 
     @property
-    def body(self) -> nn.Module:
-        """The transformer without its head."""
-        return self.model.base_model
-
-    @property
     def head(self) -> LogProbHead:
         """The chunked head; ``head.weight`` is the model's own parameter."""
         return self.model.lm_head
@@ -60,29 +53,25 @@ class Policy(nn.Module):
 
         ``prefix`` is [start, end) in T of the tokens that each sequence continues.
         """
-        keys = packing.cu_seqlens
-        shared = {}
+        keys, key_index = packing.cu_seqlens, None
         if prefix is not None:
-            shared["key_index"], keys = with_prefixes(packing.cu_seqlens, prefix)
-        source: dict[str, Tensor]
-        if embeddings is None:
-            source = {"input_ids": packing.input_ids[None]}
-        else:
-            source = {"inputs_embeds": embeddings[None]}
-        out = self.body(
-            **source,
+            key_index, keys = with_prefixes(packing.cu_seqlens, prefix)
+        tokens = {"input_ids": packing.input_ids[None]}
+        if embeddings is not None:
+            tokens = {"inputs_embeds": embeddings[None]}
+        out = self.model.base_model(  # the transformer without its head
+            **tokens,
             position_ids=packing.position_ids[None],
             use_cache=False,
             cu_seq_lens_q=packing.cu_seqlens,
             cu_seq_lens_k=keys,
             max_length_q=int(packing.sequence_length.max()),
             max_length_k=int(keys.diff().max()),
-            **shared,
+            key_index=key_index,
         )
         return out.last_hidden_state[0]
 
     def embed(self, input_ids: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
-        """Input embeddings."""
         return self.model.get_input_embeddings()(input_ids)
 
 
@@ -91,7 +80,9 @@ def load_policy(
 ) -> Policy:
     """Load ``model.path`` for training: no dropout, packed attention, chunked head."""
     config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    _no_dropout(config)
+    for key, value in vars(config).items():
+        if "dropout" in key and isinstance(value, float):
+            setattr(config, key, 0.0)
     network = AutoModelForCausalLM.from_pretrained(
         model.path,
         config=config,
@@ -113,12 +104,6 @@ def save_policy(state: dict[str, Tensor], policy: Policy, folder: Path, tokenize
 
     policy.model.save_pretrained(folder, state_dict=state)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
-
-
-def _no_dropout(config: PretrainedConfig) -> None:
-    for key, value in vars(config).items():
-        if "dropout" in key and isinstance(value, float):
-            setattr(config, key, 0.0)
 
 
 def _refuse_unfaithful(config: PretrainedConfig) -> None:

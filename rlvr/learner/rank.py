@@ -1,8 +1,6 @@
 """One rank of the learner: score, assign credit, update. No Ray in here."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,6 +13,7 @@ from rlvr.algorithm.correction import CORRECTIONS
 from rlvr.algorithm.credit import CREDITS, Needs
 from rlvr.algorithm.metrics import Max, Mean, Metric, summed
 from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective
+from rlvr.algorithm.objectives.base import PerToken, Scalar
 from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
 from rlvr.learner.collectives import DistributedRanks
@@ -26,6 +25,7 @@ from rlvr.learner.policy import load_policy
 from rlvr.types import Packing, RankedTokens, TokenBatch, Totals
 
 Report = dict[str, Metric]
+Places = Int[Tensor, "n"]  # of a sub-batch's tokens on the N axis
 
 
 class LearnerRank:
@@ -90,11 +90,17 @@ class LearnerRank:
         if not self.credit.needs & (Needs.STATISTICS | Needs.HIDDEN):
             wanted &= self.batch.mini_batch > 0
         sequences = torch.nonzero(wanted)[:, 0]
+        store = "recompute"
+        if Needs.HIDDEN in self.credit.needs:
+            asked, tokens = self.config.learner.features, int(scored.sum())
+            own = choose_store(asked, tokens, self.frozen, self.device)
+            # Recomputing is a collective: a rank short of memory decides for the others too.
+            store = STORES[self.ranks.max_count(STORES.index(own))]
         self.features = ScoringFeatures(
             scored,
             self.frozen,
             self.config.rollout.temperature,
-            store=self._store(int(scored.sum())),
+            store=store,
             recompute=lambda: self._stream_hidden(sequences),
         )
         logp = self._logp(self.engine, sequences, empty=torch.nan, features=self.features)
@@ -135,15 +141,16 @@ class LearnerRank:
         if self.objective.coupled:
             coupled_loss = self._couple_responses(members, totals)
         active = members[self._active()[members]]
-        budget = self.config.learner.tokens_per_micro_batch
-        for micro, n in self._micro_batches(active, budget, at_least=1):
+        for micro, n in self._micro_batches(active, update=True):
             (logp, entropy, _), _ = self._forward(self.engine, micro)
             loss = logp.sum() * 0.0
             if micro is not None:
                 loss, report = self._loss(logp, entropy, micro, n, totals)
                 yield report
             self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
-        lr = self.learning_rate
+        learner = self.config.learner
+        warmed_up = (self.steps + 1) / max(learner.warmup_steps, 1)
+        lr = learner.lr * min(1.0, warmed_up)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.engine.step()
@@ -158,13 +165,8 @@ class LearnerRank:
         }
 
     def _loss(
-        self,
-        logp: Float[Tensor, "n"],
-        entropy: Float[Tensor, "n"],
-        micro: TokenBatch,
-        n: Int[Tensor, "n"],
-        totals: Totals,
-    ) -> tuple[Float[Tensor, ""], Report]:
+        self, logp: PerToken, entropy: PerToken, micro: TokenBatch, n: Places, totals: Totals
+    ) -> tuple[Scalar, Report]:
         """A micro-batch's share of the loss."""
         micro, mismatch = self._against_old(logp, micro)
         assert micro.logp_old is not None and self.batch.logp_old is not None
@@ -185,9 +187,7 @@ class LearnerRank:
             report["update/loss"] = Mean(loss, 0.0)
         return loss, report | mismatch | terms.metrics
 
-    def _against_old(
-        self, logp: Float[Tensor, "n"], micro: TokenBatch
-    ) -> tuple[TokenBatch, Report]:
+    def _against_old(self, logp: PerToken, micro: TokenBatch) -> tuple[TokenBatch, Report]:
         """Fill in log-probabilities that were not scored (ratio 1) and the importance weights."""
         assert micro.logp_old is not None
         logp_old = torch.where(torch.isnan(micro.logp_old), logp.detach(), micro.logp_old)
@@ -200,49 +200,39 @@ class LearnerRank:
         Until the policy has moved away from the old one every s̄ is 0 and costs no forward.
         """
         batch, objective = self.batch, cast(CoupledObjective, self.objective)
-        columns = [batch.response_id, torch.zeros_like(batch.reward), batch.reward, batch.group_id]
-        rows = [torch.stack([c[members].double() for c in columns], 1)]
+        own, n = batch.select(members)
+        mean = torch.zeros_like(own.reward)
         if self.moved:
-            rows = [rows[0][:0]]
             with torch.no_grad():
-                budget = self.config.learner.tokens_per_scoring_batch
-                for micro, n in self._micro_batches(members, budget):
-                    (logp, _, _), _ = self._forward(self.engine, micro)
-                    if micro is not None:
-                        micro, _ = self._against_old(logp, micro)
-                        mean = objective.mean_log_ratio(logp, micro, self.coefficients[n])
-                        columns = [micro.response_id, mean, micro.reward, micro.group_id]
-                        rows.append(torch.stack([c.double() for c in columns], 1))
-        table = self.ranks.all_gather(torch.cat(rows))
+                logp = self._logp(self.engine, members, empty=torch.nan)[n]
+                current, _ = self._against_old(logp, own)
+                mean = objective.mean_log_ratio(logp, current, self.coefficients[n])
+        columns = [own.response_id, mean, own.reward, own.group_id]
+        table = self.ranks.all_gather(torch.stack([c.double() for c in columns], 1))
         table = table[torch.argsort(table[:, 0])]
         response_id, mean, reward, group_id = table.T.contiguous()
         weights = objective.response_weights(mean, reward, group_id.long(), totals)
-        place = torch.searchsorted(response_id, batch.response_id[members].double())
+        place = torch.searchsorted(response_id, own.response_id.double())
         known = batch.response_weight
         assert known is not None
         known = known.index_copy(0, members, weights[place].to(known.dtype))
         self.batch = replace(batch, response_weight=known)
         return float(objective.value(mean, reward, group_id.long(), totals))
 
-    @property
-    def learning_rate(self) -> float:
-        """Linear warm-up, then constant."""
-        warmup = self.config.learner.warmup_steps
-        return self.config.learner.lr * min(1.0, (self.steps + 1) / max(warmup, 1))
-
     # -- forward passes -------------------------------------------------------------------------
 
     def _micro_batches(
-        self, sequences: Int[Tensor, "s"], budget: int, at_least: int = 0
-    ) -> Iterator[tuple[TokenBatch | None, Int[Tensor, "n"]]]:
+        self, sequences: Int[Tensor, "s"], *, update: bool = False
+    ) -> Iterator[tuple[TokenBatch | None, Places]]:
         """Sub-batches of ``sequences`` with their place on the N axis; None: an idle one.
 
-        ``at_least`` one: DeepSpeed cannot step without a backward, even where no sequence of a
-        mini-batch has a gradient.
+        For an ``update`` at least one: DeepSpeed cannot step without a backward, even where no
+        sequence of a mini-batch has a gradient.
         """
-        lengths = self.batch.sequence_length[sequences].cpu()
-        own: Sequence[Tensor] = micro_batches(lengths, budget) if len(sequences) else []
-        for k in range(self.ranks.max_count(max(len(own), at_least))):
+        learner = self.config.learner
+        budget = learner.tokens_per_micro_batch if update else learner.tokens_per_scoring_batch
+        own = micro_batches(self.batch.sequence_length[sequences].cpu(), budget)
+        for k in range(self.ranks.max_count(max(len(own), int(update)))):
             if k < len(own):
                 yield self.batch.select(sequences[own[k].to(self.device)])
             else:
@@ -266,8 +256,7 @@ class LearnerRank:
     ) -> Float[Tensor, "N"]:
         """log p of the tokens of ``sequences``, ``empty`` elsewhere; fills ``features``."""
         logp = torch.full((self.batch.num_response_tokens,), empty, device=self.device)
-        budget = self.config.learner.tokens_per_scoring_batch
-        for micro, n in self._micro_batches(sequences, budget):
+        for micro, n in self._micro_batches(sequences):
             statistics, hidden = self._forward(model, micro)
             if micro is not None:
                 logp[n] = statistics[0]
@@ -277,8 +266,7 @@ class LearnerRank:
 
     def _stream_hidden(self, sequences: Int[Tensor, "s"]) -> Iterator[tuple[Tensor, Tensor]]:
         with torch.no_grad():
-            budget = self.config.learner.tokens_per_scoring_batch
-            for micro, n in self._micro_batches(sequences, budget):
+            for micro, n in self._micro_batches(sequences):
                 if micro is None:
                     self.policy.hidden(Packing.idle(self.device))
                 else:  # the head is not needed
@@ -311,14 +299,3 @@ class LearnerRank:
             groups=len(groups),
             max_response_tokens=self.config.rollout.max_response_tokens,
         )
-
-    def _store(self, tokens: int) -> str:
-        """Where the hidden states of so many tokens wait: one answer for all ranks.
-
-        Recomputing is a collective, so that a rank short of memory decides for the others too.
-        """
-        if Needs.HIDDEN not in self.credit.needs:
-            return "recompute"
-        asked = self.config.learner.features
-        own = choose_store(asked, tokens, self.frozen, self.device)
-        return STORES[self.ranks.max_count(STORES.index(own))]

@@ -1,7 +1,5 @@
 """The Ray actor around one learner rank."""
 
-from __future__ import annotations
-
 import gc
 import json
 import os

@@ -7,8 +7,6 @@ a group or the batch is reduced over ``Ranks``.
 Calls marked *collective* must be made equally often, in the same order, by every rank.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -67,11 +65,9 @@ class SoloRanks:
     size = 1
 
     def all_reduce(self, x: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
-        """``x``."""
         return x
 
     def all_gather(self, x: Tensor) -> Tensor:
-        """``x``."""
         return x
 
 

@@ -1,7 +1,5 @@
 """DelTA's centroids and assignments: from v kept, or from as few streams of v as there can be."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,11 +1,10 @@
 """What a coefficient distribution looks like, in a few numbers that are equal on every rank."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rlvr.algorithm.aggregation import segment_max
 from rlvr.algorithm.credit.base import Ranks
 
 _BINS = 4096
@@ -19,27 +18,24 @@ def coefficient_metrics(
     The sides are the tokens with A > 0 and with A < 0; an empty side is left out. Collective.
     """
     c = coefficients.double()
-    sides = [token_advantage > 0, token_advantage < 0]
-    sums = [
-        torch.stack([x.sum() for x in (side.double(), c * side, c * c * side)]) for side in sides
-    ]
-    whole = torch.stack([torch.full_like(c.sum(), len(c)), c.sum(), (c * c).sum()])
-    total = ranks.all_reduce(torch.stack([*sums, whole]))
-    tops = torch.stack([_largest(x[side]) for side in sides for x in (c, -c)])
-    tops = ranks.all_reduce(tops, "max").reshape(2, 2)
+    side = torch.where(token_advantage > 0, 0, torch.where(token_advantage < 0, 1, 2))
+    members = [side == 0, side == 1, side <= 2]
+    sums = [torch.stack([x.sum() for x in (m.double(), c * m, c * c * m)]) for m in members]
+    *sums_of_sides, whole = ranks.all_reduce(torch.stack(sums)).tolist()
+    tops = torch.stack([segment_max(x, side, 3) for x in (c, -c)], 1)
+    tops_of_sides = ranks.all_reduce(tops, "max")[:2].tolist()
 
     metrics: dict[str, float] = {}
-    for side, row, (top, bottom) in zip(
-        ("positive", "negative"), total[:2].tolist(), tops.tolist(), strict=True
+    for name, (count, first, second), (top, bottom) in zip(
+        ("positive", "negative"), sums_of_sides, tops_of_sides, strict=True
     ):
-        count, first, second = row
         if count:
             mean = first / count
-            metrics[f"{side}_mean"] = mean
-            metrics[f"{side}_std"] = max(second / count - mean**2, 0.0) ** 0.5
-            metrics[f"{side}_max"] = top
-            metrics[f"{side}_min"] = -bottom
-    count, first, second = total[2].tolist()
+            metrics[f"{name}_mean"] = mean
+            metrics[f"{name}_std"] = max(second / count - mean**2, 0.0) ** 0.5
+            metrics[f"{name}_max"] = top
+            metrics[f"{name}_min"] = -bottom
+    count, first, second = whole
     if second:
         metrics["effective_sample_size"] = first**2 / (count * second)
     return metrics
@@ -62,8 +58,3 @@ def separation_auc(score: Float[Tensor, "n"], positive: Bool[Tensor, "n"], ranks
     above, below = ranks.all_reduce(counts.double())
     wins = (above * (below.cumsum(0) - below / 2)).sum()
     return float(wins / (above.sum() * below.sum()))
-
-
-def _largest(x: Float[Tensor, "n"]) -> Float[Tensor, ""]:
-    """Maximum, −inf of nothing."""
-    return x.max() if len(x) else x.new_tensor(-torch.inf)

@@ -1,7 +1,5 @@
 """Forking tokens (2506.01939): only the tokens at which the policy hesitates are trained on."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -31,7 +29,6 @@ class EntropyTop:
         require(0 < self.share <= 1, f"share must be in (0, 1], not {self.share}")
 
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
-        """0 or 1."""
         everywhere = ranks.all_gather(features.entropy)
         coefficients = torch.zeros_like(at_least_float32(features.logp))
         if len(everywhere) == 0:

@@ -1,7 +1,5 @@
 """Groups that may be spread over several ranks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Random numbers that belong to a response, not to a rank or a packing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

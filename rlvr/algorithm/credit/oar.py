@@ -6,8 +6,6 @@ reasoning keep weight 1, and so do responses without an extractable answer and g
 spread, at no cost.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,7 +84,6 @@ class Oar:
         )
 
     async def prepare(self, groups: Sequence[Group], driver: Driver) -> CreditInputs:
-        """Where the answers lie."""
         return answer_inputs(groups, driver, self.target)
 
     def reshaped(

@@ -6,8 +6,6 @@ response. Only gradients with respect to embeddings are asked for; those of the 
 as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +43,6 @@ class OarG(Oar):
         require(self.noise > 0, f"noise must be positive, not {self.noise}")
 
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
-        """w_t of the reasoning tokens, 1 elsewhere."""
         device = batch.input_ids.device
         found = segments(batch, features, ranks, self.target)
         generators = list(response_generators(batch, self.seed, device))

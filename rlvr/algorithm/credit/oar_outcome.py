@@ -1,7 +1,5 @@
 """OAR's outcome of a response, the distribution over answers, and how far apart two of them are."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

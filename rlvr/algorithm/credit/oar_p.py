@@ -11,8 +11,6 @@ set of outcomes is never larger than the exact one, and is the same if ``top_tok
 vocabulary. ``check_responses`` reports the rank correlation with the exact scores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -95,7 +93,6 @@ class OarP(Oar):
 
     @torch.no_grad()
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
-        """w_t of the reasoning tokens, 1 elsewhere."""
         device = batch.input_ids.device
         found = segments(batch, features, ranks, self.target)
         positions = [self._positions(p) for p in found]

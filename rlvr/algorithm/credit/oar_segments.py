@@ -4,8 +4,6 @@ The answer is the response's own final one or, teacher-forced, the gold one; wha
 left out. Where it lies only the driver can tell, which has the texts: ``answer_inputs``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

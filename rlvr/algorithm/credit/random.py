@@ -1,7 +1,5 @@
 """Random coefficients: what reweighting by itself does, without any credit."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from rlvr.algorithm.aggregation import at_least_float32

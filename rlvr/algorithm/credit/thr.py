@@ -9,8 +9,6 @@ responses through lm_head. g is restricted to V*, the tokens that occur in the g
 so that M is [V*, d] and nothing of size [tokens, vocabulary] exists.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,7 +167,6 @@ class _TokenRewards(ABC):
 
     @torch.no_grad()
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
-        """c_t; 1 in groups that lack a correct or an incorrect response."""
         index = group_index(batch.group_id, ranks)
         scored = torch.zeros_like(batch.correct)
         scored[batch.sequence_id[features.scored]] = True
@@ -209,7 +206,6 @@ class Thr(_TokenRewards):
     def weigh(
         self, thr: Float[Tensor, "N"], groups: GroupedResponses, batch: TokenBatch
     ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
-        """Coefficients, and the dominant tokens."""
         if self.weight == "advantage":
             thr = thr * batch.token_advantage.abs().to(thr.dtype)
         return _thr_weights(thr, groups, p=self.p, beta=self.beta, mask_small=self.mask_small)
@@ -230,7 +226,6 @@ class Nthr(_TokenRewards):
     def weigh(
         self, thr: Float[Tensor, "N"], groups: GroupedResponses, batch: TokenBatch
     ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
-        """Coefficients, and the damped tokens."""
         return _nthr_weights(
             thr, groups, beta=self.beta, eta=self.eta, positives_only=self.positives_only
         )

@@ -1,7 +1,5 @@
 """THR's scores from streamed hidden states: exact, and nothing is [tokens, vocabulary]."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 
 import torch

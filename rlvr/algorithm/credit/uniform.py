@@ -1,7 +1,5 @@
 """No credit assignment: every token counts the same."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -19,5 +17,4 @@ class Uniform:
     needs = Needs.NONE
 
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
-        """Ones."""
         return Credit(torch.ones_like(at_least_float32(features.logp)))

@@ -5,8 +5,6 @@ An objective sees one micro-batch: log-probabilities on the N axis, the micro-ba
 the whole mini-batch. It returns this micro-batch's share of the loss.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable

@@ -5,8 +5,6 @@ gradient with respect to a response's score is one number, computed from all sco
 (see CoupledObjective).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -121,7 +119,6 @@ class Real:
         return segment_mean(term, batch.sequence_id, batch.num_sequences)
 
     def label(self, reward: PerResponse, group_id: Int[Tensor, "S"]) -> Bool[Tensor, "S"]:
-        """Which responses are positive."""
         if self.positive_threshold is not None:
             return reward >= self.positive_threshold
         group, count = _renumber(group_id)
