@@ -1,7 +1,5 @@
 """``python -m rlvr.report RUN [RUN ...]``: a run at a glance, or several side by side."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@
 after the other with the same engines, each in a folder of its own under ``train.output_dir``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import sys

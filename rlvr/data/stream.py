@@ -1,7 +1,5 @@
 """The endless, shuffled, resumable stream of prompts."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any

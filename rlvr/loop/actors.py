@@ -1,14 +1,12 @@
 """The processes of a run: started together, stopped together."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from rlvr.config import RunConfig
 from rlvr.learner.group import LearnerGroup
@@ -41,7 +39,7 @@ class Actors:
     @classmethod
     async def start(
         cls, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]
-    ) -> Actors:
+    ) -> Self:
         """Start all kinds at once; an error leaves none behind."""
         with Phase("starting Ray"):
             connect(config)

@@ -1,7 +1,5 @@
 """Ray: connect to the cluster, reserve its resources, say where each actor goes."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from dataclasses import dataclass

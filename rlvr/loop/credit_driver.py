@@ -1,7 +1,5 @@
 """What the driver lends to credit methods that prepare inputs: final answers, and the engines."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import count, islice

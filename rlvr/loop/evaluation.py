@@ -1,7 +1,5 @@
 """Accuracy on held-out prompts, with the engines that training uses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The reward: made here and nowhere else, from a verdict, the response's form and its length."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """Runs, assembled and taken down."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase

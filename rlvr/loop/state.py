@@ -1,7 +1,5 @@
 """Where a run stands: the step, the place in the data, and checkpoints of both."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

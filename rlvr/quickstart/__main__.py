@@ -4,8 +4,6 @@ Writes ``DIR/model/`` (an ordinary Hugging Face folder), ``DIR/train.jsonl``, ``
 and ``DIR/warmup.json``; ``+recipe=quickstart`` trains on them. Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence

@@ -3,8 +3,6 @@ r"""The task: add two three-digit numbers in writing, column by column.
 A solution of ``478+365`` reads ``8+5=13;7+6=13+1=14;4+3=7+1=8;\boxed{843}``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ laid out like one of HumanEval: its problem is the head of a function with its d
 tests check the function. Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable, Sequence

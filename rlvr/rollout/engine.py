@@ -1,7 +1,5 @@
 """One vLLM engine: token ids in, token ids with log-probabilities out, new weights in between."""
 
-from __future__ import annotations
-
 import os
 import time
 from typing import Any

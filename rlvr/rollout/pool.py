@@ -1,7 +1,5 @@
 """The rollout workers as one: routes requests, gathers responses, reports failures."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager

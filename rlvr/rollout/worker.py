@@ -1,7 +1,5 @@
 """The Ray actor that owns a vLLM engine."""
 
-from __future__ import annotations
-
 import asyncio
 import queue
 import threading

@@ -1,7 +1,5 @@
 """The foot of a terminal: a bar, and slow phases, below whatever is printed."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

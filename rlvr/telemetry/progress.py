@@ -1,11 +1,9 @@
 """Phases: what is slow says so while it is under way."""
 
-from __future__ import annotations
-
 import threading
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rlvr.telemetry import display
 
@@ -26,7 +24,7 @@ class Phase:
         self._shown = False
         self._started = 0.0
 
-    def __enter__(self) -> Phase:
+    def __enter__(self) -> Self:
         """Start the clock."""
         self._started = time.perf_counter()
         self._announcer.start()

@@ -1,13 +1,11 @@
 """A run read back from its folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -33,7 +31,7 @@ class RunRecord:
     planned: int | None  # steps it was to make
 
     @classmethod
-    def read(cls, path: str | Path) -> RunRecord:
+    def read(cls, path: str | Path) -> Self:
         """Read the folder ``path``.
 
         Raises:

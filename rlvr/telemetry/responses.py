@@ -1,7 +1,5 @@
 """Every response with its verdict, one Parquet file a step."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Sequence

@@ -1,14 +1,12 @@
 """The folder of a run: what lies where, and how it is written so that a kill leaves it whole."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rlvr.errors import RunError, RunFolderError
 
@@ -30,7 +28,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod
-    def create(cls, path: str | Path) -> RunFolder:
+    def create(cls, path: str | Path) -> Self:
         """A folder for a new run.
 
         Raises:
@@ -45,7 +43,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(cls, path: str | Path) -> Self:
         """The folder of a run that may have begun before."""
         folder = cls(path)
         try:

@@ -1,7 +1,5 @@
 """All that a run records and shows, behind a handful of calls."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any

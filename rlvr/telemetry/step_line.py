@@ -1,7 +1,5 @@
 """The one line that a training step prints."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

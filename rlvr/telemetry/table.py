@@ -1,7 +1,5 @@
 """Runs side by side, in plain text."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """vLLM's end of the ``object_store`` backend: loads a version, all of it or nothing."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Bring a policy version from the learner to every engine, or say why it did not arrive."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The learner's weights as a stream of whole tensors, gathered layer by layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

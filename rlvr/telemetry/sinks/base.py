@@ -1,7 +1,5 @@
 """What a sink is, and how one is found by its name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a run prints: a line per step and per evaluation, and a table at its end."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import time

@@ -1,7 +1,5 @@
 """Every sink of a run, none of which can break it."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any

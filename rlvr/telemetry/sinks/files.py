@@ -1,7 +1,5 @@
 """The run's folder, which holds every metric."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """TensorBoard: ``tensorboard --logdir RUN/tensorboard``."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``ipc``: engines open the memory of the learner ranks whose GPUs they share."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rlvr.config import ClusterConfig

@@ -1,7 +1,5 @@
 """``nccl``: rank 0 broadcasts to engines on GPUs of their own."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rlvr.config import ClusterConfig
