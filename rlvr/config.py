@@ -168,7 +168,6 @@ class ClusterConfig:
 
     @property
     def gpus(self) -> int:
-        """GPUs of the whole cluster."""
         return self.nodes * self.gpus_per_node
 
 

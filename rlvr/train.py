@@ -19,7 +19,6 @@ from rlvr.loop.validate import validated
 
 
 def main() -> None:
-    """Entry point."""
     logging.getLogger().setLevel(logging.WARNING)
     with for_people():  # of all runs of a sweep, before the first one starts
         register()

@@ -28,7 +28,6 @@ class BadRow:
     detail: str
 
     def __str__(self) -> str:
-        """As a line of a report."""
         return f"{self.file}, row {self.row}: {self.detail}"
 
 
@@ -47,7 +46,6 @@ class Dataset:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Number of rows left out, by reason."""
         return dict(Counter(str(bad.reason) for bad in self.bad_rows))
 
     def summary(self) -> str:

@@ -69,7 +69,6 @@ class RowError(Exception):
     """One row cannot be used."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        """Say why, and what was found."""
         super().__init__(detail)
         self.reason = reason
         self.detail = detail

@@ -17,7 +17,6 @@ class PromptStream:
     """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, shuffle: bool = True) -> None:
-        """Start before the first prompt of epoch 0."""
         if not prompts:
             raise DataError("there is no prompt to stream.")
         self.prompts = prompts
@@ -29,7 +28,6 @@ class PromptStream:
         self._fingerprint = _fingerprint(prompts)
 
     def next_batch(self, n: int) -> list[Prompt]:
-        """The next ``n`` prompts."""
         batch: list[Prompt] = []
         while len(batch) < n:
             if self._position == len(self.prompts):
@@ -42,7 +40,6 @@ class PromptStream:
         return batch
 
     def state(self) -> dict[str, Any]:
-        """Where the stream stands, ready for JSON."""
         return {
             "fingerprint": self._fingerprint,
             "seed": self.seed,

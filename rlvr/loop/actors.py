@@ -72,7 +72,6 @@ class Actors:
         await self.weights.start()
 
     def matches(self, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> bool:
-        """Whether a run of ``config`` would start the same processes."""
         return self._built_from == _built_from(config, pad_token_id, verifier_names)
 
     async def restart(self, config: RunConfig) -> None:
@@ -82,7 +81,6 @@ class Actors:
         await self.weights.publish(0)
 
     async def close(self) -> None:
-        """End every process."""
         await asyncio.gather(
             self.rollout.close(),
             self.verifiers.close(),

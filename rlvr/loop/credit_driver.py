@@ -73,7 +73,6 @@ class CreditDriver:
         return ids
 
     async def ask(self, questions: Iterable[Question]) -> list[TokenChoices]:
-        """The replies of the rollout workers, in order."""
         replies: list[TokenChoices] = []
         questions = iter(questions)
         while wave := list(islice(questions, _WAVE)):

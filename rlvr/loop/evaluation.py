@@ -43,7 +43,6 @@ class Evaluation:
             await self.run(step)
 
     async def if_due(self, step: int) -> None:
-        """Every ``evaluation.every`` steps."""
         if self._config.every and step % self._config.every == 0:
             await self.run(step)
 

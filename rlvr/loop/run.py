@@ -79,7 +79,6 @@ class Session:
         return self._actors
 
     async def close(self) -> None:
-        """End every process of the session."""
         actors, self._actors = self._actors, None
         if actors is not None:
             await actors.close()

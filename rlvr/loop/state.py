@@ -31,7 +31,6 @@ class RunState:
         self.step = 0
 
     def advance(self, batch: RolloutBatch) -> None:
-        """The batch has been trained on."""
         self.step = batch.step + 1
         self._stream_state = batch.stream_state
 
@@ -48,7 +47,6 @@ class RunState:
         return True
 
     async def checkpoint_if_due(self) -> None:
-        """Every ``train.checkpoint_every`` steps."""
         every = self._config.train.checkpoint_every
         if every and self.step % every == 0:
             await self._checkpoint()

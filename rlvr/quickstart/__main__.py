@@ -66,7 +66,6 @@ def _write(path: Path, problems: Sequence[Addition]) -> None:
 
 
 def main() -> None:
-    """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m rlvr.quickstart", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)

@@ -15,7 +15,6 @@ class Phase:
     """
 
     def __init__(self, name: str, quiet_s: float = 1.0) -> None:
-        """Name what is going on."""
         self.name = name
         self.quiet_s = quiet_s
         self._announcer = threading.Timer(quiet_s, self._announce)
@@ -25,7 +24,6 @@ class Phase:
         self._started = 0.0
 
     def __enter__(self) -> Self:
-        """Start the clock."""
         self._started = time.perf_counter()
         self._announcer.start()
         return self
@@ -36,7 +34,6 @@ class Phase:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Print how long it took."""
         elapsed = time.perf_counter() - self._started
         self._announcer.cancel()
         self._announcer.join()

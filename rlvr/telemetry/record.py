@@ -57,7 +57,6 @@ class RunRecord:
         )
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a metric, where it has one."""
         rows = self.evaluations if metric.startswith("evaluation/") else self.steps
         # A resumed run may repeat an evaluation; the last word counts.
         found = {row["step"]: row[metric] for row in rows if row.get(metric) is not None}
@@ -108,7 +107,6 @@ class RunRecord:
 
     @property
     def seconds(self) -> float:
-        """Training time: the sum over steps."""
         return float(sum(self.series("time/step_s")[1]))
 
     @property

@@ -49,7 +49,6 @@ class ResponseLog:
     """
 
     def __init__(self) -> None:
-        """Start without a file under way."""
         self._thread = ThreadPoolExecutor(1, "response-log")
         self._under_way: Future[None] | None = None
 

@@ -19,7 +19,6 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Name the folder, without touching it; see ``create`` and ``open``."""
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
@@ -55,11 +54,9 @@ class RunFolder:
         return folder
 
     def responses(self, step: int) -> Path:
-        """Where the responses of a training step lie."""
         return self.path / "responses" / f"step_{step:06d}.parquet"
 
     def evaluation(self, step: int, name: str) -> Path:
-        """Where the responses of an evaluation lie."""
         return self.path / "evaluation" / name / f"step_{step:06d}.parquet"
 
     def append(self, file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -42,7 +42,6 @@ def comparison(records: Sequence[RunRecord], width: int | None = None) -> str:
 
 
 def _column(record: RunRecord) -> dict[str, str]:
-    """What there is to say of a run, by label."""
     done = record.steps[-1]["step"] if record.steps else 0
     column = {
         "run": record.name,

@@ -94,7 +94,6 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
         self._current = weights
 
     def shutdown(self) -> None:
-        """Let go of the mapped version."""
         self._current = None
 
     def _load(self, weights: Iterator[tuple[str, Tensor]]) -> None:

@@ -22,7 +22,6 @@ class Console(Sink):
         self._bar: display.Bar | None = None
 
     def start(self, folder: RunFolder, config: Mapping[str, Any], step: int) -> None:
-        """Open the bar."""
         self._folder = folder
         self._total = config["train"]["steps"]
         self._first = step
@@ -31,7 +30,6 @@ class Console(Sink):
             self._bar = display.Bar("train", self._total, step)
 
     def log(self, row: Row) -> None:
-        """Print the line of a step or of an evaluation."""
         if is_step(row):
             self._step(row)
             return
@@ -42,12 +40,10 @@ class Console(Sink):
         print(f"evaluation after step {row['step']}: {name}  {line}", flush=True)
 
     def summary(self, values: Row) -> None:
-        """End the bar and print the run's table."""
         self._close_bar()
         print(f"\n{comparison([RunRecord.read(self._folder.path)])}\n", flush=True)
 
     def close(self, finished: bool) -> None:
-        """End the bar."""
         self._close_bar()
 
     def _step(self, row: Row) -> None:

@@ -13,13 +13,11 @@ class FanOut:
     """Tells every sink; the first error of one is reported once and turns it off."""
 
     def __init__(self, sinks: Mapping[str, Sink]) -> None:
-        """Set up the sinks, by the names that messages use."""
         self._sinks = dict(sinks)
         self._begun: list[str] = []
         self._off: set[str] = set()
 
     def start(self, folder: RunFolder, config: Mapping[str, Any], step: int) -> None:
-        """Begin, see ``Sink.start``."""
         self._advice = f"{folder.metrics} has every metric."
         for name in self._sinks:
             self._begun.append(name)

@@ -22,7 +22,6 @@ class Wandb(Sink):
     run: str | None = None  # default: the name of the folder
 
     def start(self, folder: RunFolder, config: Mapping[str, Any], step: int) -> None:
-        """Begin the run, or go on with the folder's own."""
         self._run: Any = None
         import wandb  # slow, and needless when disabled
 
@@ -57,13 +56,11 @@ class Wandb(Sink):
         self._run.log({name: value for name, value in row.items() if value is not None})
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        """Send a table."""
         data = [list(row.values()) for row in rows]
         table = self._wandb.Table(columns=list(rows[0]), data=data)
         self._run.log({name: table, "step": step})
 
     def summary(self, values: Row) -> None:
-        """Set the run's summary values."""
         self._run.summary.update(dict(values))
 
     def close(self, finished: bool) -> None:

@@ -51,5 +51,4 @@ class IpcBackend(WeightBackend):
         return self._client.updates.pop() if self._client.updates else {}
 
     def release(self) -> None:
-        """Free the exported copies."""
         self._exported = None

@@ -54,7 +54,6 @@ class NcclBackend(WeightBackend):
         return self.described()
 
     def send(self, version: int) -> dict[str, Any]:
-        """Broadcast; returns when every byte has left."""
         self._engine.send_weights()
         self._client.updates.clear()
         return {}
