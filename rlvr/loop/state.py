@@ -7,7 +7,7 @@ from typing import Any
 
 from rlvr.config import RunConfig
 from rlvr.data.stream import PromptStream
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, RunFolderError
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.batch import RolloutBatch
 
@@ -36,10 +36,9 @@ class RunState:
 
     async def resume(self) -> bool:
         """Go on from ``train.resume`` if it is set; returns whether a checkpoint was loaded."""
-        folder = resume_folder(self._config)
-        if folder is None:
+        if (found := resume_point(self._config)) is None:
             return False
-        state = json.loads((folder / "run.json").read_text())
+        folder, state = found
         self._stream.restore(state["stream"])
         self._stream_state = state["stream"]
         self.step = state["step"]
@@ -74,15 +73,28 @@ class RunState:
             shutil.rmtree(old)
 
 
-def resume_folder(config: RunConfig) -> Path | None:
-    """The checkpoint that ``train.resume`` names; ConfigError if there is none where told."""
+def resume_point(config: RunConfig) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that ``train.resume`` names, and its ``run.json``.
+
+    Raises ConfigError if there is none where told, or it is damaged.
+    """
     asked = config.train.resume
     if asked is None:
         return None
     run = config.train.output_dir if asked == "auto" else asked
     root = Path(run).resolve() / "checkpoints"
-    if (root / _LATEST).exists():
-        return root / (root / _LATEST).read_text().strip()
-    if asked == "auto":
-        return None
-    raise ConfigError(f"train.resume: no checkpoint in {root}")
+    if not (root / _LATEST).exists():
+        if asked == "auto":
+            return None
+        raise ConfigError(f"train.resume: no checkpoint in {root}")
+    folder = root / (root / _LATEST).read_text().strip()
+    try:
+        state = json.loads((folder / "run.json").read_text())
+        if not {"step", "stream"} <= set(state):
+            raise ValueError("it lacks the step or the stream")
+    except (OSError, ValueError, TypeError) as error:
+        raise RunFolderError(
+            f"train.resume: {folder / 'run.json'} is missing or damaged ({error}). Write the name "
+            f"of another checkpoint there into {root / _LATEST}, or start a new run."
+        ) from error
+    return folder, state
