@@ -45,9 +45,8 @@ class RunRecord:
             summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else None
             config = yaml.safe_load(folder.config.read_text()) if folder.config.exists() else {}
         except (ValueError, yaml.YAMLError) as error:
-            raise RunFolderError(
-                f"{path}: summary.json or config.yaml is damaged: {error}"
-            ) from error
+            told = f"{path}: summary.json or config.yaml is damaged: {error}"
+            raise RunFolderError(told) from error
         return cls(
             name=str(path).rstrip("/"),
             steps=[row for row in rows if is_step(row)],
@@ -93,17 +92,13 @@ class RunRecord:
         ``eval_before``, ``eval_after``, ``avg_at_8_before``, ..., ``train_seconds`` and
         ``tokens_per_second``.
         """
-        ends = {
-            f"{'eval' if name == 'accuracy' else name}_{when}": value
-            for name, pair in self.before_after.items()
-            for when, value in zip(("before", "after"), pair, strict=True)
-            if "/" not in name
-        }
-        return {
-            **ends,
-            "train_seconds": self.seconds,
-            "tokens_per_second": self.tokens_per_second or 0.0,
-        }
+        said = {}
+        for name, pair in self.before_after.items():
+            if "/" not in name:
+                name = "eval" if name == "accuracy" else name
+                said[f"{name}_before"], said[f"{name}_after"] = pair
+        said["train_seconds"] = self.seconds
+        return {**said, "tokens_per_second": self.tokens_per_second or 0.0}
 
     @property
     def seconds(self) -> float:
@@ -120,9 +115,8 @@ class RunRecord:
     @cached_property
     def stages(self) -> dict[str, float]:
         """Mean seconds of each stage a step."""
+        count = len(self.steps)
         names = dict.fromkeys(k for row in self.steps for k in row if k.startswith("time/"))
         return {
-            name.removeprefix("time/").removesuffix("_s"): sum(self.series(name)[1])
-            / len(self.steps)
-            for name in names
+            name[len("time/") : -len("_s")]: sum(self.series(name)[1]) / count for name in names
         }

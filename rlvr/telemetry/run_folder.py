@@ -28,11 +28,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path) -> Self:
-        """A folder for a new run.
-
-        Raises:
-            RunFolderError: another run's results are there already.
-        """
+        """A folder for a new run; RunFolderError if another run's results are there already."""
         folder = cls.open(path)
         if folder.metrics.exists() or any(folder.checkpoints.iterdir()):
             raise RunFolderError(
@@ -60,20 +56,12 @@ class RunFolder:
         return self.path / "evaluation" / name / f"step_{step:06d}.parquet"
 
     def append(self, file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add a line for each row, which holds what JSON can say, to a ``.jsonl`` of the folder.
-
-        Raises:
-            RunError: they could not be written.
-        """
+        """Add rows of JSON to a ``.jsonl`` of the folder; RunError if they cannot be written."""
         with _writing(file), file.open("a", encoding="utf-8") as lines:
             lines.write("".join(_line(row) for row in rows))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl`` so far.
-
-        Raises:
-            RunFolderError: a line other than a last, unfinished one is no JSON object.
-        """
+        """The lines of ``metrics.jsonl`` so far; RunFolderError names one that is damaged."""
         return _read(self.metrics)
 
     def rewind(self, step: int) -> None:

@@ -83,9 +83,8 @@ def _block(labels: Sequence[str], label_width: int, columns: Sequence[dict[str, 
     for label in labels:
         cells = [column.get(label, "-") for column in columns]
         if any(cell != "-" for cell in cells):
-            padded = (
-                cell.ljust(_width(column)) for cell, column in zip(cells, columns, strict=True)
-            )
+            pairs = zip(cells, columns, strict=True)
+            padded = [cell.ljust(_width(column)) for cell, column in pairs]
             lines.append((" " * _GAP).join([label.ljust(label_width), *padded]).rstrip())
     return "\n".join(lines)
 

@@ -40,11 +40,11 @@ class Console(Sink):
         print(f"evaluation after step {row['step']}: {name}  {line}", flush=True)
 
     def summary(self, values: Row) -> None:
-        self._close_bar()
         print(f"\n{comparison([RunRecord.read(self._folder.path)])}\n", flush=True)
 
     def close(self, finished: bool) -> None:
-        self._close_bar()
+        if self._bar is not None:
+            self._bar.close()
 
     def _step(self, row: Row) -> None:
         step = row["step"]
@@ -55,8 +55,3 @@ class Console(Sink):
         print(step_line(step, self._total, row, width=width, eta_s=shown), flush=True)
         if self._bar is not None:
             self._bar.move(step, left, stage_times(row))
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from rlvr.errors import ConfigError, RunError
 from rlvr.telemetry.run_folder import RunFolder
-from rlvr.telemetry.sinks.base import Sink
+from rlvr.telemetry.sinks.base import Sink, why
 
 
 class FanOut:
@@ -41,7 +41,6 @@ class FanOut:
             raise
         except Exception as error:
             if name not in self._off:
-                why = (str(error).strip() or type(error).__name__).splitlines()[0]
-                off = f"{name}: turned off after an error, training goes on ({why})."
+                off = f"{name}: turned off after an error, training goes on ({why(error)})."
                 print(off, self._advice, file=sys.stderr, flush=True)
             self._off.add(name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvr.telemetry.run_folder import RunFolder, replacing
-from rlvr.telemetry.sinks.base import SINKS, Row, Sink
+from rlvr.telemetry.sinks.base import SINKS, Row, Sink, why
 
 _INIT_S = 30.0  # how long an online run may take to begin
 _FINISH_S = 8.0  # and to upload its rest at the end; what is left can be synced from the folder
@@ -28,18 +28,15 @@ class Wandb(Sink):
         self._wandb = wandb
         mode = self.mode
         if mode == "online" and not wandb.login(prompt=False, verify=False):
-            print(
-                "wandb: not logged in, so the run is kept offline. `wandb login` changes that.",
-                flush=True,
-            )
+            advice = "`wandb login` changes that."
+            print(f"wandb: not logged in, so the run is kept offline. {advice}", flush=True)
             mode = "offline"
         try:
             self._run = self._init(mode, folder, config)
         except Exception as error:
             if mode == "offline":
                 raise
-            why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"wandb: not reachable, so the run is kept offline ({why}).", flush=True)
+            print(f"wandb: not reachable, so the run is kept offline ({why(error)}).", flush=True)
             mode = "offline"
             wandb.teardown()  # its process would take the run's id for one that is in use
             self._run = self._init(mode, folder, config)
