@@ -8,8 +8,6 @@ package does not know, so each method brings its own dataclass (see ``rlvr.algor
 and what to change.
 """
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
@@ -170,7 +168,6 @@ class ClusterConfig:
 
     @property
     def gpus(self) -> int:
-        """GPUs of the whole cluster."""
         return self.nodes * self.gpus_per_node
 
 

@@ -1,7 +1,5 @@
 """Errors whose text is meant for the person who started the run, and how they reach that person."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Hydra's side of the configuration: the schema, the open-ended choices, readable errors."""
 
-from __future__ import annotations
-
 import re
 from itertools import product
 from pathlib import Path

@@ -15,8 +15,6 @@ those of other packages through the entry-point group ``rlvr.<kind>`` (``rlvr.cr
 module path: ``credit=my_package.my_method``.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Answers of Ray actors: every wait has a limit, every error a name."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import Any

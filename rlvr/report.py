@@ -1,7 +1,5 @@
 """``python -m rlvr.report RUN [RUN ...]``: a run at a glance, or several side by side."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,6 @@ from rlvr.telemetry.table import comparison
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, write the picture if asked for."""
     parser = argparse.ArgumentParser(
         prog="python -m rlvr.report",
         description="Compare runs, finished or not. 'a -> b' is the mean over the first and over "

@@ -4,8 +4,6 @@ They live apart from ``rlvr.types``, which re-exports them, so that a verifier's
 without torch: in tenths of a second and in tens of megabytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum

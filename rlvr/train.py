@@ -4,8 +4,6 @@
 after the other with the same engines, each in a folder of its own under ``train.output_dir``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import sys
@@ -21,7 +19,6 @@ from rlvr.loop.validate import validated
 
 
 def main() -> None:
-    """Entry point."""
     logging.getLogger().setLevel(logging.WARNING)
     with for_people():  # of all runs of a sweep, before the first one starts
         register()

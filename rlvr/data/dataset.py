@@ -1,22 +1,18 @@
 """Data sets: files of rows become prompts, and every row that cannot is reported."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from rlvr.config import DataConfig
 from rlvr.data.rows import Reason, Row, RowError, read_rows
 from rlvr.data.template import PromptTemplate, prompt_template
 from rlvr.errors import DataError
 from rlvr.types import Prompt
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _CHUNK = 1024  # rows that are rendered and tokenised at a time
 _SHOWN = 5  # rows that a message names
@@ -32,7 +28,6 @@ class BadRow:
     detail: str
 
     def __str__(self) -> str:
-        """As a line of a report."""
         return f"{self.file}, row {self.row}: {self.detail}"
 
 
@@ -51,7 +46,6 @@ class Dataset:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Number of rows left out, by reason."""
         return dict(Counter(str(bad.reason) for bad in self.bad_rows))
 
     def summary(self) -> str:

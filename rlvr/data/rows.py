@@ -10,8 +10,6 @@ r"""Rows: what a file says about one task, before any tokenizer has seen it.
   the layout of DAPO-Math-17k and of most data prepared for RL frameworks.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -71,7 +69,6 @@ class RowError(Exception):
     """One row cannot be used."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        """Say why, and what was found."""
         super().__init__(detail)
         self.reason = reason
         self.detail = detail

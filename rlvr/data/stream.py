@@ -1,7 +1,5 @@
 """The endless, shuffled, resumable stream of prompts."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +17,6 @@ class PromptStream:
     """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, shuffle: bool = True) -> None:
-        """Start before the first prompt of epoch 0."""
         if not prompts:
             raise DataError("there is no prompt to stream.")
         self.prompts = prompts
@@ -31,7 +28,6 @@ class PromptStream:
         self._fingerprint = _fingerprint(prompts)
 
     def next_batch(self, n: int) -> list[Prompt]:
-        """The next ``n`` prompts."""
         batch: list[Prompt] = []
         while len(batch) < n:
             if self._position == len(self.prompts):
@@ -44,7 +40,6 @@ class PromptStream:
         return batch
 
     def state(self) -> dict[str, Any]:
-        """Where the stream stands, ready for JSON."""
         return {
             "fingerprint": self._fingerprint,
             "seed": self.seed,

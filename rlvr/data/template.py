@@ -1,17 +1,13 @@
 """Prompt templates: from the messages of a row to the text, and the tokens, the policy reads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from rlvr.config import DataConfig
 from rlvr.data.rows import Message, Reason, RowError
 from rlvr.errors import ConfigError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rlvr.config import RunConfig
+from rlvr.errors import RunFolderError
 from rlvr.weights.base import Meeting, WeightBackend, backend_class
 from rlvr.weights.source import ShardedWeightSource
 
@@ -102,9 +103,13 @@ class LearnerWorker:
     def load_checkpoint(self, folder: str) -> None:
         """Restore ``save_checkpoint``; a collective."""
         path, _ = self._rank.engine.load_checkpoint(folder, tag="state")
-        if path is None:
-            raise FileNotFoundError(f"no learner checkpoint in {folder}")
-        state = json.loads((Path(folder) / "learner.json").read_text())
+        file = Path(folder) / "learner.json"
+        if path is None or not file.exists():
+            raise RunFolderError(
+                f"{folder}: the learner's part of this checkpoint is missing. Write the name of "
+                "another checkpoint into the file checkpoints/latest, or start a new run."
+            )
+        state = json.loads(file.read_text())
         self._rank.steps = state["optimizer_steps"]
         getattr(self._rank.credit, "state", {}).update(state.get("credit", {}))
 

@@ -1,14 +1,12 @@
 """The processes of a run: started together, stopped together."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from rlvr.config import RunConfig
 from rlvr.learner.group import LearnerGroup
@@ -41,7 +39,7 @@ class Actors:
     @classmethod
     async def start(
         cls, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]
-    ) -> Actors:
+    ) -> Self:
         """Start all kinds at once; an error leaves none behind."""
         with Phase("starting Ray"):
             connect(config)
@@ -74,7 +72,6 @@ class Actors:
         await self.weights.start()
 
     def matches(self, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> bool:
-        """Whether a run of ``config`` would start the same processes."""
         return self._built_from == _built_from(config, pad_token_id, verifier_names)
 
     async def restart(self, config: RunConfig) -> None:
@@ -84,7 +81,6 @@ class Actors:
         await self.weights.publish(0)
 
     async def close(self) -> None:
-        """End every process."""
         await asyncio.gather(
             self.rollout.close(),
             self.verifiers.close(),

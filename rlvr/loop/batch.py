@@ -1,7 +1,5 @@
 """What one training step learns from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Ray: connect to the cluster, reserve its resources, say where each actor goes."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from dataclasses import dataclass
@@ -40,7 +38,6 @@ class Placement:
     group: PlacementGroup
 
     def release(self) -> None:
-        """Give the reservation back."""
         remove_placement_group(self.group)
 
 
@@ -97,7 +94,6 @@ def resource_bundles(config: RunConfig) -> list[dict[str, float]]:
 
 
 def learner_options(config: RunConfig, group: PlacementGroup | None) -> list[Options]:
-    """Ray options of each learner rank."""
     gpu = config.cluster.gpus > 0
     share = 0.5 if config.cluster.placement == "colocated" else 1.0
     env = dict(_QUIET)
@@ -119,7 +115,6 @@ def learner_options(config: RunConfig, group: PlacementGroup | None) -> list[Opt
 
 
 def engine_options(config: RunConfig, group: PlacementGroup | None) -> list[Options]:
-    """Ray options of each rollout worker."""
     ranks, tp = config.learner.ranks or 1, config.rollout.tensor_parallel
     colocated = config.cluster.placement == "colocated"
     env = {**_QUIET, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}

@@ -1,7 +1,5 @@
 """What the driver lends to credit methods that prepare inputs: final answers, and the engines."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import count, islice
@@ -75,7 +73,6 @@ class CreditDriver:
         return ids
 
     async def ask(self, questions: Iterable[Question]) -> list[TokenChoices]:
-        """The replies of the rollout workers, in order."""
         replies: list[TokenChoices] = []
         questions = iter(questions)
         while wave := list(islice(questions, _WAVE)):

@@ -1,7 +1,5 @@
 """Accuracy on held-out prompts, with the engines that training uses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -45,7 +43,6 @@ class Evaluation:
             await self.run(step)
 
     async def if_due(self, step: int) -> None:
-        """Every ``evaluation.every`` steps."""
         if self._config.every and step % self._config.every == 0:
             await self.run(step)
 

@@ -1,7 +1,5 @@
 """Verified groups, batch by batch: the only way from prompts to the learner."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence

@@ -1,7 +1,5 @@
 """What a configuration leaves to its cluster: ranks, workers, threads, the weight backend."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The reward: made here and nowhere else, from a verdict, the response's form and its length."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import asdict, replace
@@ -31,7 +29,6 @@ class Reward:
         self._factor = config.train.overlong_factor
 
     def __call__(self, verdict: Verdict, text: str, response: Response) -> Verdict:
-        """The verdict with its final reward."""
         parts = {"outcome": self._of_outcome(verdict)}
         if self._format.bonus:
             parts["format_bonus"] = self._format.bonus * well_formed(text, self._format.tags)

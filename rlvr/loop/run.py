@@ -1,7 +1,5 @@
 """Runs, assembled and taken down."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
@@ -14,7 +12,7 @@ from rlvr.loop.actors import Actors
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
-from rlvr.loop.state import RunState, resume_folder
+from rlvr.loop.state import RunState, resume_point
 from rlvr.loop.trainer import Trainer
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
@@ -44,7 +42,7 @@ class Session:
             else Dataset()
         )
         print(train_set.summary(), flush=True)
-        resume_folder(config)  # a missing checkpoint is found before an engine starts
+        resume_point(config)  # a damaged checkpoint is found before an engine starts
         resuming = config.train.resume == "auto"
         folder = (RunFolder.open if resuming else RunFolder.create)(config.train.output_dir)
         telemetry = Telemetry(config.telemetry, folder)
@@ -81,7 +79,6 @@ class Session:
         return self._actors
 
     async def close(self) -> None:
-        """End every process of the session."""
         actors, self._actors = self._actors, None
         if actors is not None:
             await actors.close()

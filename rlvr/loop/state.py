@@ -1,7 +1,5 @@
 """Where a run stands: the step, the place in the data, and checkpoints of both."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 from rlvr.config import RunConfig
 from rlvr.data.stream import PromptStream
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, RunFolderError
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.batch import RolloutBatch
 
@@ -33,16 +31,14 @@ class RunState:
         self.step = 0
 
     def advance(self, batch: RolloutBatch) -> None:
-        """The batch has been trained on."""
         self.step = batch.step + 1
         self._stream_state = batch.stream_state
 
     async def resume(self) -> bool:
         """Go on from ``train.resume`` if it is set; returns whether a checkpoint was loaded."""
-        folder = resume_folder(self._config)
-        if folder is None:
+        if (found := resume_point(self._config)) is None:
             return False
-        state = json.loads((folder / "run.json").read_text())
+        folder, state = found
         self._stream.restore(state["stream"])
         self._stream_state = state["stream"]
         self.step = state["step"]
@@ -50,7 +46,6 @@ class RunState:
         return True
 
     async def checkpoint_if_due(self) -> None:
-        """Every ``train.checkpoint_every`` steps."""
         every = self._config.train.checkpoint_every
         if every and self.step % every == 0:
             await self._checkpoint()
@@ -78,15 +73,28 @@ class RunState:
             shutil.rmtree(old)
 
 
-def resume_folder(config: RunConfig) -> Path | None:
-    """The checkpoint that ``train.resume`` names; ConfigError if there is none where told."""
+def resume_point(config: RunConfig) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that ``train.resume`` names, and its ``run.json``.
+
+    Raises ConfigError if there is none where told, or it is damaged.
+    """
     asked = config.train.resume
     if asked is None:
         return None
     run = config.train.output_dir if asked == "auto" else asked
     root = Path(run).resolve() / "checkpoints"
-    if (root / _LATEST).exists():
-        return root / (root / _LATEST).read_text().strip()
-    if asked == "auto":
-        return None
-    raise ConfigError(f"train.resume: no checkpoint in {root}")
+    if not (root / _LATEST).exists():
+        if asked == "auto":
+            return None
+        raise ConfigError(f"train.resume: no checkpoint in {root}")
+    folder = root / (root / _LATEST).read_text().strip()
+    try:
+        state = json.loads((folder / "run.json").read_text())
+        if not {"step", "stream"} <= set(state):
+            raise ValueError("it lacks the step or the stream")
+    except (OSError, ValueError, TypeError) as error:
+        raise RunFolderError(
+            f"train.resume: {folder / 'run.json'} is missing or damaged ({error}). Write the name "
+            f"of another checkpoint there into {root / _LATEST}, or start a new run."
+        ) from error
+    return folder, state

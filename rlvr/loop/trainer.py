@@ -1,7 +1,5 @@
 """The training loop."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -48,7 +46,6 @@ class Trainer:
         self.watch = Stopwatch()
 
     async def run(self) -> None:
-        """Train from the state's step to the last one."""
         await self.evaluation.at_start(self.state.step)
         self.watch.lap()
         async for batch in self.batches():
@@ -90,7 +87,6 @@ class Trainer:
         metrics: dict[str, float],
         tokens: RankedTokens,
     ) -> None:
-        """Hand the step to the telemetry."""
         timings = self.watch.lap()
         metrics["groups/discarded"] = batch.discarded
         rows = token_rows(tokens, batch.groups, advantages, self.groups.decode)

@@ -1,7 +1,5 @@
 """Whether a configuration can be, before anything starts."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Writes ``DIR/model/`` (an ordinary Hugging Face folder), ``DIR/train.jsonl``, ``
 and ``DIR/warmup.json``; ``+recipe=quickstart`` trains on them. Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence
@@ -68,7 +66,6 @@ def _write(path: Path, problems: Sequence[Addition]) -> None:
 
 
 def main() -> None:
-    """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m rlvr.quickstart", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)

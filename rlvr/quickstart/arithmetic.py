@@ -3,8 +3,6 @@ r"""The task: add two three-digit numbers in writing, column by column.
 A solution of ``478+365`` reads ``8+5=13;7+6=13+1=14;4+3=7+1=8;\boxed{843}``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ class Addition:
 
     @property
     def problem(self) -> str:
-        """What the policy is asked."""
         return f"{self.a}+{self.b}"
 
     @property
@@ -37,7 +34,6 @@ class Addition:
         return frozenset((self.a, self.b))
 
     def solved_by(self, response: str) -> bool:
-        """Whether the last boxed answer of ``response`` is right."""
         boxed = _BOXED.findall(response)
         return bool(boxed) and boxed[-1] == self.answer
 
@@ -58,7 +54,6 @@ CAREFUL_SHARE = 0.2  # of the solutions that the base model learns from
 
 
 def work_out(addition: Addition, writer: Writer, rng: Random) -> str:
-    """The worked solution as ``writer`` would put it."""
     steps, digits, carry = [], "", 0
     columns = zip(reversed(str(addition.a)), reversed(str(addition.b)), strict=True)
     for x, y in columns:
@@ -96,7 +91,6 @@ def corpus(problems: Iterator[Addition], rng: Random) -> Iterator[tuple[str, str
 
 
 def row(addition: Addition, name: str) -> dict[str, str]:
-    """The problem as a line of a JSONL data set."""
     return {
         "id": name,
         "problem": addition.problem,

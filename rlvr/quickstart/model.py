@@ -1,7 +1,5 @@
 """A Qwen3 of a million parameters."""
 
-from __future__ import annotations
-
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 

@@ -5,8 +5,6 @@ laid out like one of HumanEval: its problem is the head of a function with its d
 tests check the function. Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable, Sequence
@@ -66,7 +64,6 @@ _FAMILIES = (
 
 
 def tasks() -> list[Task]:
-    """All tasks, each once."""
     filled = [
         Task(
             family.argument,
@@ -108,7 +105,6 @@ def _lines(chosen: Sequence[Task], name: str, rng: Random) -> str:
 
 
 def main() -> None:
-    """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m rlvr.quickstart.programs", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)

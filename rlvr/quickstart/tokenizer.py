@@ -1,7 +1,5 @@
 """A tokenizer of single characters, for arithmetic."""
 
-from __future__ import annotations
-
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

@@ -1,7 +1,5 @@
 """Supervised training that turns random weights into a base model worth training with RLVR."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

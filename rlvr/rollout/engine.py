@@ -1,7 +1,5 @@
 """One vLLM engine: token ids in, token ids with log-probabilities out, new weights in between."""
 
-from __future__ import annotations
-
 import os
 import time
 from typing import Any
@@ -31,12 +29,10 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is unfinished."""
         return self._engine.has_unfinished_requests()
 
     @property
     def running(self) -> int:
-        """Unfinished requests."""
         return self._engine.get_num_unfinished_requests()
 
     def add(self, request: Request) -> None:
@@ -64,7 +60,6 @@ class Engine:
         self._engine.add_request(request.id, prompt, params)
 
     def step(self) -> list[tuple[str, Response]]:
-        """Decode one token of every running request; return those that finished."""
         return [
             (output.request_id, _response(output))
             for output in self._engine.step()
@@ -72,11 +67,9 @@ class Engine:
         ]
 
     def abort(self, ids: list[str]) -> None:
-        """Forget requests."""
         self._engine.abort_request(ids)
 
     def init_weight_transfer(self, info: dict[str, Any]) -> None:
-        """Meet the sender of the weights."""
         self._engine.collective_rpc("init_weight_transfer_engine", args=(info,))
 
     def update_weights(self, info: dict[str, Any], version: int, until: float) -> None:
@@ -99,7 +92,6 @@ class Engine:
         self._engine.sleep(level=1)
 
     def wake_up(self) -> None:
-        """Take the memory back."""
         self._engine.wake_up()
 
 

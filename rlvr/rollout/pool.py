@@ -1,7 +1,5 @@
 """The rollout workers as one: routes requests, gathers responses, reports failures."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -51,11 +49,9 @@ class RolloutPool:
 
     @property
     def actors(self) -> list[ActorHandle]:
-        """The workers' handles, for control calls."""
         return [w.actor for w in self._workers]
 
     async def start(self) -> None:
-        """Create the workers and wait for their engines."""
         actor_class: Any = ray.remote(RolloutWorker)
         self._workers = [
             _Worker(f"rollout worker {i}", actor_class.options(**o).remote(self._config))
@@ -102,7 +98,6 @@ class RolloutPool:
         await self._answers({w.name: getattr(w.actor, method).remote() for w in self._workers})
 
     async def close(self) -> None:
-        """Stop the workers."""
         collecting = [w.collecting for w in self._workers if w.collecting is not None]
         for task in collecting:
             task.cancel()

@@ -1,7 +1,5 @@
 """What is asked of a rollout worker: one response to one prompt."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

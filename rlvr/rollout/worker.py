@@ -1,7 +1,5 @@
 """The Ray actor that owns a vLLM engine."""
 
-from __future__ import annotations
-
 import asyncio
 import queue
 import threading
@@ -39,7 +37,6 @@ class RolloutWorker:
     # -- calls ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the engine; raises its own error."""
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         ready: Future[None] = Future()
@@ -69,11 +66,9 @@ class RolloutWorker:
         return finished
 
     async def abort(self, ids: list[str]) -> None:
-        """Forget requests."""
         await self._between_steps(lambda engine: engine.abort(ids))
 
     async def init_weight_transfer(self, info: dict[str, Any]) -> None:
-        """Meet the sender of the weights."""
         await self._between_steps(lambda engine: engine.init_weight_transfer(info))
 
     async def update_weights(self, info: dict[str, Any], version: int, until: float) -> None:
@@ -81,11 +76,9 @@ class RolloutWorker:
         await self._between_steps(lambda engine: engine.update_weights(info, version, until))
 
     async def sleep(self) -> None:
-        """Lend the GPU's memory to the learner."""
         await self._between_steps(lambda engine: engine.sleep())
 
     async def wake_up(self) -> None:
-        """Take the GPU's memory back."""
         await self._between_steps(lambda engine: engine.wake_up())
 
     async def state(self) -> dict[str, float]:

@@ -1,7 +1,5 @@
 """The foot of a terminal: a bar, and slow phases, below whatever is printed."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading
@@ -49,7 +47,6 @@ def show(line: Callable[[int], Any]) -> None:
 
 
 def hide(line: Callable[[int], Any]) -> None:
-    """Take a line away."""
     global _live
     with _lock:
         _shown.remove(line)
@@ -64,7 +61,6 @@ class Bar:
     """Steps done, time passed and time left."""
 
     def __init__(self, name: str, total: int, done: int) -> None:
-        """Show ``done`` of ``total`` steps, until ``close``."""
         self._name, self._total, self._done = name, total, done
         self._started = time.perf_counter()
         self._left: float | None = None
@@ -72,11 +68,9 @@ class Bar:
         show(self._line)
 
     def move(self, done: int, left: float, note: str) -> None:
-        """``done`` steps are made, the rest takes ``left`` seconds."""
         self._done, self._left, self._note = done, left, note
 
     def close(self) -> None:
-        """Take the bar away."""
         hide(self._line)
 
     def _line(self, width: int) -> Any:

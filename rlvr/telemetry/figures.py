@@ -1,7 +1,5 @@
 """Numbers as people read them."""
 
-from __future__ import annotations
-
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share: ``41.2%``."""

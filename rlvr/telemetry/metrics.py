@@ -1,7 +1,5 @@
 """The numbers of a training step, as pure functions of its groups."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Curves of one or more runs as a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

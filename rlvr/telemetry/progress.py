@@ -1,11 +1,9 @@
 """Phases: what is slow says so while it is under way."""
 
-from __future__ import annotations
-
 import threading
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rlvr.telemetry import display
 
@@ -17,7 +15,6 @@ class Phase:
     """
 
     def __init__(self, name: str, quiet_s: float = 1.0) -> None:
-        """Name what is going on."""
         self.name = name
         self.quiet_s = quiet_s
         self._announcer = threading.Timer(quiet_s, self._announce)
@@ -26,8 +23,7 @@ class Phase:
         self._shown = False
         self._started = 0.0
 
-    def __enter__(self) -> Phase:
-        """Start the clock."""
+    def __enter__(self) -> Self:
         self._started = time.perf_counter()
         self._announcer.start()
         return self
@@ -38,7 +34,6 @@ class Phase:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Print how long it took."""
         elapsed = time.perf_counter() - self._started
         self._announcer.cancel()
         self._announcer.join()

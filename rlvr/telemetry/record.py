@@ -1,13 +1,11 @@
 """A run read back from its folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -33,7 +31,7 @@ class RunRecord:
     planned: int | None  # steps it was to make
 
     @classmethod
-    def read(cls, path: str | Path) -> RunRecord:
+    def read(cls, path: str | Path) -> Self:
         """Read the folder ``path``.
 
         Raises:
@@ -47,9 +45,8 @@ class RunRecord:
             summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else None
             config = yaml.safe_load(folder.config.read_text()) if folder.config.exists() else {}
         except (ValueError, yaml.YAMLError) as error:
-            raise RunFolderError(
-                f"{path}: summary.json or config.yaml is damaged: {error}"
-            ) from error
+            told = f"{path}: summary.json or config.yaml is damaged: {error}"
+            raise RunFolderError(told) from error
         return cls(
             name=str(path).rstrip("/"),
             steps=[row for row in rows if is_step(row)],
@@ -59,7 +56,6 @@ class RunRecord:
         )
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a metric, where it has one."""
         rows = self.evaluations if metric.startswith("evaluation/") else self.steps
         # A resumed run may repeat an evaluation; the last word counts.
         found = {row["step"]: row[metric] for row in rows if row.get(metric) is not None}
@@ -96,21 +92,16 @@ class RunRecord:
         ``eval_before``, ``eval_after``, ``avg_at_8_before``, ..., ``train_seconds`` and
         ``tokens_per_second``.
         """
-        ends = {
-            f"{'eval' if name == 'accuracy' else name}_{when}": value
-            for name, pair in self.before_after.items()
-            for when, value in zip(("before", "after"), pair, strict=True)
-            if "/" not in name
-        }
-        return {
-            **ends,
-            "train_seconds": self.seconds,
-            "tokens_per_second": self.tokens_per_second or 0.0,
-        }
+        said = {}
+        for name, pair in self.before_after.items():
+            if "/" not in name:
+                name = "eval" if name == "accuracy" else name
+                said[f"{name}_before"], said[f"{name}_after"] = pair
+        said["train_seconds"] = self.seconds
+        return {**said, "tokens_per_second": self.tokens_per_second or 0.0}
 
     @property
     def seconds(self) -> float:
-        """Training time: the sum over steps."""
         return float(sum(self.series("time/step_s")[1]))
 
     @property
@@ -124,9 +115,8 @@ class RunRecord:
     @cached_property
     def stages(self) -> dict[str, float]:
         """Mean seconds of each stage a step."""
+        count = len(self.steps)
         names = dict.fromkeys(k for row in self.steps for k in row if k.startswith("time/"))
         return {
-            name.removeprefix("time/").removesuffix("_s"): sum(self.series(name)[1])
-            / len(self.steps)
-            for name in names
+            name[len("time/") : -len("_s")]: sum(self.series(name)[1]) / count for name in names
         }

@@ -1,11 +1,10 @@
 """Every response with its verdict, one Parquet file a step."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,32 +16,6 @@ from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.run_folder import replacing
 from rlvr.types import Group, samples_of
 
-SCHEMA = pa.schema(
-    [
-        ("step", pa.int32()),
-        ("group", pa.int32()),  # place of the prompt in the batch
-        ("sample", pa.int32()),  # place of the response in its group
-        ("prompt_id", pa.string()),
-        ("source", pa.string()),
-        ("verifier", pa.string()),
-        ("prompt", pa.string()),
-        ("answer", pa.string()),  # the right one
-        ("response", pa.string()),
-        ("prompt_tokens", pa.int32()),
-        ("response_tokens", pa.int32()),
-        ("reward", pa.float64()),
-        ("outcome", pa.string()),
-        ("detail", pa.string()),
-        ("components", pa.string()),  # JSON: what each part of the reward gave
-        ("advantage", pa.float64()),  # null in an evaluation
-        ("finish_reason", pa.string()),
-        ("policy_version_min", pa.int32()),
-        ("policy_version_max", pa.int32()),
-        ("logp_mean", pa.float64()),  # of the response's tokens, when they were sampled
-        ("verifier_seconds", pa.float64()),
-    ]
-)
-
 
 class ResponseLog:
     """Writes response files in a thread of its own, one at a time.
@@ -51,7 +24,6 @@ class ResponseLog:
     """
 
     def __init__(self) -> None:
-        """Start without a file under way."""
         self._thread = ThreadPoolExecutor(1, "response-log")
         self._under_way: Future[None] | None = None
 
@@ -94,42 +66,40 @@ def response_table(
     step: int, groups: Sequence[Group], advantages: np.ndarray | None = None
 ) -> pa.Table:
     """The rows of a file, in sample order; arguments as of ``ResponseLog.write``."""
-    rows = []
-    numbered = (
-        (g, i, group.prompt, sample)
-        for g, group in enumerate(groups)
-        for i, sample in enumerate(group.samples)
+    whole, real, text = (partial(pa.array, type=t) for t in (pa.int32(), pa.float64(), pa.string()))
+    samples = samples_of(groups)
+    prompts = [group.prompt for group in groups for _ in group.samples]
+    responses, verdicts = [s.response for s in samples], [s.verdict for s in samples]
+    versions = [r.policy_version if len(r.policy_version) else None for r in responses]
+    return pa.table(
+        {
+            "step": whole([step] * len(samples)),
+            # the place of the prompt in the batch, and of the response in its group
+            "group": whole(g for g, group in enumerate(groups) for _ in group.samples),
+            "sample": whole(i for group in groups for i in range(len(group.samples))),
+            "prompt_id": text(p.id for p in prompts),
+            "source": text(p.source for p in prompts),
+            "verifier": text(p.verifier for p in prompts),
+            "prompt": text(_storable(p.text) for p in prompts),
+            "answer": text(_storable(p.answer) for p in prompts),  # the right one
+            "response": text(_storable(s.text) for s in samples),
+            "prompt_tokens": whole(len(p.token_ids) for p in prompts),
+            "response_tokens": whole(len(r.token_ids) for r in responses),
+            "reward": real(v.reward for v in verdicts),
+            "outcome": text(str(v.outcome) for v in verdicts),
+            "detail": text(_storable(v.detail) for v in verdicts),
+            "components": text(json.dumps(json_clean(v.components)) for v in verdicts),
+            "advantage": real([None] * len(samples) if advantages is None else advantages),
+            "finish_reason": text(r.finish_reason for r in responses),
+            "policy_version_min": whole(v if v is None else v.min() for v in versions),
+            "policy_version_max": whole(v if v is None else v.max() for v in versions),
+            # of the response's tokens, when they were sampled
+            "logp_mean": real(
+                float(r.logp_rollout.mean()) if len(r.token_ids) else None for r in responses
+            ),
+            "verifier_seconds": real(v.seconds for v in verdicts),
+        }
     )
-    for k, (g, i, prompt, sample) in enumerate(numbered):
-        response, verdict = sample.response, sample.verdict
-        versions = response.policy_version
-        sampled = len(versions) > 0
-        rows.append(
-            {
-                "step": step,
-                "group": g,
-                "sample": i,
-                "prompt_id": prompt.id,
-                "source": prompt.source,
-                "verifier": prompt.verifier,
-                "prompt": _storable(prompt.text),
-                "answer": _storable(prompt.answer),
-                "response": _storable(sample.text),
-                "prompt_tokens": len(prompt.token_ids),
-                "response_tokens": len(response.token_ids),
-                "reward": verdict.reward,
-                "outcome": str(verdict.outcome),
-                "detail": _storable(verdict.detail),
-                "components": json.dumps(json_clean(verdict.components)),
-                "advantage": None if advantages is None else advantages[k],
-                "finish_reason": response.finish_reason,
-                "policy_version_min": int(versions.min()) if sampled else None,
-                "policy_version_max": int(versions.max()) if sampled else None,
-                "logp_mean": float(response.logp_rollout.mean()) if sampled else None,
-                "verifier_seconds": verdict.seconds,
-            }
-        )
-    return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def _write(path: Path, step: int, groups: Sequence[Group], advantages: np.ndarray | None) -> None:

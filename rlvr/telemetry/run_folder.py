@@ -1,14 +1,12 @@
 """The folder of a run: what lies where, and how it is written so that a kill leaves it whole."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rlvr.errors import RunError, RunFolderError
 
@@ -21,7 +19,6 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Name the folder, without touching it; see ``create`` and ``open``."""
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
@@ -30,12 +27,8 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod
-    def create(cls, path: str | Path) -> RunFolder:
-        """A folder for a new run.
-
-        Raises:
-            RunFolderError: another run's results are there already.
-        """
+    def create(cls, path: str | Path) -> Self:
+        """A folder for a new run; RunFolderError if another run's results are there already."""
         folder = cls.open(path)
         if folder.metrics.exists() or any(folder.checkpoints.iterdir()):
             raise RunFolderError(
@@ -45,7 +38,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(cls, path: str | Path) -> Self:
         """The folder of a run that may have begun before."""
         folder = cls(path)
         try:
@@ -57,28 +50,18 @@ class RunFolder:
         return folder
 
     def responses(self, step: int) -> Path:
-        """Where the responses of a training step lie."""
         return self.path / "responses" / f"step_{step:06d}.parquet"
 
     def evaluation(self, step: int, name: str) -> Path:
-        """Where the responses of an evaluation lie."""
         return self.path / "evaluation" / name / f"step_{step:06d}.parquet"
 
     def append(self, file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add a line for each row, which holds what JSON can say, to a ``.jsonl`` of the folder.
-
-        Raises:
-            RunError: they could not be written.
-        """
+        """Add rows of JSON to a ``.jsonl`` of the folder; RunError if they cannot be written."""
         with _writing(file), file.open("a", encoding="utf-8") as lines:
             lines.write("".join(_line(row) for row in rows))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl`` so far.
-
-        Raises:
-            RunFolderError: a line other than a last, unfinished one is no JSON object.
-        """
+        """The lines of ``metrics.jsonl`` so far; RunFolderError names one that is damaged."""
         return _read(self.metrics)
 
     def rewind(self, step: int) -> None:

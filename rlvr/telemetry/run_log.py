@@ -1,13 +1,11 @@
 """All that a run records and shows, behind a handful of calls."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from rlvr.config import RunConfig, TelemetryConfig
 from rlvr.errors import ResponseLogError
@@ -37,17 +35,17 @@ class Telemetry:
         """
         self._log_responses = config.log_responses
         self._folder = folder
-        console = Console(bar=config.progress)
-        self._sinks = FanOut({"files": Files(), "console": console, **build_sinks(config)})
+        own = {"files": Files(), "console": Console(bar=config.progress)}
+        self._sinks = FanOut({**own, **build_sinks(config)})
         self._responses = ResponseLog()
         self._finished = False
 
-    def start(self, config: RunConfig | DictConfig, step: int = 0) -> None:
+    def start(self, config: RunConfig, step: int = 0) -> None:
         """Begin, after ``step`` steps that an earlier run has made.
 
         What the folder records of later steps is removed: they will be made again.
         """
-        node = config if isinstance(config, DictConfig) else OmegaConf.structured(config)
+        node = OmegaConf.structured(config)
         resolved: Any = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
         self._sinks.start(self._folder, resolved, step)
 

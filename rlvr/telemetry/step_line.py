@@ -1,7 +1,5 @@
 """The one line that a training step prints."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 
@@ -41,7 +39,11 @@ def step_line(
     """
     digits = len(str(total))
     parts = [(f"step {step:{digits}d}/{total}", 0)]
-    parts += [(text.format(_number(row[name])), rank) for name, text, rank in _PARTS if name in row]
+    parts += [
+        (text.format(math.nan if (value := row[name]) is None else value), rank)
+        for name, text, rank in _PARTS
+        if name in row
+    ]
     if "time/step_s" in row:
         parts.append((figures.seconds(row["time/step_s"]), 0))
     if stages := stage_times(row):
@@ -50,28 +52,20 @@ def step_line(
         parts.append((f"{figures.compact(row['throughput/tokens_per_second'])} tok/s", 0))
     if eta_s is not None:
         parts.append((f"eta {figures.duration(eta_s)}", 0))
-    while width and _length(parts) > width and any(rank for _, rank in parts):
-        parts.remove(max(parts, key=lambda part: part[1]))
-    return "  ".join(text for text, _ in parts)
+    while len(line := "  ".join(text for text, _ in parts)) > width > 0:
+        least = max(parts, key=lambda part: part[1])
+        if not least[1]:
+            break
+        parts.remove(least)
+    return line
 
 
 def stage_times(row: Mapping[str, float | None]) -> str:
     """``rollout 0.51 learn 0.48``: the stages that take at least a hundredth of the step."""
     least = (row.get("time/step_s") or 0.0) / 100
-    stages = {
-        name.removeprefix("time/").removesuffix("_s"): value
-        for name, value in row.items()
-        if name.startswith("time/")
-        and name != "time/step_s"
-        and value is not None
-        and value >= least
-    }
-    return " ".join(f"{name} {value:.2f}" for name, value in stages.items())
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _length(parts: list[tuple[str, int]]) -> int:
-    return sum(len(text) + 2 for text, _ in parts) - 2
+    stages = {n: v for n, v in row.items() if n.startswith("time/") and n != "time/step_s"}
+    return " ".join(
+        f"{name[len('time/') : -len('_s')]} {value:.2f}"
+        for name, value in stages.items()
+        if value is not None and value >= least
+    )

@@ -1,7 +1,5 @@
 """Runs side by side, in plain text."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 
@@ -44,7 +42,6 @@ def comparison(records: Sequence[RunRecord], width: int | None = None) -> str:
 
 
 def _column(record: RunRecord) -> dict[str, str]:
-    """What there is to say of a run, by label."""
     done = record.steps[-1]["step"] if record.steps else 0
     column = {
         "run": record.name,
@@ -86,9 +83,8 @@ def _block(labels: Sequence[str], label_width: int, columns: Sequence[dict[str, 
     for label in labels:
         cells = [column.get(label, "-") for column in columns]
         if any(cell != "-" for cell in cells):
-            padded = (
-                cell.ljust(_width(column)) for cell, column in zip(cells, columns, strict=True)
-            )
+            pairs = zip(cells, columns, strict=True)
+            padded = [cell.ljust(_width(column)) for cell, column in pairs]
             lines.append((" " * _GAP).join([label.ljust(label_width), *padded]).rstrip())
     return "\n".join(lines)
 

@@ -1,7 +1,5 @@
 """The tokens that credit assignment raised and lowered most, with their text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

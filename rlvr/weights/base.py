@@ -13,8 +13,6 @@ A backend is one class in one file, as a credit method is::
 Those of other packages are found through the entry-point group ``rlvr.weights``.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,8 +20,6 @@ from typing import Any, ClassVar
 from rlvr.config import ClusterConfig
 from rlvr.registry import Registry
 from rlvr.weights.source import ShardedWeightSource
-
-WEIGHT_BACKENDS: Registry[WeightBackend] = Registry("weights", "rlvr.weights.backends")
 
 _AUTO = ("nccl", "ipc", "object_store")  # on every cluster one of them can run
 
@@ -87,6 +83,9 @@ class WeightBackend(ABC):
             "dtype_names": [str(m.dtype).removeprefix("torch.") for m in metadata],
             "shapes": [list(m.shape) for m in metadata],
         }
+
+
+WEIGHT_BACKENDS: Registry[WeightBackend] = Registry("weights", "rlvr.weights.backends")
 
 
 def backend_class(name: str) -> type[WeightBackend]:

@@ -1,7 +1,5 @@
 """vLLM's end of the ``object_store`` backend: loads a version, all of it or nothing."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,7 +94,6 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
         self._current = weights
 
     def shutdown(self) -> None:
-        """Let go of the mapped version."""
         self._current = None
 
     def _load(self, weights: Iterator[tuple[str, Tensor]]) -> None:

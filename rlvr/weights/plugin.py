@@ -1,7 +1,5 @@
 """The entry point that vLLM calls in each of its processes (``vllm.general_plugins``)."""
 
-from __future__ import annotations
-
 
 def register() -> None:
     """Make the backends that vLLM does not have itself known to it. Safe to call twice."""

@@ -1,7 +1,5 @@
 """Bring a policy version from the learner to every engine, or say why it did not arrive."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
@@ -44,7 +42,6 @@ class WeightPublisher:
         self._announced: dict[str, Any] = {}
 
     async def start(self) -> None:
-        """Let both ends meet."""
         first, rank0 = next(iter(self._learners.items()))
         [(address, port)] = await self._answers({first: rank0.address.remote()})
         meeting = Meeting(address, port, 1 + len(self._engines) * self._gpus_per_engine)

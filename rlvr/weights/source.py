@@ -1,7 +1,5 @@
 """The learner's weights as a stream of whole tensors, gathered layer by layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ class ParameterMeta:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the full tensor."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
@@ -57,7 +54,6 @@ class ShardedWeightSource:
             yield from layer
 
     def layers(self) -> Iterator[list[tuple[str, Tensor]]]:
-        """The same layer by layer."""
         for group in self._layers():
             with self._gather([p for _, p in group]):
                 yield [(name, p.detach()) for name, p in group]

@@ -5,8 +5,6 @@ while the collective waits. Here the driver makes those calls (see ``rlvr.weight
 where their errors and their time-out surface.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -19,7 +19,7 @@ from rlvr.errors import ConfigError, LearnerError, RunError, RunFolderError, for
 from rlvr.hydra_config import check_overrides, register
 from rlvr.loop.reward import check_rewards
 from rlvr.loop.run import Session, load_tokenizer
-from rlvr.loop.state import resume_folder
+from rlvr.loop.state import resume_point
 from rlvr.loop.validate import validated
 from rlvr.telemetry.responses import ResponseLog
 from rlvr.telemetry.run_folder import RunFolder
@@ -66,7 +66,7 @@ def unknown_plot_format(folder, _):
 def no_checkpoint(folder, _):
     config = configuration(folder)
     config.train.resume = str(folder)
-    resume_folder(config)
+    resume_point(config)
 
 
 def no_tokenizer(folder, _):

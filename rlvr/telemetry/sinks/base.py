@@ -1,11 +1,10 @@
 """What a sink is, and how one is found by its name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlvr.config import ConfigError, TelemetryConfig
+from rlvr.config import TelemetryConfig
+from rlvr.errors import ConfigError
 from rlvr.registry import Registry
 from rlvr.telemetry.run_folder import RunFolder
 
@@ -36,6 +35,11 @@ class Sink:
 
     def close(self, finished: bool) -> None:
         """The last call, also after an error; ``finished``: the run reached its end."""
+
+
+def why(error: Exception) -> str:
+    """An error's reason in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 SINKS: Registry[Sink] = Registry("sink", "rlvr.telemetry.sinks")

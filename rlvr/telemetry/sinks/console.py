@@ -1,7 +1,5 @@
 """What a run prints: a line per step and per evaluation, and a table at its end."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import time
@@ -24,7 +22,6 @@ class Console(Sink):
         self._bar: display.Bar | None = None
 
     def start(self, folder: RunFolder, config: Mapping[str, Any], step: int) -> None:
-        """Open the bar."""
         self._folder = folder
         self._total = config["train"]["steps"]
         self._first = step
@@ -33,7 +30,6 @@ class Console(Sink):
             self._bar = display.Bar("train", self._total, step)
 
     def log(self, row: Row) -> None:
-        """Print the line of a step or of an evaluation."""
         if is_step(row):
             self._step(row)
             return
@@ -44,13 +40,11 @@ class Console(Sink):
         print(f"evaluation after step {row['step']}: {name}  {line}", flush=True)
 
     def summary(self, values: Row) -> None:
-        """End the bar and print the run's table."""
-        self._close_bar()
         print(f"\n{comparison([RunRecord.read(self._folder.path)])}\n", flush=True)
 
     def close(self, finished: bool) -> None:
-        """End the bar."""
-        self._close_bar()
+        if self._bar is not None:
+            self._bar.close()
 
     def _step(self, row: Row) -> None:
         step = row["step"]
@@ -61,8 +55,3 @@ class Console(Sink):
         print(step_line(step, self._total, row, width=width, eta_s=shown), flush=True)
         if self._bar is not None:
             self._bar.move(step, left, stage_times(row))
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None

@@ -1,27 +1,23 @@
 """Every sink of a run, none of which can break it."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlvr.errors import ConfigError, RunError
 from rlvr.telemetry.run_folder import RunFolder
-from rlvr.telemetry.sinks.base import Sink
+from rlvr.telemetry.sinks.base import Sink, why
 
 
 class FanOut:
     """Tells every sink; the first error of one is reported once and turns it off."""
 
     def __init__(self, sinks: Mapping[str, Sink]) -> None:
-        """Set up the sinks, by the names that messages use."""
         self._sinks = dict(sinks)
         self._begun: list[str] = []
         self._off: set[str] = set()
 
     def start(self, folder: RunFolder, config: Mapping[str, Any], step: int) -> None:
-        """Begin, see ``Sink.start``."""
         self._advice = f"{folder.metrics} has every metric."
         for name in self._sinks:
             self._begun.append(name)
@@ -45,7 +41,6 @@ class FanOut:
             raise
         except Exception as error:
             if name not in self._off:
-                why = (str(error).strip() or type(error).__name__).splitlines()[0]
-                off = f"{name}: turned off after an error, training goes on ({why})."
+                off = f"{name}: turned off after an error, training goes on ({why(error)})."
                 print(off, self._advice, file=sys.stderr, flush=True)
             self._off.add(name)

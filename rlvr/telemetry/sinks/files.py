@@ -1,7 +1,5 @@
 """The run's folder, which holds every metric."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +23,6 @@ class Files(Sink):
         folder.rewind(step)
 
     def log(self, row: Row) -> None:
-        """Add a line to ``metrics.jsonl``."""
         self._folder.append(self._folder.metrics, [row])
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
@@ -34,5 +31,4 @@ class Files(Sink):
         self._folder.append(file, [{"step": step, **row} for row in rows])
 
     def summary(self, values: Row) -> None:
-        """Write ``summary.json``."""
         write_text(self._folder.summary, json.dumps(values, indent=2) + "\n")

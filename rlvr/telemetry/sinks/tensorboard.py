@@ -1,7 +1,5 @@
 """TensorBoard: ``tensorboard --logdir RUN/tensorboard``."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +29,6 @@ class TensorBoard(Sink):
             self._write(step, summary=part)
 
     def log(self, row: Row) -> None:
-        """A point of every curve."""
         value = self._proto.summary_pb2.Summary.Value
         points = [
             value(tag=name, simple_value=number)
@@ -41,19 +38,16 @@ class TensorBoard(Sink):
         self._write(row["step"], summary=self._proto.summary_pb2.Summary(value=points))
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        """A table in Markdown."""
         lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
         cells = [[str(cell).replace("|", r"\|") for cell in line] for line in lines]
         text = "\n".join(" | ".join(line) for line in cells)
         self._write(step, summary=self._summary.text(name, text))
 
     def summary(self, values: Row) -> None:
-        """A table of the values."""
         rows = [{"name": name, "value": value} for name, value in values.items()]
         self.table("summary", int(values.get("steps", 0)), rows)
 
     def close(self, finished: bool) -> None:
-        """Close the event file."""
         self._writer.close()
 
     def _write(self, step: int, **content: Any) -> None:

@@ -1,14 +1,12 @@
 """Weights & Biases."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlvr.telemetry.run_folder import RunFolder, replacing
-from rlvr.telemetry.sinks.base import SINKS, Row, Sink
+from rlvr.telemetry.sinks.base import SINKS, Row, Sink, why
 
 _INIT_S = 30.0  # how long an online run may take to begin
 _FINISH_S = 8.0  # and to upload its rest at the end; what is left can be synced from the folder
@@ -24,25 +22,21 @@ class Wandb(Sink):
     run: str | None = None  # default: the name of the folder
 
     def start(self, folder: RunFolder, config: Mapping[str, Any], step: int) -> None:
-        """Begin the run, or go on with the folder's own."""
         self._run: Any = None
         import wandb  # slow, and needless when disabled
 
         self._wandb = wandb
         mode = self.mode
         if mode == "online" and not wandb.login(prompt=False, verify=False):
-            print(
-                "wandb: not logged in, so the run is kept offline. `wandb login` changes that.",
-                flush=True,
-            )
+            advice = "`wandb login` changes that."
+            print(f"wandb: not logged in, so the run is kept offline. {advice}", flush=True)
             mode = "offline"
         try:
             self._run = self._init(mode, folder, config)
         except Exception as error:
             if mode == "offline":
                 raise
-            why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"wandb: not reachable, so the run is kept offline ({why}).", flush=True)
+            print(f"wandb: not reachable, so the run is kept offline ({why(error)}).", flush=True)
             mode = "offline"
             wandb.teardown()  # its process would take the run's id for one that is in use
             self._run = self._init(mode, folder, config)
@@ -59,13 +53,11 @@ class Wandb(Sink):
         self._run.log({name: value for name, value in row.items() if value is not None})
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        """Send a table."""
         data = [list(row.values()) for row in rows]
         table = self._wandb.Table(columns=list(rows[0]), data=data)
         self._run.log({name: table, "step": step})
 
     def summary(self, values: Row) -> None:
-        """Set the run's summary values."""
         self._run.summary.update(dict(values))
 
     def close(self, finished: bool) -> None:

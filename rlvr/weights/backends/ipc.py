@@ -1,7 +1,5 @@
 """``ipc``: engines open the memory of the learner ranks whose GPUs they share."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rlvr.config import ClusterConfig
@@ -53,5 +51,4 @@ class IpcBackend(WeightBackend):
         return self._client.updates.pop() if self._client.updates else {}
 
     def release(self) -> None:
-        """Free the exported copies."""
         self._exported = None

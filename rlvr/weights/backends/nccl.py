@@ -1,7 +1,5 @@
 """``nccl``: rank 0 broadcasts to engines on GPUs of their own."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rlvr.config import ClusterConfig
@@ -56,7 +54,6 @@ class NcclBackend(WeightBackend):
         return self.described()
 
     def send(self, version: int) -> dict[str, Any]:
-        """Broadcast; returns when every byte has left."""
         self._engine.send_weights()
         self._client.updates.clear()
         return {}

@@ -1,8 +1,6 @@
 """``object_store``: a version lies in Ray's object store, which is shared memory between the
 processes of one machine and a transfer between two."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
