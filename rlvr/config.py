@@ -262,8 +262,7 @@ def refused_choice(key: str, value: object) -> str | None:
 
 def nearest(name: str, valid: list[str]) -> str:
     """`` Did you mean 'x'?`` for the closest valid name, or the list of what is valid."""
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    if close:
+    if close := difflib.get_close_matches(name, valid, n=1, cutoff=0.5):
         return f"Did you mean '{close[0]}'?"
     return f"Valid: {', '.join(sorted(valid))}."
 
@@ -278,8 +277,6 @@ def typed(config_class: type, node: DictConfig | dict[str, Any], where: str) -> 
         if key not in valid:
             raise ConfigError(f"{where}.{key}: no such key. {nearest(key, valid)}")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(config_class), node)
-        return OmegaConf.to_object(merged)
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), node))
     except Exception as error:
-        first_line = str(error).splitlines()[0]
-        raise ConfigError(f"{where}: {first_line}") from error
+        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error

@@ -59,8 +59,7 @@ def check_overrides(config_name: str, arguments: list[str]) -> list[DictConfig]:
             try:
                 nodes.append(compose(config_name, overrides=list(run)))
             except (ConfigCompositionException, OmegaConfBaseException) as error:
-                reason = _explain(config_name, error, _parsed(list(run)))
-                raise ConfigError(reason) from None
+                raise ConfigError(_explain(config_name, error, _parsed(list(run)))) from None
     return nodes
 
 
@@ -75,10 +74,8 @@ def sweep_name(arguments: list[str]) -> str:
 
 def run_config(node: DictConfig) -> RunConfig:
     """The composed node as a typed object. Raises ConfigError for missing or ill-typed values."""
-    missing = sorted(str(k) for k in OmegaConf.missing_keys(node))
-    if missing:
-        lines = [f"- {key}: must be set, e.g. {key}=..." for key in missing]
-        raise ConfigError("\n".join(lines))
+    if missing := sorted(map(str, OmegaConf.missing_keys(node))):
+        raise ConfigError("\n".join(f"- {key}: must be set, e.g. {key}=..." for key in missing))
     config = OmegaConf.to_object(node)
     assert isinstance(config, RunConfig)
     return config
@@ -136,8 +133,7 @@ def _store_open_choice(group: str, value: str) -> None:
 
 def _refused_name(group: str, value: str) -> str | None:
     """What to say of a name that the group does not have; None if it does, or is no group."""
-    names = _names(group)
-    if not names or value in names:
+    if not (names := _names(group)) or value in names:
         return None
     return f"{group}={value}: no such choice. {nearest(value, names)}"
 
@@ -154,6 +150,4 @@ def _explain(config_name: str, error: Exception, overrides: list[Override]) -> s
                 if valid and part not in valid:
                     return f"{override.key_or_group}: no such key. {nearest(part, valid)}"
                 node = None if not valid or OmegaConf.is_missing(node, part) else node[part]
-    return " ".join(
-        line for line in [str(error).splitlines()[0], str(error.__cause__ or "")] if line
-    )
+    return f"{str(error).splitlines()[0]} {error.__cause__ or ''}".strip()

@@ -20,7 +20,6 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import entry_points
-from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -116,20 +115,20 @@ class Registry(Generic[T]):
                 f"{where}.name: cannot import '{path}' ({error}). A name with a dot is a Python "
                 f"module; is it installed or on PYTHONPATH?"
             ) from error
-        found = self._defined_in(module)
+        chosen, here, every = (
+            getattr(module, "METHOD", None),
+            module.__name__,
+            self._entries.values(),
+        )
+        found = [
+            e for e in every if chosen is e.method or not chosen and e.method.__module__ == here
+        ]
         if len(found) != 1:
             raise ConfigError(
                 f"{where}.name: module '{path}' registers {len(found)} {self.kind} methods "
                 f"instead of one. Register exactly one, or set METHOD to the class to use."
             )
         return found[0]
-
-    def _defined_in(self, module: ModuleType) -> list[Entry]:
-        chosen = getattr(module, "METHOD", None)
-        if chosen is not None:
-            return [e for e in self._entries.values() if e.method is chosen]
-        here = module.__name__
-        return [e for e in self._entries.values() if e.method.__module__ == here]
 
     def _entry_points(self) -> Any:
         return entry_points(group=f"rlvr.{self.kind}")
@@ -151,8 +150,7 @@ def require(condition: bool, message: str) -> None:
 
 def require_one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
     """ValueError that names ``key`` unless ``value`` is one of ``valid``."""
-    if value not in valid:
-        raise ValueError(f"{key} must be one of {', '.join(valid)}, not '{value}'")
+    require(value in valid, f"{key} must be one of {', '.join(valid)}, not '{value}'")
 
 
 def _origin(method: type) -> str:

@@ -31,7 +31,7 @@ class BadRow:
         return f"{self.file}, row {self.row}: {self.detail}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Dataset:
     """Prompts in the order of the files, with unique ids, and what there is to say about them.
 
@@ -78,35 +78,30 @@ def load_dataset(
     loader = _Loader(config, prompt_template(config, tokenizer))
     for file in files:
         loader.read(Path(file).expanduser())
-    bad = loader.bad_rows
+    data, bad = loader.data, loader.data.bad_rows
+    first = "\n".join(_first(bad))
     if bad and config.on_bad_row == "error":
         raise DataError(
-            f"{len(bad):,} of {len(bad) + len(loader.prompts):,} rows cannot be used "
-            f"({_counts(Counter(str(b.reason) for b in bad))}):\n"
-            + "\n".join(_first(bad))
-            + "\nRepair them, or leave them out (and counted) with data.on_bad_row=drop."
+            f"{len(bad):,} of {len(bad) + len(data.prompts):,} rows cannot be used "
+            f"({_counts(data.dropped)}):\n{first}\n"
+            "Repair them, or leave them out (and counted) with data.on_bad_row=drop."
         )
-    if not loader.prompts:
-        raise DataError(
-            "\n".join([f"no usable row in {', '.join(files) or 'no file'}:", *_first(bad)])
-        )
-    return Dataset(loader.prompts, bad, loader.repeated, loader.contradictions)
+    if not data.prompts:
+        raise DataError(f"no usable row in {', '.join(files) or 'no file'}:\n{first}")
+    return data
 
 
 class _Loader:
     def __init__(self, config: DataConfig, template: PromptTemplate) -> None:
         self.config = config
         self.template = template
-        self.prompts: list[Prompt] = []
-        self.bad_rows: list[BadRow] = []
-        self.repeated = 0
-        self.contradictions: list[str] = []
+        self.data = Dataset()
         self._ids: Counter[str] = Counter()
         self._first_with: dict[str, tuple[str, str]] = {}  # text -> answer, place
 
     def read(self, path: Path) -> None:
         rows = read_rows(path, self.config)
-        before = len(self.bad_rows)
+        before = len(self.data.bad_rows)
         while chunk := list(islice(rows, _CHUNK)):
             rendered = list(self._render(path, chunk))
             texts = [text for _, _, text in rendered]
@@ -114,7 +109,7 @@ class _Loader:
             for (number, row, text), ids in zip(rendered, token_ids, strict=True):
                 self._add(path, number, row, text, ids)
         # A chunk's rows are rejected in two rounds, before and after it is tokenised.
-        self.bad_rows[before:] = sorted(self.bad_rows[before:], key=lambda bad: bad.row)
+        self.data.bad_rows[before:] = sorted(self.data.bad_rows[before:], key=lambda bad: bad.row)
 
     def _render(
         self, path: Path, chunk: list[tuple[int, Row | RowError]]
@@ -138,12 +133,12 @@ class _Loader:
             self._reject(path, number, Reason.TOO_LONG, detail)
             return
         self._compare(text, row.answer, f"{path}, row {number}")
-        self.prompts.append(
+        self.data.prompts.append(
             Prompt(prompt_id, ids, text, row.answer, row.verifier, row.source, row.meta)
         )
 
     def _reject(self, path: Path, number: int, reason: Reason, detail: str) -> None:
-        self.bad_rows.append(BadRow(str(path), number, reason, detail))
+        self.data.bad_rows.append(BadRow(str(path), number, reason, detail))
 
     def _unique(self, row_id: str) -> str:
         self._ids[row_id] += 1
@@ -155,9 +150,9 @@ class _Loader:
         first_answer, first_place = self._first_with.setdefault(text, (answer, place))
         if place == first_place:
             return
-        self.repeated += 1
+        self.data.repeated += 1
         if answer != first_answer:
-            self.contradictions.append(
+            self.data.contradictions.append(
                 f"{place}: answer {answer!r}, but {first_answer!r} in {first_place}"
             )
 

@@ -29,27 +29,15 @@ Message = dict[str, str]  # role, content
 
 PROBLEM_KEYS = ("problem", "question", "prompt", "messages", "query", "input")
 ANSWER_KEYS = (
-    "answer",
-    "reward_model.ground_truth",
-    "ground_truth",
-    "final_answer",
-    "solution",
-    "tests",
-    "test",
-)
+    "answer", "reward_model.ground_truth", "ground_truth", "final_answer", "solution",
+    "tests", "test"
+)  # fmt: skip
 SOURCE_KEYS = ("source", "data_source", "dataset")
 ID_KEYS = ("id", "extra_info.index", "unique_id", "task_id")
 
 CODE_SOURCES = {
-    "apps",
-    "codecontests",
-    "codeforces",
-    "humaneval",
-    "leetcode",
-    "livecodebench",
-    "mbpp",
-    "taco",
-}
+    "apps", "codecontests", "codeforces", "humaneval", "leetcode", "livecodebench", "mbpp", "taco"
+}  # fmt: skip
 
 _PARQUET_BATCH = 1024  # rows that are Python objects at a time
 
@@ -119,9 +107,8 @@ def _raw_rows(path: Path) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
                         number += 1
                         yield number, raw
         except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"{path}: not readable as Parquet after row {number}: {error}"
-            ) from error
+            told = f"{path}: not readable as Parquet after row {number}: {error}"
+            raise DataError(told) from error
     else:
         raise DataError(f"{path}: data files are .jsonl or .parquet; convert it to one of these.")
 
@@ -158,7 +145,7 @@ def _decode(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RowError(Reason.INVALID_JSON, f"not valid JSON: {error}") from error
     if not isinstance(row, dict):
-        raise RowError(Reason.WRONG_TYPE, f"a row must be a JSON object, not {_kind(row)}")
+        raise _wrong_type("a row", "a JSON object", row)
     return row
 
 
@@ -200,24 +187,17 @@ def _messages(value: Any, key: str) -> list[Message]:
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list):
-        raise RowError(
-            Reason.WRONG_TYPE, f"'{key}' must be text or a list of messages, not {_kind(value)}"
-        )
+        raise _wrong_type(f"'{key}'", "text or a list of messages", value)
     if not value:
         raise RowError(Reason.NO_PROBLEM, f"'{key}' is an empty list of messages")
     messages = []
     for i, message in enumerate(value):
         if not isinstance(message, Mapping):
-            raise RowError(
-                Reason.WRONG_TYPE,
-                f"'{key}[{i}]' must be a message {{role, content}}, not {_kind(message)}",
-            )
+            raise _wrong_type(f"'{key}[{i}]'", "a message {role, content}", message)
         messages.append({k: _text(message.get(k), f"{key}[{i}].{k}") for k in ("role", "content")})
-    if messages[-1]["role"] != "user":
-        raise RowError(
-            Reason.WRONG_TYPE,
-            f"the last message of '{key}' must be the user's, not the {messages[-1]['role']}'s",
-        )
+    if (role := messages[-1]["role"]) != "user":
+        told = f"the last message of '{key}' must be the user's, not the {role}'s"
+        raise RowError(Reason.WRONG_TYPE, told)
     if not messages[-1]["content"].strip():
         raise RowError(Reason.NO_PROBLEM, f"'{key}' is empty")
     return messages
@@ -236,9 +216,8 @@ def _answer(value: Any, key: str) -> str:
     if boxed := _last_boxed(text):
         return boxed
     if "\n" in text:
-        raise RowError(
-            Reason.NO_ANSWER, f"no answer: '{key}' has several lines and no \\boxed{{}} among them"
-        )
+        told = f"no answer: '{key}' has several lines and no \\boxed{{}} among them"
+        raise RowError(Reason.NO_ANSWER, told)
     return text
 
 
@@ -271,7 +250,7 @@ def _verifier(row: Mapping[str, Any], source: str, config: DataConfig) -> str:
 
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str):
-        raise RowError(Reason.WRONG_TYPE, f"'{key}' must be text, not {_kind(value)}")
+        raise _wrong_type(f"'{key}'", "text", value)
     try:
         value.encode()
     except UnicodeEncodeError as error:  # half a surrogate pair: JSON can write it, UTF-8 cannot
@@ -279,6 +258,7 @@ def _text(value: Any, key: str) -> str:
     return value
 
 
-def _kind(value: Any) -> str:
+def _wrong_type(what: str, expected: str, value: Any) -> RowError:
     names = {dict: "an object", list: "a list", type(None): "null", str: "text"}
-    return names.get(type(value), type(value).__name__)
+    kind = names.get(type(value), type(value).__name__)
+    return RowError(Reason.WRONG_TYPE, f"{what} must be {expected}, not {kind}")

@@ -72,9 +72,8 @@ def _chat(
             )
         except Exception as error:  # templates raise what they like about roles they do not know
             roles = ", ".join(m["role"] for m in messages)
-            raise RowError(
-                Reason.TEMPLATE, f"the chat template refuses its messages ({roles}): {error}"
-            ) from error
+            told = f"the chat template refuses its messages ({roles}): {error}"
+            raise RowError(Reason.TEMPLATE, told) from error
         return str(text)
 
     return render

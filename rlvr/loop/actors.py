@@ -16,6 +16,11 @@ from rlvr.telemetry.progress import Phase
 from rlvr.verify.workers.pool import VerifierPool
 from rlvr.weights.publish import WeightPublisher
 
+# How a request is sampled is the request's own affair.
+_SAMPLING: dict[str, Any] = dict.fromkeys(
+    ("group_size", "temperature", "top_p", "top_k", "max_response_tokens"), 0
+)
+
 
 class Actors:
     """Everything that runs in other processes."""
@@ -63,12 +68,8 @@ class Actors:
                 starting.create_task(self.rollout.start())
                 starting.create_task(self.learners.start())
                 starting.create_task(self.verifiers.start())
-        self.weights = WeightPublisher(
-            config.weights,
-            self.learners.workers,
-            self.rollout.actors,
-            config.rollout.tensor_parallel,
-        )
+        ends = self.learners.workers, self.rollout.actors
+        self.weights = WeightPublisher(config.weights, *ends, config.rollout.tensor_parallel)
         await self.weights.start()
 
     def matches(self, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> bool:
@@ -91,17 +92,10 @@ class Actors:
 
 
 def _built_from(config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> Any:
-    """What the processes depend on. How a request is sampled is the request's own affair."""
+    """What the processes depend on."""
     return (
         config.model,
-        replace(
-            config.rollout,
-            group_size=0,
-            temperature=0.0,
-            top_p=0.0,
-            top_k=0,
-            max_response_tokens=0,
-        ),
+        replace(config.rollout, **_SAMPLING),
         config.verifier,
         config.weights,
         config.cluster,

@@ -1,7 +1,7 @@
 """What the driver lends to credit methods that prepare inputs: final answers, and the engines."""
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from itertools import count, islice
 from typing import Any
 
@@ -37,7 +37,7 @@ class CreditDriver:
         self._sampling = Sampling(config.rollout.temperature, 1.0, 0, 1, ())
         self._number = count()
         self._version = 0
-        self._piece = lru_cache(maxsize=None)(self._decode)
+        self._piece = cache(lambda i: str(tokenizer.decode([i], skip_special_tokens=True)))
 
     async def prepare(self, batch: RolloutBatch) -> CreditInputs | None:
         """The method's own inputs for the batch, None if it wants none."""
@@ -76,11 +76,10 @@ class CreditDriver:
         replies: list[TokenChoices] = []
         questions = iter(questions)
         while wave := list(islice(questions, _WAVE)):
+            ids = [f"credit:{next(self._number)}" for _ in wave]
             requests = [
-                Request(
-                    f"credit:{next(self._number)}", q.token_ids, None, self._sampling, q.choices
-                )
-                for q in wave
+                Request(i, q.token_ids, None, self._sampling, q.choices)
+                for i, q in zip(ids, wave, strict=True)
             ]
             told: dict[str, TokenChoices] = {}
             async for sampled in self._rollout.sample(requests):
@@ -91,8 +90,5 @@ class CreditDriver:
                             f"worker answered for version {response.policy_version[0]}"
                         )
                     told[request.id] = response.choices
-            replies += [told[request.id] for request in requests]
+            replies += [told[i] for i in ids]
         return replies
-
-    def _decode(self, token_id: int) -> str:
-        return str(self._tokenizer.decode([token_id], skip_special_tokens=True))

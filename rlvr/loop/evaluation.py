@@ -43,21 +43,22 @@ class Evaluation:
             await self.run(step)
 
     async def if_due(self, step: int) -> None:
-        if self._config.every and step % self._config.every == 0:
+        if self._is_due(step):
             await self.run(step)
 
     async def at_end(self, step: int) -> None:
         """After the last step, unless that one was due anyway."""
-        due = self._config.every and step % self._config.every == 0
-        if self._config.at_end and not due:
+        if self._config.at_end and not self._is_due(step):
             await self.run(step)
+
+    def _is_due(self, step: int) -> bool:
+        return self._config.every > 0 and step % self._config.every == 0
 
     async def run(self, step: int) -> None:
         """Evaluate now: greedy decoding and k samples a prompt, as configured."""
         if self._prompts and self._config.greedy:
-            await self._measure(
-                "greedy", 1, replace(self._sampling, temperature=0.0, top_p=1.0), step
-            )
+            greedy = replace(self._sampling, temperature=0.0, top_p=1.0)
+            await self._measure("greedy", 1, greedy, step)
         if self._prompts and (k := self._config.samples):
             await self._measure(f"avg_at_{k}", k, self._sampling, step)
 
@@ -76,8 +77,5 @@ class Evaluation:
 
 def _accuracy(groups: Sequence[Group]) -> float:
     """Share of correct responses: the mean over prompts of the mean over their samples."""
-    return float(
-        np.mean(
-            [np.mean([s.verdict.outcome is Outcome.CORRECT for s in g.samples]) for g in groups]
-        )
-    )
+    correct = [[s.verdict.outcome is Outcome.CORRECT for s in g.samples] for g in groups]
+    return float(np.mean([np.mean(own) for own in correct]))

@@ -36,11 +36,9 @@ class Session:
         """
         tokenizer = load_tokenizer(config)
         train_set = load_dataset(config.data.train, config.data, tokenizer)
-        held_out = (
-            load_dataset(config.data.eval, config.data, tokenizer)
-            if config.data.eval
-            else Dataset()
-        )
+        held_out = Dataset()
+        if config.data.eval:
+            held_out = load_dataset(config.data.eval, config.data, tokenizer)
         print(train_set.summary(), flush=True)
         resume_point(config)  # a damaged checkpoint is found before an engine starts
         resuming = config.train.resume == "auto"

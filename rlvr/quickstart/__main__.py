@@ -6,7 +6,6 @@ and ``DIR/warmup.json``; ``+recipe=quickstart`` trains on them. Nothing is downl
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from rlvr.errors import for_people
-from rlvr.quickstart.arithmetic import Addition, additions, corpus, row
+from rlvr.quickstart.arithmetic import additions, corpus, row
 from rlvr.quickstart.model import build_model
 from rlvr.quickstart.tokenizer import build_tokenizer
 from rlvr.quickstart.warmup import warm_up
@@ -39,8 +38,9 @@ def quickstart(output: Path, seed: int = 0) -> dict[str, Any]:
     training = list(islice(problems, TRAIN_PROBLEMS))
 
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "eval.jsonl", held_out)
-    _write(output / "train.jsonl", training)
+    for name, chosen in (("eval", held_out), ("train", training)):
+        rows = [json.dumps(row(addition, f"{name}-{i}")) for i, addition in enumerate(chosen)]
+        (output / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
 
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
@@ -57,12 +57,6 @@ def quickstart(output: Path, seed: int = 0) -> dict[str, Any]:
     }
     (output / "warmup.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
-
-
-def _write(path: Path, problems: Sequence[Addition]) -> None:
-    with path.open("w") as lines:
-        for i, addition in enumerate(problems):
-            lines.write(json.dumps(row(addition, f"{path.stem}-{i}")) + "\n")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ tests check the function. Nothing is downloaded.
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -36,8 +36,19 @@ class Task:
         """A body that passes the tests."""
         return f"    return {self.expression}\n"
 
-    def tests(self, rng: Random) -> str:
-        """Test code in the form of HumanEval."""
+    def row(self, name: str, rng: Random) -> dict[str, str]:
+        """The task as a line of a JSONL data set."""
+        return {
+            "id": name,
+            "problem": self.problem,
+            "answer": self.solution,
+            "tests": self._tests(rng),
+            "entry_point": "f",
+            "verifier": "code",
+            "source": "quickstart/programs",
+        }
+
+    def _tests(self, rng: Random) -> str:
         function = eval(f"lambda {self.argument}: {self.expression}")
         calls = [_ARGUMENTS[self.argument](rng) for _ in range(_TESTS)]
         asserts = [f"    assert candidate({call!r}) == {function(call)!r}\n" for call in calls]
@@ -64,15 +75,12 @@ _FAMILIES = (
 
 
 def tasks() -> list[Task]:
-    filled = [
-        Task(
-            family.argument,
-            *(text.format(a=a, b=b) for text in (family.returns, family.expression)),
-        )
+    filled = (
+        Task(family.argument, family.returns.format(a=a, b=b), family.expression.format(a=a, b=b))
         for family in _FAMILIES
         for a in _NUMBERS
         for b in _NUMBERS
-    ]
+    )
     return list(dict.fromkeys(filled))
 
 
@@ -84,24 +92,9 @@ def programs(output: Path, seed: int = 0) -> tuple[list[Task], list[Task]]:
     held_out, training = shuffled[:EVAL_TASKS], shuffled[EVAL_TASKS:]
     output.mkdir(parents=True, exist_ok=True)
     for name, chosen in (("train", training), ("eval", held_out)):
-        (output / f"{name}.jsonl").write_text(_lines(chosen, name, rng))
+        rows = [json.dumps(task.row(f"{name}-{i}", rng)) for i, task in enumerate(chosen)]
+        (output / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
     return training, held_out
-
-
-def _lines(chosen: Sequence[Task], name: str, rng: Random) -> str:
-    rows = [
-        {
-            "id": f"{name}-{number}",
-            "problem": task.problem,
-            "answer": task.solution,
-            "tests": task.tests(rng),
-            "entry_point": "f",
-            "verifier": "code",
-            "source": "quickstart/programs",
-        }
-        for number, task in enumerate(chosen)
-    ]
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def main() -> None:
