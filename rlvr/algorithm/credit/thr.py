@@ -27,8 +27,8 @@ from rlvr.types import TokenBatch
 
 _ETA: dict[str, Callable[[Float[Tensor, "G"]], Float[Tensor, "G"]]] = {
     "distance": lambda q: 2 * (0.5 - q).abs(),
-    "q": lambda q: q,
-    "one_minus_q": lambda q: 1 - q,
+    "share": lambda q: q,
+    "complement": lambda q: 1 - q,
     "zero": torch.zeros_like,
 }
 
@@ -100,7 +100,8 @@ def nthr_coefficients(
     Arguments as in thr_coefficients, and
 
     Args:
-        eta: ``distance``: η = 2|0.5 − q|; the ablations ``q``, ``one_minus_q`` and ``zero``.
+        eta: ``distance``: η = 2|0.5 − q|; the ablations ``share``: q, ``complement``: 1 − q, and
+            ``zero``.
         positives_only: 0 for all tokens of incorrect responses in groups with both kinds.
     """
     groups = grouped_responses(sequence_id, correct, group_id)
@@ -216,7 +217,7 @@ class Thr(_TokenRewards):
 class Nthr(_TokenRewards):
     """See nthr_coefficients. Its NLL term is ``objective.nll_coefficient``."""
 
-    eta: str = "distance"  # distance: 2|0.5 − q| | q | one_minus_q | zero
+    eta: str = "distance"  # distance: 2|0.5 − q| | share: q | complement: 1 − q | zero
     positives_only: bool = False  # incorrect responses get 0
 
     def __post_init__(self) -> None:

@@ -1,6 +1,8 @@
 """Weights & Biases."""
 
+import os
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,8 @@ class Wandb(Sink):
 
     def start(self, folder: RunFolder, config: Mapping[str, Any], step: int) -> None:
         self._run: Any = None
+        if "weave" not in sys.modules:  # else it is in use; wandb recommends it otherwise
+            os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
         import wandb  # slow, and needless when disabled
 
         self._wandb = wandb

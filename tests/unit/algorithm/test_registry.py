@@ -48,7 +48,7 @@ def test_every_method_is_built_from_its_name_or_its_whole_node(kind):
         ("credit", {"name": "delta", "proxy": "full"}, r"credit: proxy must be one of"),
         ("credit", {"name": "thr", "p": 2.0}, r"credit: p must be"),
         ("credit", {"name": "oar_p", "max_positions": 1}, r"credit: max_positions"),
-        ("credit", {"name": "oar_g", "mode": "first"}, r"credit: mode must be one of last"),
+        ("credit", {"name": "oar_g", "mode": "middle"}, r"credit: mode must be one of first"),
         ("credit", {}, r"credit\.name: missing"),
         ("objective", {"name": "dapo", "dual_clip": 0.5}, r"objective: dual_clip must be"),
         ("objective", {"name": "real", "tau": 0}, r"objective: tau must be positive"),

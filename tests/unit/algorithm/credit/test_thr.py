@@ -97,7 +97,7 @@ def test_nthr_equals_the_definition(seed):
     assert (c[correct] == 1).all()
 
 
-@pytest.mark.parametrize("eta", ["distance", "q", "one_minus_q", "zero"])
+@pytest.mark.parametrize("eta", ["distance", "share", "complement", "zero"])
 @pytest.mark.parametrize("beta", [0.2, None])
 def test_ablations_of_nthr(seed, eta, beta):
     hidden, error, sequence, correct, group = draw()
@@ -115,7 +115,7 @@ def test_ablations_of_nthr(seed, eta, beta):
         if q in (0, 1):
             assert (c[member] == 1).all() and (positives[member] == 1).all()
             continue
-        value = {"distance": 2 * abs(0.5 - q), "q": q, "one_minus_q": 1 - q, "zero": 0.0}[eta]
+        value = {"distance": 2 * abs(0.5 - q), "share": q, "complement": 1 - q, "zero": 0.0}[eta]
         damped = wrong if beta is None else wrong & (plain != 1)
         expected = torch.ones_like(c)
         expected[damped] = value
