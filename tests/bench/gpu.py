@@ -42,7 +42,17 @@ from rlvr.learner import rank as rank_module
 from rlvr.learner.batching import micro_batches, rank_batches
 from rlvr.learner.policy import Policy, load_policy
 from rlvr.learner.rank import LearnerRank
-from rlvr.types import Group, Outcome, Prompt, Response, Sample, TokenBatch, Verdict
+from rlvr.types import (
+    CreditInputs,
+    Group,
+    Outcome,
+    Packing,
+    Prompt,
+    Response,
+    Sample,
+    TokenBatch,
+    Verdict,
+)
 
 DTYPE = {"cuda": torch.bfloat16, "cpu": torch.float32}  # few processors are quick at bfloat16
 DEADLINE_S = 440.0  # no row is begun after it, so that the whole stays within 8 minutes
@@ -111,8 +121,8 @@ class PlainEngine:
         self.optimizer = torch.optim.AdamW(policy.parameters(), lr=learner.lr, fused=True)
         self.norm = 0.0
 
-    def __call__(self, batch: TokenBatch) -> Any:
-        return self.policy(batch)
+    def __call__(self, packing: Packing, token_index: Tensor) -> Any:
+        return self.policy(packing, token_index)
 
     def backward(self, loss: Tensor, scale_wrt_gas: bool) -> None:
         """Add to the gradients, in the dtype of the weights."""
@@ -226,7 +236,7 @@ def draw(shape: Shape) -> TokenBatch:
         grpo_advantages(reward, group_id).numpy(),
         ranks=1,
         groups_per_mini_batch=len(groups),
-        answers=Answers(np.array(spans), np.full((len(spans), 1), 7)),
+        inputs=CreditInputs({"answer_span": torch.tensor(spans)}),
     )
     return batch
 
@@ -327,7 +337,7 @@ class Bench:
             stages: dict[str, Callable[[], Any]] = {
                 "load": lambda: learner.load(self.batch),
                 "score": learner.score,
-                "credit": learner.assign_credit,
+                "credit": lambda: learner.assign_credit(0),  # noqa: B023
             }
             if update is None:  # the same passes whatever the coefficients: measured once
                 stages["update"] = learner.update
