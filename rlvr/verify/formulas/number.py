@@ -8,8 +8,11 @@ from fractions import Fraction
 
 _INTEGER = r"[0-9]{1,300}"
 _DECIMAL = r"(?:[0-9]{1,300}(?:\.[0-9]{0,300})?|\.[0-9]{1,300})"
-_POWER_OF_TEN = r"\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*([+-]?[0-9]{1,3})\s*\}|([+-]?[0-9]))"
-_PLAIN = re.compile(rf"({_DECIMAL})(?:[eE]([+-]?[0-9]{{1,3}})|{_POWER_OF_TEN})?")
+_TEN = r"10\s*\^\s*(?:\{\s*([+-]?[0-9]{1,3})\s*\}|([+-]?[0-9]))"
+_PLAIN = re.compile(
+    rf"({_DECIMAL})(?:[eE]([+-]?[0-9]{{1,3}})|\s*(?:\\times|\\cdot|\*)\s*{_TEN})?|{_TEN}"
+)
+_PERIODIC = re.compile(r"([0-9]{0,99})\.([0-9]{0,99})\\overline\s*\{\s*([0-9]{1,99})\s*\}")
 _GROUPED = re.compile(
     r"[0-9]{1,3}(?:,[0-9]{3}){1,99}(?:\.[0-9]{1,300})?|[0-9]{1,3}(?: [0-9]{3}){1,99}"
 )
@@ -56,7 +59,7 @@ def read_number(text: str) -> Number | None:
     sign = _SIGN.match(text)
     assert sign is not None  # it matches the empty string
     body = text[sign.end() :].rstrip()
-    number = _plain(body) or _grouped(body) or _fraction(body)
+    number = _plain(body) or _grouped(body) or _fraction(body) or _periodic(body)
     if number is not None and sign.group(1) == "-":
         return Number(-number.value, number.decimal, number.grouped)
     return number
@@ -68,8 +71,19 @@ def _plain(body: str) -> Number | None:
         return None
     digits, *exponents = found.groups()
     exponent = int(next(filter(None, exponents), "0"))
-    decimal = "." in digits or exponent < 0
-    return Number(_decimal(digits) * Fraction(10) ** exponent, decimal, False)
+    decimal = digits is not None and ("." in digits or exponent < 0)
+    return Number(_decimal(digits or "1") * Fraction(10) ** exponent, decimal, False)
+
+
+def _periodic(body: str) -> Number | None:
+    r"""``0.1\overline{6}``."""
+    found = _PERIODIC.fullmatch(body)
+    if found is None:
+        return None
+    whole, fixed, period = found.groups()
+    repeated = Fraction(int(period), 10 ** len(period) - 1)
+    value = int(whole + fixed or 0) + repeated
+    return Number(value / 10 ** len(fixed), False, False)
 
 
 def _grouped(body: str) -> Number | None:

@@ -1,0 +1,121 @@
+r"""What is refused because it is short to write and impossible to evaluate or to compare.
+
+``9^{9^{9}}``, ``((9!)!)!``, ``(x+y+z+w)^{300}``: told at once, instead of by the death of a worker.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+import sympy
+from sympy import Basic
+
+MAX_CHARACTERS = 1000
+MAX_DEPTH = 10  # of brackets; each level costs the parser more than the one before
+MAX_DIGITS = 10_000.0  # of any number that comparing may have to write out
+MAX_TERMS = 1000  # of a sum or product with explicit bounds
+MAX_EXPANDED = 300  # terms of what is compared by algebra, not by its values
+_MAX_OPERATIONS = 150  # in the same
+_MAX_COSTLY = 24  # function names, bars and powers of powers: the parser tries each in many ways
+
+_COSTLY = re.compile(r"\||\\[lr]?vert|\\(?:sin|cos|tan|cot|sec|csc|log|ln|exp|arc|sum|prod|int)")
+_TOWER = re.compile(r"(?:\^\s?\{?\s?\\?[a-zA-Z0-9]+\s?){5}")
+_EAGER = re.compile(r"\\[dt]?binom|\\choose|gcd|lcm")  # evaluated while being parsed
+
+
+class TooLarge(Exception):
+    """Not to be evaluated; the text says what is too large."""
+
+
+def check_text(text: str) -> None:
+    """Raise TooLarge if parsing ``text`` would take too long."""
+    if len(text) > MAX_CHARACTERS:
+        raise TooLarge(f"longer than {MAX_CHARACTERS} characters")
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise TooLarge(f"brackets nested deeper than {MAX_DEPTH}")
+    if _TOWER.search(text) or text.count("|") > 10 or len(_COSTLY.findall(text)) > _MAX_COSTLY:
+        raise TooLarge("too many functions to parse")
+    large = "!" in text or text.count("^") > 1 or re.search(r"[0-9]{5}", text)
+    if large and _EAGER.search(text):
+        raise TooLarge("too large to evaluate")
+
+
+def check_algebra(expression: object) -> None:
+    """Raise TooLarge if expanding, simplifying or solving ``expression`` would take too long."""
+    if _terms(expression) > MAX_EXPANDED:
+        raise TooLarge("too many terms to compare")
+    if isinstance(expression, Basic) and sympy.count_ops(expression) > _MAX_OPERATIONS:
+        raise TooLarge("too long to compare")
+
+
+def digits(expression: object) -> float:
+    """An upper bound of the decimal digits that evaluating ``expression`` has to write out.
+
+    Symbols and constants count as small numbers. Raises TooLarge above MAX_DIGITS.
+    """
+    if isinstance(expression, Iterable) and not isinstance(expression, Basic):
+        return max((digits(e) for e in expression), default=0.0)  # a matrix, a list of cases
+    if not isinstance(expression, Basic):
+        return 0.0
+    if isinstance(expression, sympy.Rational):
+        return math.log10(max(abs(expression.p), expression.q))
+    if isinstance(expression, sympy.Float):
+        return abs(float(sympy.log(abs(expression), 10))) if expression else 0.0
+    parts = [digits(part) for part in expression.args]
+    size = max(parts, default=0.0)
+    if isinstance(expression, sympy.Mul | sympy.MatMul):
+        size = sum(parts)
+    elif isinstance(expression, sympy.Pow | sympy.MatPow):
+        size = max(parts[0], 0.5) * _value(expression.args[1], parts[1])
+    elif isinstance(expression, sympy.exp):
+        size = _value(expression.args[0], parts[0])
+    elif isinstance(expression, sympy.factorial | sympy.factorial2 | sympy.gamma):
+        size = _value(expression.args[0], parts[0]) * max(parts[0], 1.0)
+    elif isinstance(expression, sympy.Sum | sympy.Product):
+        size *= _count(expression) if isinstance(expression, sympy.Product) else 1.0
+    elif isinstance(expression, sympy.Integral | sympy.Limit):
+        raise TooLarge("an integral or a limit is not evaluated")
+    if size > MAX_DIGITS:
+        raise TooLarge("too large to evaluate")
+    return max(size, *parts) if parts else size
+
+
+def _value(expression: Basic, size: float) -> float:
+    """An upper bound of the absolute value of ``expression``, cut off above MAX_DIGITS."""
+    if isinstance(expression, sympy.Rational):
+        return abs(expression.p) / expression.q if size < 9.0 else 1e9
+    return 10.0 ** min(size, 9.0)
+
+
+def _count(expression: sympy.Sum | sympy.Product) -> float:
+    count = 1.0
+    for _, low, high in expression.limits:
+        steps = high - low
+        count *= max(1.0, float(steps)) if steps.is_Integer else 1.0
+    if count > MAX_TERMS:
+        raise TooLarge(f"more than {MAX_TERMS} terms")
+    return count
+
+
+def _terms(expression: object) -> float:
+    """How many terms ``expression`` has when it is expanded, at most."""
+    if isinstance(expression, Iterable) and not isinstance(expression, Basic):
+        return max(map(_terms, expression), default=1)
+    if not isinstance(expression, Basic) or not expression.args:
+        return 1
+    parts = [_terms(part) for part in expression.args]
+    if isinstance(expression, sympy.Add):
+        return sum(parts)
+    if isinstance(expression, sympy.Mul):
+        return math.prod(parts)
+    if isinstance(expression, sympy.Pow) and expression.args[0].free_symbols:
+        power = expression.args[1]
+        times = min(_value(power, digits(power)), 1e4) if power.is_Rational else 1
+        return math.comb(int(times + parts[0]) - 1, int(times)) if parts[0] > 1 else max(1, times)
+    return max(parts)
