@@ -163,7 +163,7 @@ def _equal_parts(gold: str, answer: str) -> bool | None:
     """Collections, element by element; None unless both are collections of alike kinds."""
     gold_parts, parts = split(gold), split(answer)
     if gold_parts is None or parts is None:
-        return None
+        return False if "list" in (getattr(gold_parts or parts, "kind", ""),) else None
     theirs, ours = gold_parts.elements, list(parts.elements)
     kinds = {gold_parts.kind, parts.kind}
     if gold_parts.ordered and parts.ordered or gold_parts.ordered and "set" in kinds:

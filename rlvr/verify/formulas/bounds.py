@@ -13,11 +13,12 @@ import sympy
 from sympy import Basic
 
 MAX_CHARACTERS = 1000
-MAX_DEPTH = 10  # of brackets; each level costs the parser more than the one before
+MAX_DEPTH = 8  # of brackets; each level costs the parser more than the one before
 MAX_DIGITS = 10_000.0  # of any number that comparing may have to write out
-MAX_TERMS = 1000  # of a sum or product with explicit bounds
-MAX_EXPANDED = 300  # terms of what is compared by algebra, not by its values
+MAX_TERMS = 1000  # of a sum or product with explicit bounds; with functions, a tenth of a tenth
+MAX_EXPANDED = 60  # terms of what is compared by algebra, not by its values
 _MAX_OPERATIONS = 150  # in the same
+_MAX_ROOT = 300  # digits of a number under a root, which sympy tries to factor
 _MAX_COSTLY = 24  # function names, bars and powers of powers: the parser tries each in many ways
 
 _COSTLY = re.compile(r"\||\\[lr]?vert|\\(?:sin|cos|tan|cot|sec|csc|log|ln|exp|arc|sum|prod|int)")
@@ -50,7 +51,9 @@ def check_algebra(expression: object) -> None:
     """Raise TooLarge if expanding, simplifying or solving ``expression`` would take too long."""
     if _terms(expression) > MAX_EXPANDED:
         raise TooLarge("too many terms to compare")
-    if isinstance(expression, Basic) and sympy.count_ops(expression) > _MAX_OPERATIONS:
+    if isinstance(expression, Basic) and (
+        expression.has(sympy.Sum, sympy.Product) or sympy.count_ops(expression) > _MAX_OPERATIONS
+    ):
         raise TooLarge("too long to compare")
 
 
@@ -72,13 +75,17 @@ def digits(expression: object) -> float:
     if isinstance(expression, sympy.Mul | sympy.MatMul):
         size = sum(parts)
     elif isinstance(expression, sympy.Pow | sympy.MatPow):
-        size = max(parts[0], 0.5) * _value(expression.args[1], parts[1])
+        power = expression.args[1]
+        size = max(parts[0], 0.5) * _value(power, parts[1])
+        if parts[0] > _MAX_ROOT and not power.is_integer:
+            raise TooLarge("too large a number under a root")
     elif isinstance(expression, sympy.exp):
         size = _value(expression.args[0], parts[0])
     elif isinstance(expression, sympy.factorial | sympy.factorial2 | sympy.gamma):
         size = _value(expression.args[0], parts[0]) * max(parts[0], 1.0)
     elif isinstance(expression, sympy.Sum | sympy.Product):
-        size *= _count(expression) if isinstance(expression, sympy.Product) else 1.0
+        count = _count(expression)
+        size *= count if isinstance(expression, sympy.Product) else 1.0
     elif isinstance(expression, sympy.Integral | sympy.Limit):
         raise TooLarge("an integral or a limit is not evaluated")
     if size > MAX_DIGITS:
@@ -97,9 +104,11 @@ def _count(expression: sympy.Sum | sympy.Product) -> float:
     count = 1.0
     for _, low, high in expression.limits:
         steps = high - low
+        if steps.is_infinite:
+            raise TooLarge("a sum without end is not evaluated")
         count *= max(1.0, float(steps)) if steps.is_Integer else 1.0
-    if count > MAX_TERMS:
-        raise TooLarge(f"more than {MAX_TERMS} terms")
+    if count > (MAX_TERMS // 100 if expression.function.has(sympy.Function) else MAX_TERMS):
+        raise TooLarge("too many terms to evaluate")
     return count
 
 

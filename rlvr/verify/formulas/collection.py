@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlvr.verify.formulas.latex import is_one_bracket
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -28,7 +30,7 @@ def split(text: str) -> Parts | None:
         return Parts("list", _both_signs(elements))
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return Parts("set", _both_signs(_split_at(text[2:-2], ",", ";")))
-    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _is_one_bracket(text):
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and is_one_bracket(text):
         elements = _split_at(text[1:-1], ",", ";")
         return Parts(text[0] + text[-1], elements) if len(elements) > 1 else None
     elements = _both_signs([text])
@@ -49,15 +51,6 @@ def _split_at(text: str, *separators: str) -> list[str]:
             start = i + len(next(s for s in separators if text.startswith(s, i)))
     parts.append(text[start:].strip())
     return parts
-
-
-def _is_one_bracket(text: str) -> bool:
-    depth = 0
-    for i, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
-        if depth == 0:
-            return i == len(text) - 1
-    return False
 
 
 def _both_signs(elements: list[str]) -> list[str]:

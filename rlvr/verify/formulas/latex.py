@@ -33,18 +33,18 @@ _LOOK = re.compile(
     r"(?![a-zA-Z])\.?|\\(?:text)?color\s?\{[a-zA-Z]{0,20}\}|(?<=[0-9])\\,(?=[0-9]{3}))"
     r"|\\(?:mathbf|mathit|boldsymbol|bm|underline|phantom)\s?(?:\{(?P<plain>[^{}]{0,80})\})?"
     r"|(?P<space>\\[,;: ]|(?<!\\)~|\\q?quad(?![a-zA-Z])|\\[()\[\]])"
-    r"|(?P<comma>(?:,\s{0,9})?\\text\s?\{\s{0,9},?\s{0,9}(?:and|or)\s{0,9}\}|,\s{0,9}(?:and|or)\b)"
-    r"|(?P<mtext>\\(?:mbox|mathrm|textbf|textrm|textit|textnormal)\s?(?=\{))"
+    r"|(?P<comma>,?\s?\\text\s?\{\s{0,9},\s{0,9}(?:and|or)\s{0,9}\}|,\s{0,9}(?=,|\\text\s?\{\s?and))"
+    r"|(?P<reals>\\reals(?![a-zA-Z])|\\mathbb\s?(?:R(?![a-zA-Z])|\{\s?R\s?\})"
+    r"|\\text\s?\{\s?[aA]ll reals?(?: numbers)?\s?\}|\b[aA]ll reals?(?: numbers)?\b)"
+    r"|(?P<mtext>\\(?:mbox|mathrm|textbf|textrm|textit|textnormal|text)\s?(?=\{))"
     r"|(?P<open>\\lbrace(?![a-zA-Z]))|(?P<close>\\rbrace(?![a-zA-Z]))"
     r"|(?P<le>\\leq(?:slant)?(?![a-zA-Z]))|(?P<ge>\\geq(?:slant)?(?![a-zA-Z]))"
     r"|(?P<ne>\\neq(?![a-zA-Z]))|(?P<power>\*\*)"
     r"|(?P<empty>\\varnothing(?![a-zA-Z])|\\\{\s{0,9}\\\})"
-    r"|(?P<reals>\\reals(?![a-zA-Z])|\\mathbb\s?(?:R(?![a-zA-Z])|\{\s?R\s?\})"
-    r"|\\text\s?\{\s?[aA]ll reals?(?: numbers)?\s?\}|\b[aA]ll reals?(?: numbers)?\b)"
     r"|(?P<root>\\sqrt\s?\[[^\[\]]{1,9}\])\s?(?P<radicand>[0-9a-zA-Z])"
     r"|\((?P<digits>[0-9A-F]{1,80})\)(?=_)"
 )
-_WRITTEN = {"row_end": r"\\", "nothing": "", "space": " ", "comma": ",", "mtext": r"\text"}
+_WRITTEN = {"row_end": r"\\", "nothing": "", "space": " ", "comma": ", ", "mtext": r"\text"}
 _WRITTEN |= {"open": r"\{", "close": r"\}", "le": r"\le", "ge": r"\ge", "ne": r"\ne", "power": "^"}
 _WRITTEN |= {"empty": r"\emptyset", "reals": _REALS}
 
@@ -75,7 +75,7 @@ def tidy(answer: str) -> str:
     text = answer.translate(_UNICODE)
     text = _LOOK.sub(_replace, text).strip().strip("*").strip()
     text = text.rstrip(".,;:").strip().removeprefix("$").removesuffix("$").rstrip(".,;: ")
-    while text.startswith("{") and text.endswith("}") and text.find("}") == len(text) - 1:
+    while text.startswith("{") and is_one_bracket(text):
         text = text[1:-1].strip()
     return _SINGLE.sub(r"\1\2", _GROUPED.sub(lambda found: found.group().replace(",", ""), text))
 
@@ -101,6 +101,16 @@ def option(text: str) -> tuple[str, str] | None:
     r"""``("B", "12")`` of ``\text{(B)} 12``: the letter of an option and what it says."""
     found = _OPTION.fullmatch(text)
     return (found[1] or found[2], found[3]) if found else None
+
+
+def is_one_bracket(text: str) -> bool:
+    """Whether the bracket that ``text`` begins with ends at its end."""
+    depth = 0
+    for i, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0:
+            return i == len(text) - 1
+    return False
 
 
 def word(text: str) -> str | None:

@@ -23,10 +23,12 @@ PERCENT: Unit = frozenset({("%", 1)})
 
 _POWER = r"(?:\s?\^\s?(?:\{\s?[+-]?[0-9]\s?\}|[+-]?[0-9]))?"
 _DEGREE = r"\^\s?\{?\s?\\circ(?![a-zA-Z])\s?\}?(?:\s?(?:\\text\s?\{)?\s?[CFK](?![a-zA-Z])\s?\}?)?"
-_GROUP = rf"\\text\s?\{{(?!\s?[eid]\s?\}})[^{{}}]{{0,80}}\}}{_POWER}|{_DEGREE}|\\?%|percent"
+_ARC = r"(?<=[0-9])\s?\^\s?\{?(?:\s?\\prime){1,2}\s?\}?"
+_GROUP = rf"\\text\s?\{{(?!\s?[eid]\s?\}})[^{{}}]{{0,80}}\}}{_POWER}|{_DEGREE}|{_ARC}|\\?%|percent"
 _WRITTEN = re.compile(rf"(?:(?:\s|\\cdot|/){{0,5}}(?:{_GROUP}))+\s?$")
+_CURRENCY = re.compile(r"\\?\$\s?|[€£]\s?")
 _AMOUNT = re.compile(
-    r"((?:\\?\$)?[+-]?[0-9][0-9.,/]{0,40}(?:\s?\\(?:times|cdot)\s?10\s?\^(?:\{[^{}]{1,5}\}|[0-9]))?)"
+    r"((?:\\?\$)?[+-]?[0-9][0-9.,/:]{0,40}(?:\s?\\(?:times|cdot)\s?10\s?\^(?:\{[^{}]{1,5}\}|[0-9]))?)"
     r"(\s?)([a-zA-Z][a-zA-Z0-9 /^{}.-]{0,60})"
 )
 _FUNCTION = re.compile(r"(?:and|or|sqrt|pi|inf|infinity|sin|cos|tan|log|ln|mod|choose)\b")
@@ -37,8 +39,8 @@ _TOKEN = re.compile(r"([a-zA-Z%.]+)(?:[\s}]*\^[\s{]*([+-]?[0-9]))?|(/)")
 def split(text: str) -> tuple[str, Unit]:
     """``text`` without its unit, and that. ``text`` is tidy (see ``latex.tidy``)."""
     unit = ""
-    if text.startswith(r"\$") or text[:1] in "$€£":
-        unit, text = "dollar " if "$" in text[:2] else "euro ", text.lstrip("\\$€£ ")
+    if found := _CURRENCY.match(text):
+        unit, text = "dollar " if "$" in found.group() else "euro ", text[found.end() :]
     found = _WRITTEN.search(text) if text[-1:] in "}%tCFK0123456789c" else None
     if found and found.start():
         unit, text = unit + found.group(), text[: found.start()]
@@ -46,7 +48,7 @@ def split(text: str) -> tuple[str, Unit]:
         unit, text = unit + bare[3], bare[1]
     elif not unit:
         return text, frozenset()
-    return _scaled(text.strip().lstrip("$\\"), unit)
+    return _scaled(text.strip(), unit)
 
 
 def agree(gold: Unit, unit: Unit) -> bool:
