@@ -86,11 +86,11 @@ def _equal(gold: str, answer: str) -> bool:
         return True
     if (chosen := _equal_options(gold, answer)) is not None:
         return chosen
-    if (words := _equal_words(gold, answer)) is not None:
-        return words
     gold, answer, renamed = _without_names(gold, answer)
     if renamed or gold == answer:
         return not renamed
+    if (words := _equal_words(gold, answer)) is not None:
+        return words
     gold, gold_unit = units.split(gold)
     answer, unit = units.split(answer)
     if not units.agree(gold_unit, unit):

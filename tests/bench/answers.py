@@ -1,7 +1,7 @@
 r"""How ``math`` agrees with plain math-verify: python tests/bench/answers.py FOLDER [--examples 10]
 
 Every different gold answer in the folder's .jsonl and .parquet files is judged by both, against
-responses that hold it as models write it and against the next gold answer of its file. Prints a
+a response that holds it as models write it and against the next gold answer of its file. Prints a
 table, and where the two disagree, examples.
 """
 
@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet
-from math_verify import parse, verify
+from math_verify import LatexExtractionConfig, parse, verify
 
 from rlvr.config import VerifierConfig
 from rlvr.verify.math import Math, verify_math
+
+LATEX = LatexExtractionConfig(boxed_match_priority=0)
+HEAD = "| file | golds | different | pairs | both | neither | ours alone | theirs alone | seconds |"
 
 
 @dataclass
@@ -41,24 +44,24 @@ def golds(path: Path) -> Iterator[str]:
     if path.suffix == ".parquet":
         rows = pyarrow.parquet.read_table(path).to_pylist()
     else:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in path.read_text().split("\n") if line]
     for row in rows:
         answer = row.get("answer", (row.get("reward_model") or {}).get("ground_truth"))
         if answer is not None:
             yield str(answer).strip()
 
 
-def written(gold: str) -> list[str]:
-    """Answers that mean ``gold``, as models write them."""
+def written(gold: str) -> str:
+    """An answer that means ``gold``, as models write it."""
     bare = gold.strip("$") if gold.count("$") == 2 else gold
     spaced = bare.replace(r"\frac", r"\dfrac").replace(r"\ddfrac", r"\dfrac").replace(",", ", ")
-    return [bare, f" {spaced} ", f"x = {bare}" if "=" not in bare and "," not in bare else bare]
+    return f" {spaced} " if "\\" in bare or set(bare) & set("=,<>") else f"x = {bare}"
 
 
 def theirs(gold: str, response: str) -> bool:
-    """What math-verify says with its defaults."""
-    expected = parse(gold if "$" in gold else f"${gold}$")
-    return verify(expected, parse(response))
+    """What math-verify says."""
+    expected = parse(gold if "$" in gold else f"${gold}$", [LATEX])
+    return verify(expected, parse(response, [LATEX]))
 
 
 def compare(path: Path) -> Count:
@@ -67,7 +70,7 @@ def compare(path: Path) -> Count:
     distinct = list(dict.fromkeys(answers))
     count = Count(len(answers), len(distinct))
     for i, gold in enumerate(distinct):
-        for answer in dict.fromkeys([*written(gold), distinct[i - 1].strip("$")]):
+        for answer in (written(gold), distinct[i - 1].strip("$")):
             response = f"So the answer is $\\boxed{{{answer}}}$."
             start = time.perf_counter()
             ours = verify_math(gold, response).reward == 1
@@ -91,7 +94,7 @@ def main() -> None:
     arguments = parser.parse_args()
     Math(VerifierConfig())
     counts = {}
-    print("| file | golds | different | pairs | both | neither | ours alone | theirs alone | seconds |")
+    print(HEAD)
     print("| --- | " + "---: | " * 8)
     for path in sorted([*arguments.folder.rglob("*.jsonl"), *arguments.folder.rglob("*.parquet")]):
         c = counts[path] = compare(path)
@@ -103,7 +106,9 @@ def main() -> None:
         ("math-verify alone", [pair for c in counts.values() for pair in c.less]),
     ):
         print(f"\n{name}:\n")
-        for gold, answer in list(dict.fromkeys(pairs))[:: max(1, len(set(pairs)) // arguments.examples)]:
+        for gold, answer in list(dict.fromkeys(pairs))[
+            :: max(1, len(set(pairs)) // arguments.examples)
+        ]:
             print(f"- `{gold}` and `{answer}`")
 
 
