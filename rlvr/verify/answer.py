@@ -18,10 +18,8 @@ _BRACES = re.compile(
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\b")
 _SPACE = r"(?:[\s$~]|\\[,; ()\[\]]|\\q?quad)*"
-_JOINED = re.compile(
-    rf"{_SPACE}(?:[,;]{_SPACE})?(?:(?P<or>\bor\b|\\text\s?\{{\s*or\s*\}})|\band\b"
-    rf"|\\text\s?\{{\s*and\s*\}}|(?<=[,;]){_SPACE}){_SPACE}"
-)
+_WORD = r"(?:\b(?:and|or)\b|\\text\s?\{\s?(?:and|or)\s?\})"
+_JOINED = re.compile(rf"{_SPACE}(?:[,;]{_SPACE}{_WORD}?|{_WORD}){_SPACE}")
 _LABEL = re.compile(
     r"[\s*_>#`-]{0,20}(?:the\s{1,9})?(?:final\s{1,9})?answer(?:\s{1,9}is)?[*_\s]{0,9}[:\uff1a](.*)",
     re.IGNORECASE | re.DOTALL,
@@ -111,19 +109,16 @@ def _last_boxes(text: str) -> list[tuple[str, str]]:
         elif kind[-1] == "{" and len(kind) > 2:
             opened.append((brace.start(), brace.end()))
         elif len(kind) > 2:  # \boxed 5
-            inside = (
-                brace.start() + kind.index("x") + len(kind[kind.index("x") :].split(None, 1)[0])
-            )
+            inside = brace.end() - len(kind.split()[-1])
             boxes.append((brace.start(), inside, brace.end(), brace.end()))
     if any(box > (boxes[-1][0] if boxes else -1) for box, _ in opened):
         raise NoAnswer("the last \\boxed{ is never closed")
     answers: list[tuple[str, str]] = []
     for i in range(len(boxes) - 1, -1, -1):
-        between = text[boxes[i - 1][3] : boxes[i][0]][:80] if i else ""
-        joined = _JOINED.fullmatch(between)
-        joint = " or " if joined and joined["or"] else ", "
+        between = text[boxes[i - 1][3] : boxes[i][0]] if i else ""
+        joint = " or " if re.search(r"\bor\b", between[:80]) else ", "
         answers.insert(0, (joint, text[boxes[i][1] : boxes[i][2]]))
-        if not joined or len(answers) == _MAX_JOINED:
+        if len(between) > 80 or not _JOINED.fullmatch(between) or len(answers) == _MAX_JOINED:
             break
     return answers
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from itertools import accumulate
 
 import sympy
 from sympy import Basic
@@ -16,7 +17,7 @@ MAX_CHARACTERS = 1000
 MAX_DEPTH = 8  # of brackets; each level costs the parser more than the one before
 MAX_DIGITS = 10_000.0  # of any number that comparing may have to write out
 MAX_TERMS = 1000  # of a sum or product with explicit bounds; with functions, a tenth of a tenth
-MAX_EXPANDED = 60  # terms of what is compared by algebra, not by its values
+_MAX_DEGREE = 16  # of what is compared by algebra, not by its values
 _MAX_OPERATIONS = 150  # in the same
 _MAX_ROOT = 300  # digits of a number under a root, which sympy tries to factor
 _MAX_COSTLY = 24  # function names, bars and powers of powers: the parser tries each in many ways
@@ -34,11 +35,8 @@ def check_text(text: str) -> None:
     """Raise TooLarge if parsing ``text`` would take too long."""
     if len(text) > MAX_CHARACTERS:
         raise TooLarge(f"longer than {MAX_CHARACTERS} characters")
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
+    depths = accumulate((c in "([{") - (c in ")]}") for c in text)
+    if max(depths, default=0) > MAX_DEPTH:
         raise TooLarge(f"brackets nested deeper than {MAX_DEPTH}")
     if _TOWER.search(text) or text.count("|") > 10 or len(_COSTLY.findall(text)) > _MAX_COSTLY:
         raise TooLarge("too many functions to parse")
@@ -47,13 +45,12 @@ def check_text(text: str) -> None:
         raise TooLarge("too large to evaluate")
 
 
-def check_algebra(expression: object) -> None:
+def check_algebra(expression: Basic | sympy.MatrixBase) -> None:
     """Raise TooLarge if expanding, simplifying or solving ``expression`` would take too long."""
-    if _terms(expression) > MAX_EXPANDED:
-        raise TooLarge("too many terms to compare")
-    if isinstance(expression, Basic) and (
-        expression.has(sympy.Sum, sympy.Product) or sympy.count_ops(expression) > _MAX_OPERATIONS
-    ):
+    degrees = (p.exp for p in expression.atoms(sympy.Pow) if p.base.free_symbols)
+    if any(degree.is_Rational and abs(degree) > _MAX_DEGREE for degree in degrees):
+        raise TooLarge("too high a degree to compare")
+    if expression.has(sympy.Sum, sympy.Product) or sympy.count_ops(expression) > _MAX_OPERATIONS:
         raise TooLarge("too long to compare")
 
 
@@ -84,8 +81,7 @@ def digits(expression: object) -> float:
     elif isinstance(expression, sympy.factorial | sympy.factorial2 | sympy.gamma):
         size = _value(expression.args[0], parts[0]) * max(parts[0], 1.0)
     elif isinstance(expression, sympy.Sum | sympy.Product):
-        count = _count(expression)
-        size *= count if isinstance(expression, sympy.Product) else 1.0
+        size *= _count(expression)
     elif isinstance(expression, sympy.Integral | sympy.Limit):
         raise TooLarge("an integral or a limit is not evaluated")
     if size > MAX_DIGITS:
@@ -110,21 +106,3 @@ def _count(expression: sympy.Sum | sympy.Product) -> float:
     if count > (MAX_TERMS // 100 if expression.function.has(sympy.Function) else MAX_TERMS):
         raise TooLarge("too many terms to evaluate")
     return count
-
-
-def _terms(expression: object) -> float:
-    """How many terms ``expression`` has when it is expanded, at most."""
-    if isinstance(expression, Iterable) and not isinstance(expression, Basic):
-        return max(map(_terms, expression), default=1)
-    if not isinstance(expression, Basic) or not expression.args:
-        return 1
-    parts = [_terms(part) for part in expression.args]
-    if isinstance(expression, sympy.Add):
-        return sum(parts)
-    if isinstance(expression, sympy.Mul):
-        return math.prod(parts)
-    if isinstance(expression, sympy.Pow) and expression.args[0].free_symbols:
-        power = expression.args[1]
-        times = min(_value(power, digits(power)), 1e4) if power.is_Rational else 1
-        return math.comb(int(times + parts[0]) - 1, int(times)) if parts[0] > 1 else max(1, times)
-    return max(parts)

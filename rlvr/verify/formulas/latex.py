@@ -7,23 +7,23 @@ must not touch.
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 
 from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, normalize_latex
 
-_UNICODE = str.maketrans(
-    dict(zip("\u2212\u2013\u00f7\u00a0\uff0c\uff08\uff09\uff05", "--/ ,()%", strict=True))
-    | dict(zip("\u00b2\u00b3\u202f\u2009", ("^2", "^3", " ", " "), strict=True))
-    | {
-        ord(character): f"\\{name} "
-        for character, name in zip(
-            "\u00d7\u00b7\u22c5\u03c0\u221e\u2264\u2265\u2260\u2248\u222a\u2229\u2208\u00b1\u221a\u2205\u211d",
-            "times cdot cdot pi infty le ge ne approx cup cap in pm sqrt emptyset reals".split(),
+_NAMED_CHARACTERS = """\u00d7times \u00b7cdot \u22c5cdot \u03c0pi \u221einfty \u2264le \u2265ge \u2260ne
+\u2248approx \u222acup \u2229cap \u2208in \u00b1pm \u221asqrt \u2205emptyset \u211dreals"""
+_UNICODE = (
+    dict(
+        zip(
+            map(ord, "\u2212\u2013\u00f7\u00a0\u202f\uff0c\uff08\uff09\uff05"),
+            "--/  ,()%",
             strict=True,
         )
-    }
-    | {"\u00b0": r"^\circ "}
+    )
+    | {ord(pair[0]): f"\\{pair[1:]} " for pair in _NAMED_CHARACTERS.split()}
+    | {0xB0: r"^\circ ", 0xB2: "^2", 0xB3: "^3"}
 )
-_REALS = r"(-\infty,\infty)"
 
 # What changes the look of a formula and nothing else. A row end of a matrix (\\) comes first, so
 # that no half of it is taken for the start of a command.
@@ -37,16 +37,15 @@ _LOOK = re.compile(
     r"|(?P<reals>\\reals(?![a-zA-Z])|\\mathbb\s?(?:R(?![a-zA-Z])|\{\s?R\s?\})"
     r"|\\text\s?\{\s?[aA]ll reals?(?: numbers)?\s?\}|\b[aA]ll reals?(?: numbers)?\b)"
     r"|(?P<mtext>\\(?:mbox|mathrm|textbf|textrm|textit|textnormal|text)\s?(?=\{))"
-    r"|(?P<open>\\lbrace(?![a-zA-Z]))|(?P<close>\\rbrace(?![a-zA-Z]))"
-    r"|(?P<le>\\leq(?:slant)?(?![a-zA-Z]))|(?P<ge>\\geq(?:slant)?(?![a-zA-Z]))"
-    r"|(?P<ne>\\neq(?![a-zA-Z]))|(?P<power>\*\*)"
+    r"|(?P<open>\\lbrace(?![a-zA-Z]))|(?P<close>\\rbrace(?![a-zA-Z]))|(?P<power>\*\*)"
+    r"|(?P<relation>\\(?:le|ge|ne))q(?:slant)?(?![a-zA-Z])"
     r"|(?P<empty>\\varnothing(?![a-zA-Z])|\\\{\s{0,9}\\\})"
     r"|(?P<root>\\sqrt\s?\[[^\[\]]{1,9}\])\s?(?P<radicand>[0-9a-zA-Z])"
     r"|\((?P<digits>[0-9A-F]{1,80})\)(?=_)"
 )
 _WRITTEN = {"row_end": r"\\", "nothing": "", "space": " ", "comma": ", ", "mtext": r"\text"}
-_WRITTEN |= {"open": r"\{", "close": r"\}", "le": r"\le", "ge": r"\ge", "ne": r"\ne", "power": "^"}
-_WRITTEN |= {"empty": r"\emptyset", "reals": _REALS}
+_WRITTEN |= {"open": r"\{", "close": r"\}", "power": "^", "empty": r"\emptyset"}
+_WRITTEN["reals"] = r"(-\infty,\infty)"
 
 _LIBRARY = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
@@ -94,7 +93,7 @@ def _replace(found: re.Match[str]) -> str:
     if found["root"]:
         return f"{found['root']}{{{found['radicand']}}}"
     kind = found.lastgroup
-    return found[kind] if kind in ("plain", "digits") else _WRITTEN.get(kind or "", "")
+    return found[kind] if kind in ("plain", "digits", "relation") else _WRITTEN.get(kind or "", "")
 
 
 def option(text: str) -> tuple[str, str] | None:
@@ -105,12 +104,8 @@ def option(text: str) -> tuple[str, str] | None:
 
 def is_one_bracket(text: str) -> bool:
     """Whether the bracket that ``text`` begins with ends at its end."""
-    depth = 0
-    for i, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
-        if depth == 0:
-            return i == len(text) - 1
-    return False
+    depths = list(accumulate((c in "([{") - (c in ")]}") for c in text))
+    return 0 in depths and depths.index(0) == len(text) - 1
 
 
 def word(text: str) -> str | None:

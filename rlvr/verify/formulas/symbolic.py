@@ -85,7 +85,10 @@ def _read(text: str, imaginary: bool) -> Expression | str:
     """The expression, or why there is none. Cached: a group shares its gold answer."""
     try:
         bounds.check_text(text)
-        expression = _parse(text, None if imaginary else True)
+        chain = _EQUALS.split(text)
+        if len(chain) > 2 and not set(text) & set(",;"):
+            text = chain[-1]
+        expression = latex2sympy(text, None, None if imaginary else True, normalization_config=None)
         bounds.digits(expression)
     except (bounds.TooLarge, RecursionError) as error:
         return str(error)
@@ -99,15 +102,3 @@ def _read(text: str, imaginary: bool) -> Expression | str:
         unit = [s for s in expression.free_symbols if str(s) == "i"]
         expression = expression.xreplace(dict.fromkeys(unit, I))
     return expression
-
-
-def _parse(text: str, is_real: bool | None) -> Expression | None:
-    try:
-        return latex2sympy(text, is_real=is_real, normalization_config=None)
-    except MemoryError:
-        raise
-    except Exception:
-        chain = _EQUALS.split(text)
-        if len(chain) < 3 or "," in text or ";" in text:
-            raise
-        return latex2sympy(chain[-1], is_real=is_real, normalization_config=None)
