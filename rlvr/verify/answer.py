@@ -62,7 +62,7 @@ def final_answer(text: str, pattern: re.Pattern[str] | None = None) -> str:
 
 
 def closing_answer(text: str, pattern: re.Pattern[str] | None = None) -> str:
-    r"""``final_answer``, but boxes that end the response joined by commas, "and" or "or" are a list.
+    r"""``final_answer``, but boxes at the end that commas, "and" or "or" join are one list.
 
     Boxes anywhere else stay what they are: a second guess never helps.
     """

@@ -13,10 +13,10 @@ from rlvr.task import Prompt, Verdict
 from rlvr.verify.answer import NoAnswer, answer_pattern, closing_answer
 from rlvr.verify.base import judged, unparseable
 from rlvr.verify.formulas import latex, units
-from rlvr.verify.formulas.bounds import MAX_CHARACTERS
+from rlvr.verify.formulas.bounds import MAX_CHARACTERS, NotParsed
 from rlvr.verify.formulas.collection import split
 from rlvr.verify.formulas.number import Number, read_number
-from rlvr.verify.formulas.symbolic import NotParsed, same
+from rlvr.verify.formulas.symbolic import same
 from rlvr.verify.formulas.units import PERCENT, Unit
 
 _WARM_UP = (
@@ -152,18 +152,17 @@ def _equal_numbers(gold: Number, number: Number, gold_unit: Unit, unit: Unit) ->
 
 def _equal_words(gold: str, answer: str) -> bool | None:
     """Words; None if neither side is made of words."""
-    if (word := latex.word(gold)) is not None:
-        return word == latex.bare_word(answer)
-    if (word := latex.word(answer)) is not None:
-        return word == latex.bare_word(gold)
-    return None
+    if latex.word(gold) is None and latex.word(answer) is None:
+        return None
+    return latex.bare_word(gold) == latex.bare_word(answer)
 
 
 def _equal_parts(gold: str, answer: str) -> bool | None:
     """Collections, element by element; None unless both are collections of alike kinds."""
     gold_parts, parts = split(gold), split(answer)
     if gold_parts is None or parts is None:
-        return False if "list" in (getattr(gold_parts or parts, "kind", ""),) else None
+        either = gold_parts or parts
+        return False if either and either.kind == "list" else None
     theirs, ours = gold_parts.elements, list(parts.elements)
     kinds = {gold_parts.kind, parts.kind}
     if gold_parts.ordered and parts.ordered or gold_parts.ordered and "set" in kinds:

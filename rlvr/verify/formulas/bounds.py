@@ -27,37 +27,37 @@ _TOWER = re.compile(r"(?:\^\s?\{?\s?\\?[a-zA-Z0-9]+\s?){5}")
 _EAGER = re.compile(r"\\[dt]?binom|\\choose|gcd|lcm")  # evaluated while being parsed
 
 
-class TooLarge(Exception):
-    """Not to be evaluated; the text says what is too large."""
+class NotParsed(Exception):
+    """The text is no formula that can be read, or none that can be evaluated; says why."""
 
 
 def check_text(text: str) -> None:
-    """Raise TooLarge if parsing ``text`` would take too long."""
+    """Raise NotParsed if parsing ``text`` would take too long."""
     if len(text) > MAX_CHARACTERS:
-        raise TooLarge(f"longer than {MAX_CHARACTERS} characters")
+        raise NotParsed(f"longer than {MAX_CHARACTERS} characters")
     depths = accumulate((c in "([{") - (c in ")]}") for c in text)
     if max(depths, default=0) > MAX_DEPTH:
-        raise TooLarge(f"brackets nested deeper than {MAX_DEPTH}")
+        raise NotParsed(f"brackets nested deeper than {MAX_DEPTH}")
     if _TOWER.search(text) or text.count("|") > 10 or len(_COSTLY.findall(text)) > _MAX_COSTLY:
-        raise TooLarge("too many functions to parse")
+        raise NotParsed("too many functions to parse")
     large = "!" in text or text.count("^") > 1 or re.search(r"[0-9]{5}", text)
     if large and _EAGER.search(text):
-        raise TooLarge("too large to evaluate")
+        raise NotParsed("too large to evaluate")
 
 
 def check_algebra(expression: Basic | sympy.MatrixBase) -> None:
-    """Raise TooLarge if expanding, simplifying or solving ``expression`` would take too long."""
+    """Raise NotParsed if expanding, simplifying or solving ``expression`` would take too long."""
     degrees = (p.exp for p in expression.atoms(sympy.Pow) if p.base.free_symbols)
     if any(degree.is_Rational and abs(degree) > _MAX_DEGREE for degree in degrees):
-        raise TooLarge("too high a degree to compare")
+        raise NotParsed("too high a degree to compare")
     if expression.has(sympy.Sum, sympy.Product) or sympy.count_ops(expression) > _MAX_OPERATIONS:
-        raise TooLarge("too long to compare")
+        raise NotParsed("too long to compare")
 
 
 def digits(expression: object) -> float:
     """An upper bound of the decimal digits that evaluating ``expression`` has to write out.
 
-    Symbols and constants count as small numbers. Raises TooLarge above MAX_DIGITS.
+    Symbols and constants count as small numbers. Raises NotParsed above MAX_DIGITS.
     """
     if isinstance(expression, Iterable) and not isinstance(expression, Basic):
         return max((digits(e) for e in expression), default=0.0)  # a matrix, a list of cases
@@ -75,7 +75,7 @@ def digits(expression: object) -> float:
         power = expression.args[1]
         size = max(parts[0], 0.5) * _value(power, parts[1])
         if parts[0] > _MAX_ROOT and not power.is_integer:
-            raise TooLarge("too large a number under a root")
+            raise NotParsed("too large a number under a root")
     elif isinstance(expression, sympy.exp):
         size = _value(expression.args[0], parts[0])
     elif isinstance(expression, sympy.factorial | sympy.factorial2 | sympy.gamma):
@@ -83,9 +83,9 @@ def digits(expression: object) -> float:
     elif isinstance(expression, sympy.Sum | sympy.Product):
         size *= _count(expression)
     elif isinstance(expression, sympy.Integral | sympy.Limit):
-        raise TooLarge("an integral or a limit is not evaluated")
+        raise NotParsed("an integral or a limit is not evaluated")
     if size > MAX_DIGITS:
-        raise TooLarge("too large to evaluate")
+        raise NotParsed("too large to evaluate")
     return max(size, *parts) if parts else size
 
 
@@ -101,8 +101,8 @@ def _count(expression: sympy.Sum | sympy.Product) -> float:
     for _, low, high in expression.limits:
         steps = high - low
         if steps.is_infinite:
-            raise TooLarge("a sum without end is not evaluated")
+            raise NotParsed("a sum without end is not evaluated")
         count *= max(1.0, float(steps)) if steps.is_Integer else 1.0
     if count > (MAX_TERMS // 100 if expression.function.has(sympy.Function) else MAX_TERMS):
-        raise TooLarge("too many terms to evaluate")
+        raise NotParsed("too many terms to evaluate")
     return count

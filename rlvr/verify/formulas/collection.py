@@ -57,9 +57,7 @@ def _both_signs(elements: list[str]) -> list[str]:
     r"""Write an element with one ``\pm`` as two."""
     written = []
     for element in elements:
-        if element.count(r"\pm") == 1:
-            written.append(element.replace(r"\pm", "+").replace(r"\mp", "-"))
-            written.append(element.replace(r"\pm", "-").replace(r"\mp", "+"))
-        else:
-            written.append(element)
+        once = element.count(r"\pm") == 1
+        for signs in ("+-", "-+") if once else (("\\pm", "\\mp"),):
+            written.append(element.replace(r"\pm", signs[0]).replace(r"\mp", signs[1]))
     return written

@@ -1,4 +1,4 @@
-r"""Answers as strings of LaTeX: put into one form. Everything is linear in their length, or bounded.
+r"""Answers as strings of LaTeX: put into one form, in time linear in their length, or bounded.
 
 Most of the work is math-verify's normalisation; what stands here is what it leaves, and what it
 must not touch.
@@ -11,17 +11,11 @@ from itertools import accumulate
 
 from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, normalize_latex
 
-_NAMED_CHARACTERS = """\u00d7times \u00b7cdot \u22c5cdot \u03c0pi \u221einfty \u2264le \u2265ge \u2260ne
-\u2248approx \u222acup \u2229cap \u2208in \u00b1pm \u221asqrt \u2205emptyset \u211dreals"""
+_COMMANDS = """\u00d7times \u00b7cdot \u22c5cdot \u03c0pi \u221einfty \u2264le \u2265ge
+\u2260ne \u2248approx \u222acup \u2229cap \u2208in \u00b1pm \u221asqrt \u2205emptyset \u211dreals"""
 _UNICODE = (
-    dict(
-        zip(
-            map(ord, "\u2212\u2013\u00f7\u00a0\u202f\uff0c\uff08\uff09\uff05"),
-            "--/  ,()%",
-            strict=True,
-        )
-    )
-    | {ord(pair[0]): f"\\{pair[1:]} " for pair in _NAMED_CHARACTERS.split()}
+    str.maketrans("\u2212\u2013\u00f7\u00a0\u202f\uff0c\uff08\uff09\uff05", "--/  ,()%")
+    | {ord(pair[0]): f"\\{pair[1:]} " for pair in _COMMANDS.split()}
     | {0xB0: r"^\circ ", 0xB2: "^2", 0xB3: "^3"}
 )
 
@@ -47,9 +41,7 @@ _WRITTEN = {"row_end": r"\\", "nothing": "", "space": " ", "comma": ", ", "mtext
 _WRITTEN |= {"open": r"\{", "close": r"\}", "power": "^", "empty": r"\emptyset"}
 _WRITTEN["reals"] = r"(-\infty,\infty)"
 
-_LIBRARY = NormalizationConfig(
-    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
-)
+_LIBRARY = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
 _EITHER = re.compile(r",?\s{0,9}(?:\\text\s?\{\s{0,9}or\s{0,9}\}|\bor\b)\s{0,9}")
 _INEQUALITY = re.compile(r"[<>]|\\[lg]e(?![a-zA-Z])")
 _GROUPED = re.compile(r"(?<=(?<!\\)\{)[0-9]{1,3}(?:,[0-9]{3}){1,9}(?=\})")  # {20,000} in a fraction

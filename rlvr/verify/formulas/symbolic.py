@@ -13,9 +13,10 @@ from typing import TypeAlias
 
 from latex2sympy2_extended.latex2sympy2 import latex2sympy
 from math_verify.grader import verify
-from sympy import Basic, Eq, Expr, Float, I, MatrixBase, Symbol
+from sympy import Basic, Expr, Float, I, MatrixBase
 
 from rlvr.verify.formulas import bounds, values
+from rlvr.verify.formulas.bounds import NotParsed
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-outs are off
 
@@ -23,10 +24,6 @@ _IMAGINARY = re.compile(r"(?<![a-zA-Z\\])i(?![a-zA-Z])")
 _EQUALS = re.compile(r"(?<![\\<>!])=")
 
 Expression: TypeAlias = Basic | MatrixBase
-
-
-class NotParsed(Exception):
-    """The text is no formula that can be read, or none that can be evaluated."""
 
 
 def same(gold: str, prediction: str) -> bool:
@@ -45,9 +42,9 @@ def same(gold: str, prediction: str) -> bool:
         return False
     try:
         return _same(read_gold, read_prediction)
-    except (bounds.TooLarge, RecursionError) as reason:
-        raise NotParsed(str(reason)) from None
-    except MemoryError:
+    except RecursionError:
+        raise NotParsed("too deep to compare") from None
+    except (NotParsed, MemoryError):
         raise
     except Exception:  # sympy cannot compare the two: it has no common superclass for that
         return False
@@ -58,16 +55,11 @@ def _same(gold: Expression, prediction: Expression) -> bool:
         pairs = zip(gold, prediction, strict=False)
         return gold.shape == prediction.shape and all(_same(g, p) for g, p in pairs)
     if isinstance(gold, Expr) and isinstance(prediction, Expr):
-        if not isinstance(gold, Symbol) and not isinstance(prediction, Symbol):
-            equal = values.equal(gold, prediction)
-            if equal is not None:
-                return equal
-    if isinstance(gold, Eq) and isinstance(prediction, Eq):
-        if values.proportional(gold.lhs - gold.rhs, prediction.lhs - prediction.rhs):
-            return True
+        if (equal := values.equal(gold, prediction)) is not None:
+            return equal
     floats = gold.has(Float) or prediction.has(Float)
-    for expression in (gold, prediction):
-        bounds.check_algebra(expression)
+    bounds.check_algebra(gold)
+    bounds.check_algebra(prediction)
     return bool(
         verify(
             gold,
@@ -90,7 +82,7 @@ def _read(text: str, imaginary: bool) -> Expression | str:
             text = chain[-1]
         expression = latex2sympy(text, None, None if imaginary else True, normalization_config=None)
         bounds.digits(expression)
-    except (bounds.TooLarge, RecursionError) as error:
+    except NotParsed as error:
         return str(error)
     except MemoryError:
         raise

@@ -11,7 +11,7 @@ from fractions import Fraction
 from itertools import chain
 
 import sympy
-from sympy import Expr, Float, Rational
+from sympy import Expr, Float, Rational, Symbol
 
 from rlvr.verify.formulas import bounds
 from rlvr.verify.formulas.number import close
@@ -42,37 +42,24 @@ def equal(gold: Expr, prediction: Expr) -> bool | None:
         if isinstance(gold, Rational) and isinstance(prediction, Rational):
             return bool(gold == prediction)
         return _agree(gold, prediction, {}, 0 if floats else precision(gold, prediction))
-    if len(symbols) > len(_POINTS[0]):
-        return None
+    if len(symbols) > len(_POINTS[0]) or isinstance(gold, Symbol) or isinstance(prediction, Symbol):
+        return None  # a symbol may be a word
     both = gold + prediction
     points = _POSITIVE if both.has(*_INTEGER) else _POINTS
     digits = _WITH_FLOATS if floats else precision(gold, prediction)
-    told = [
-        _agree(gold, prediction, dict(zip(symbols, point, strict=False)), digits)
-        for point in points
-    ]
+    at = (dict(zip(symbols, point, strict=False)) for point in points)
+    told = [_agree(gold, prediction, point, digits) for point in at]
     if False in told:
         return False
     return None if None in told or both.has(*_CORNERS) else True
 
 
-def proportional(gold: Expr, prediction: Expr) -> bool:
-    """Whether one is a constant multiple of the other, as the two sides of an equation may be."""
-    symbols = sorted(gold.free_symbols | prediction.free_symbols, key=str)
-    if not symbols or gold.free_symbols != prediction.free_symbols:
-        return False
-    at = dict(zip(symbols, _POINTS[0], strict=False))
-    return equal(gold * prediction.xreplace(at), prediction * gold.xreplace(at)) is True
-
-
 def _agree(gold: Expr, prediction: Expr, point: dict[Expr, Rational], digits: int) -> bool | None:
     """Whether the values at ``point`` agree to ``digits``; 0 allows for rounded decimals."""
     if digits > _MAX_DIGITS:
-        raise bounds.TooLarge("too many digits to compare")
-    values = []
-    for expression in (gold, prediction):
-        value = expression.evalf(digits + 10 if digits else 30, subs=point, maxn=2 * digits + 100)
-        values.append(value.as_real_imag())
+        raise bounds.NotParsed("too many digits to compare")
+    to = {"n": digits + 10 if digits else 30, "maxn": 2 * digits + 100, "subs": point}
+    values = [expression.evalf(**to).as_real_imag() for expression in (gold, prediction)]
     parts = list(chain(*values))
     if any(part in (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo) for part in parts):
         return None if point else bool(gold == prediction and gold not in (sympy.nan, sympy.zoo))
