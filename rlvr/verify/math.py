@@ -15,9 +15,9 @@ from rlvr.verify.base import judged, unparseable
 from rlvr.verify.formulas import latex, units
 from rlvr.verify.formulas.bounds import MAX_CHARACTERS, NotParsed
 from rlvr.verify.formulas.collection import split
-from rlvr.verify.formulas.number import Number, read_number
+from rlvr.verify.formulas.number import read_number
 from rlvr.verify.formulas.symbolic import same
-from rlvr.verify.formulas.units import PERCENT, Unit
+from rlvr.verify.formulas.units import PERCENT
 
 _WARM_UP = (
     (r"\frac{\sqrt{3}}{2} + 2\pi", r"\frac{3 + 2x^2}{\sqrt{13}}"),
@@ -101,8 +101,12 @@ def _equal(gold: str, answer: str) -> bool:
 
     gold_number, number = read_number(gold), read_number(answer)
     if gold_number and number:
-        if _equal_numbers(gold_number, number, gold_unit, unit):
+        if number.equals(gold_number):
             return True
+        if PERCENT in (gold_unit, unit) and gold_unit != unit:  # left out, or applied
+            return (number.percent() if unit else number).equals(
+                gold_number.percent() if gold_unit else gold_number
+            )
         if not (gold_number.grouped or number.grouped):
             return False
     gold_numeral, numeral = latex.numeral(gold), latex.numeral(answer)
@@ -141,15 +145,6 @@ def _without_names(gold: str, answer: str) -> tuple[str, str, bool]:
     return gold_value, value, False
 
 
-def _equal_numbers(gold: Number, number: Number, gold_unit: Unit, unit: Unit) -> bool:
-    """Numbers; where one side has a percent sign, the other may have applied it or left it out."""
-    if number.equals(gold):
-        return True
-    if PERCENT in (gold_unit, unit) and gold_unit != unit:
-        return number.equals(gold.percent()) if gold_unit else number.percent().equals(gold)
-    return False
-
-
 def _equal_words(gold: str, answer: str) -> bool | None:
     """Words; None if neither side is made of words."""
     if latex.word(gold) is None and latex.word(answer) is None:
@@ -165,13 +160,10 @@ def _equal_parts(gold: str, answer: str) -> bool | None:
         return False if either and either.kind == "list" else None
     theirs, ours = gold_parts.elements, list(parts.elements)
     kinds = {gold_parts.kind, parts.kind}
-    if gold_parts.ordered and parts.ordered or gold_parts.ordered and "set" in kinds:
-        if len(kinds) > 1 or len(theirs) != len(ours):
-            return False
-    elif parts.ordered and "set" in kinds:
-        return False
-    elif kinds - {"list", "set"} and len(kinds) > 1 or len(theirs) != len(ours):
-        return None  # (1, 2) may stand for 1, 2; a set may repeat an element
+    if len(kinds) > 1 and kinds != {"list", "set"}:
+        return None if kinds & {"list", "cup"} else False  # (1, 2) may stand for 1, 2
+    if len(theirs) != len(ours):
+        return False if gold_parts.ordered else None  # a set may repeat an element
     if len(ours) > _MAX_ELEMENTS:
         raise NotParsed(f"more than {_MAX_ELEMENTS} elements")
     names = {latex.split_name(element)[0] for element in theirs}

@@ -46,7 +46,7 @@ _EITHER = re.compile(r",?\s{0,9}(?:\\text\s?\{\s{0,9}or\s{0,9}\}|\bor\b)\s{0,9}"
 _INEQUALITY = re.compile(r"[<>]|\\[lg]e(?![a-zA-Z])")
 _GROUPED = re.compile(r"(?<=(?<!\\)\{)[0-9]{1,3}(?:,[0-9]{3}){1,9}(?=\})")  # {20,000} in a fraction
 _SINGLE = re.compile(r"([_^])\{([0-9a-zA-Z])\}(?![0-9a-zA-Z])")  # x_{1} is x_1
-_DEGREE = re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![a-zA-Z]))")
+_NO_VALUE = re.compile(r"(?<=[0-9])_\{10\}$|\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![a-zA-Z]))")
 _WORD = re.compile(r"(?:\\text\s?\{\s*)?\(?([^{}\\^_()]{1,80})\)?(?:\s*\})?[.,]?")
 _PLAIN_WORDS = re.compile(r"[A-Za-z]{4,40}|[A-Za-z]{2,40}(?: [A-Za-z]{1,40}){1,9}")
 _BASE = re.compile(r"(-?[0-9][0-9A-Za-z]{0,80})_(?:\{\s?([0-9]{1,2})\s?\}|([0-9]))")
@@ -75,7 +75,7 @@ def formula(text: str) -> str:
     """What is tidy and no words, as the parser likes it."""
     if _INEQUALITY.search(text):
         text = _EITHER.sub(r" \\cup ", text)
-    text = normalize_latex(_DEGREE.sub("", text), _LIBRARY)
+    text = normalize_latex(_NO_VALUE.sub("", text), _LIBRARY)
     exact, _, approximate = text.partition(r"\approx")
     named = re.fullmatch(r"\\?[a-zA-Z]*\s*", exact)  # f \approx 3: no exact side
     return (approximate if approximate and named else exact).strip()

@@ -18,7 +18,8 @@ millilitre|gal gallon|dollar usd|cent|euro|degree deg|rad radian|% percent|am|pm
 c coulomb|v volt|w watt|k kelvin|hz hertz|pa pascal|mol mole|ev|kcal|cal calorie|t tesla|ohm|nm
 |acre|erg|celsius|fahrenheit"""
 _NAMES = {name: names.split()[0] for names in _MEASURES.split("|") for name in names.split()}
-_MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_MAGNITUDES = {"dozen": "12", "hundred": "10^2", "thousand": "10^3"}
+_MAGNITUDES |= {"million": "10^6", "billion": "10^9", "trillion": "10^{12}"}
 PERCENT: Unit = frozenset({("%", 1)})
 
 _POWER = r"(?:\s?\^\s?(?:\{\s?[+-]?[0-9]\s?\}|[+-]?[0-9]))?"
@@ -83,7 +84,7 @@ def _scaled(text: str, written: str) -> tuple[str, Unit]:
         elif name in ("square", "sq", "cubic", "cu"):
             power = 2 if name[0] == "s" else 3
         elif name in _MAGNITUDES:
-            text += rf"\times 10^{{{_MAGNITUDES[name]}}}"
+            text += rf" \times {_MAGNITUDES[name]}"
         elif name in ("mph", "kmh", "kmph"):
             unit += [("mi" if name[0] == "m" else "km", 1), ("h", -1)]
         elif name in _NAMES:
