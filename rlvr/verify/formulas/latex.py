@@ -44,7 +44,9 @@ _WRITTEN["reals"] = r"(-\infty,\infty)"
 _LIBRARY = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
 _EITHER = re.compile(r",?\s{0,9}(?:\\text\s?\{\s{0,9}or\s{0,9}\}|\bor\b)\s{0,9}")
 _INEQUALITY = re.compile(r"[<>]|\\[lg]e(?![a-zA-Z])")
-_GROUPED = re.compile(r"(?<=(?<!\\)\{)[0-9]{1,3}(?:,[0-9]{3}){1,9}(?=\})")  # {20,000} in a fraction
+_GROUPED = re.compile(
+    r"(?<=(?<!\\)\{)[0-9]{1,3}(?:,\s{0,3}[0-9]{3}){1,9}(?=\})"
+)  # {20,000} in a fraction
 _SINGLE = re.compile(r"([_^])\{([0-9a-zA-Z])\}(?![0-9a-zA-Z])")  # x_{1} is x_1
 _NO_VALUE = re.compile(r"(?<=[0-9])_\{10\}$|\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![a-zA-Z]))")
 _WORD = re.compile(r"(?:\\text\s?\{\s*)?\(?([^{}\\^_()]{1,80})\)?(?:\s*\})?[.,]?")
@@ -68,7 +70,9 @@ def tidy(answer: str) -> str:
     text = text.rstrip(".,;:").strip().removeprefix("$").removesuffix("$").rstrip(".,;: ")
     while text.startswith("{") and is_one_bracket(text):
         text = text[1:-1].strip()
-    return _SINGLE.sub(r"\1\2", _GROUPED.sub(lambda found: found.group().replace(",", ""), text))
+    return _SINGLE.sub(
+        r"\1\2", _GROUPED.sub(lambda found: re.sub(r"[,\s]", "", found.group()), text)
+    )
 
 
 def formula(text: str) -> str:

@@ -19,13 +19,13 @@ from rlvr.verify.formulas.number import close
 _SURPLUS = 50  # digits beyond those that the numbers in the expressions have
 _MAX_DIGITS = 2_500  # of an irrational number
 _WITH_FLOATS = 11
-_CORNERS = (sympy.Abs, sympy.floor, sympy.ceiling, sympy.Mod, sympy.Max, sympy.Min)
-_CORNERS += (sympy.Piecewise, sympy.sign)
+_STEPS = (sympy.floor, sympy.ceiling, sympy.Mod, sympy.sign)
+_CORNERS = (sympy.Abs, sympy.Max, sympy.Min, sympy.Piecewise, *_STEPS)
 _INTEGER = (sympy.Sum, sympy.Product, sympy.factorial, sympy.binomial)
 _dice = random.Random(0)
 _POINTS = [[Rational(_dice.randint(-700, 700), 301) for _ in range(12)] for _ in range(3)]
 _POINTS[0] = [abs(value) for value in _POINTS[0]]
-_POSITIVE = [[Rational(n + k) for k in range(12)] for n in (7, 4, 5)]
+_POSITIVE = [[Rational(_dice.randint(2, 15)) for _ in range(12)] for _ in range(6)]
 
 
 def precision(*expressions: object) -> int:
@@ -44,14 +44,14 @@ def equal(gold: Expr, prediction: Expr) -> bool | None:
         return _agree(gold, prediction, {}, 0 if floats else precision(gold, prediction))
     if len(symbols) > len(_POINTS[0]) or isinstance(gold, Symbol) or isinstance(prediction, Symbol):
         return None  # a symbol may be a word
-    both = gold + prediction
-    points = _POSITIVE if both.has(*_INTEGER) else _POINTS
+    either = sympy.Tuple(gold, prediction)
+    points = _POSITIVE if either.has(*_INTEGER) else _POINTS
     digits = _WITH_FLOATS if floats else precision(gold, prediction)
     at = (dict(zip(symbols, point, strict=False)) for point in points)
     told = [_agree(gold, prediction, point, digits) for point in at]
     if False in told:
         return False
-    return None if None in told or both.has(*_CORNERS) else True
+    return None if None in told or either.has(*_CORNERS) else True
 
 
 def _agree(gold: Expr, prediction: Expr, point: dict[Expr, Rational], digits: int) -> bool | None:
@@ -68,5 +68,6 @@ def _agree(gold: Expr, prediction: Expr, point: dict[Expr, Rational], digits: in
     if not digits:
         exact = [Fraction(str(part)) for part in parts]
         return close(exact[2], exact[0]) and close(exact[3], exact[1])
-    allowed = Float(10, digits) ** -digits * max(1, *map(abs, parts))
+    scale = max(0 if digits == _WITH_FLOATS else 1, *map(abs, parts))
+    allowed = Float(10, digits) ** -digits * scale
     return all(abs(a - b) <= allowed for a, b in zip(*values, strict=True))
