@@ -12,12 +12,21 @@ from collections import deque
 from rlvr.config import VerifierConfig
 from rlvr.errors import ConfigError
 
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BRACES = re.compile(
+    r"\\(?:boxed|fbox)(?:\s*\{|\s{1,9}(?:-?[0-9][0-9.]{0,40}|[a-zA-Z](?![a-zA-Z])))|\\.|[{}]",
+    re.DOTALL,
+)
 _BOX = re.compile(r"\\(?:boxed|fbox)\b")
+_SPACE = r"(?:[\s$~]|\\[,; ()\[\]]|\\q?quad)*"
+_WORD = r"(?:\b(?:and|or)\b|\\text\s?\{\s?(?:and|or)\s?\})"
+_JOINED = re.compile(rf"{_SPACE}(?:[,;]{_SPACE}{_WORD}?|{_WORD}){_SPACE}")
 _LABEL = re.compile(
     r"[\s*_>#`-]{0,20}(?:the\s{1,9})?(?:final\s{1,9})?answer(?:\s{1,9}is)?[*_\s]{0,9}[:\uff1a](.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_PHRASE = re.compile(r"\bfinal answer is\b[*_\s:]{0,9}(.*)", re.IGNORECASE | re.DOTALL)
+_HOPE = re.compile(r"\.?\s{0,9}I hope it is correct\.?$")
+_MAX_JOINED = 64  # boxes of one list
 
 
 class NoAnswer(Exception):
@@ -40,52 +49,78 @@ def final_answer(text: str, pattern: re.Pattern[str] | None = None) -> str:
     r"""What the response commits itself to.
 
     With ``pattern``, the first group of its last match, or the whole match if it has no group.
-    Without:
+    Without, and after the last ``</think>`` if anything follows that:
 
     * The content of the last ``\boxed{...}`` (or ``\fbox``), with boxes inside it unwrapped. A
       response with several boxes is judged by the last alone.
-    * Without a box, what follows ``Answer:`` on the last line that starts so (or the next line).
+    * Without a box, what follows ``Answer:`` on the last line that starts so (or the next line),
+      or the words ``final answer is``.
 
     Raises NoAnswer if there is none, if the last box is never closed, or if it is empty.
     """
+    return _answers(text, pattern)[-1][1]
+
+
+def closing_answer(text: str, pattern: re.Pattern[str] | None = None) -> str:
+    r"""``final_answer``, but boxes at the end that commas, "and" or "or" join are one list.
+
+    Boxes anywhere else stay what they are: a second guess never helps.
+    """
+    answers = _answers(text, pattern)
+    written = answers[0][1]
+    for (_, before), (joint, answer) in zip(answers, answers[1:], strict=False):
+        written += f"{joint}{answer}" if answer != before else ""
+    return written
+
+
+def _answers(text: str, pattern: re.Pattern[str] | None) -> list[tuple[str, str]]:
+    """The final answer, after those that it is joined to; each with the joint before it."""
     if pattern is not None:
-        answer, wanted = _last_match(text, pattern), pattern.pattern
+        found = deque(pattern.finditer(text), maxlen=1)
+        answers = [("", found[0][min(1, pattern.groups)] or "")] if found else []
+        wanted = pattern.pattern
     else:
-        answer, wanted = _last_box(text), "\\boxed{} and no line that starts with 'Answer:'"
-        if answer is None:
-            answer = _last_label(text)
-    if answer is None:
+        after = text.rpartition("</think>")[2]
+        text = after if after.strip() else text
+        wanted = "\\boxed{} and no line that starts with 'Answer:'"
+        answers = _last_boxes(text) or [("", answer) for answer in _last_label(text)]
+    if not answers:
         raise NoAnswer(f"no {wanted}")
-    if not answer:
+    answers = [(joint, _unwrap(answer)) for joint, answer in answers]
+    if not answers[-1][1]:
         raise NoAnswer("the final answer is empty")
-    return answer
+    return answers
 
 
-def _last_match(text: str, pattern: re.Pattern[str]) -> str | None:
-    found = deque(pattern.finditer(text), maxlen=1)
-    return _unwrap(found[0][min(1, pattern.groups)] or "") if found else None
-
-
-def _last_box(text: str) -> str | None:
-    """The content of the box that closes last; None if no box is ever opened."""
+def _last_boxes(text: str) -> list[tuple[str, str]]:
+    """The content of the box that closes last, and of those before it that it is joined to."""
     opened: list[tuple[int, int]] = []  # (start, content) of every open brace; start -1: no box
-    start, content = -1, (0, 0)
+    boxes: list[tuple[int, int, int, int]] = []  # (start, content, its end, end), none in another
     for brace in _BRACES.finditer(text):
         kind = brace.group()
         if kind == "{":
             opened.append((-1, -1))
         elif kind == "}":
-            if opened:
-                box, inside = opened.pop()
-                if box >= 0:
-                    start, content = box, (inside, brace.start())
+            box, inside = opened.pop() if opened else (-1, -1)
+            while box >= 0 and boxes and boxes[-1][0] > box:
+                boxes.pop()
+            if box >= 0:
+                boxes.append((box, inside, brace.start(), brace.end()))
         elif kind[-1] == "{" and len(kind) > 2:
             opened.append((brace.start(), brace.end()))
-    if any(box > start for box, _ in opened):
+        elif len(kind) > 2:  # \boxed 5
+            inside = brace.end() - len(kind.split()[-1])
+            boxes.append((brace.start(), inside, brace.end(), brace.end()))
+    if any(box > (boxes[-1][0] if boxes else -1) for box, _ in opened):
         raise NoAnswer("the last \\boxed{ is never closed")
-    if start < 0:
-        return None
-    return _unwrap(text[slice(*content)])
+    answers: list[tuple[str, str]] = []
+    for i in range(len(boxes) - 1, -1, -1):
+        between = text[boxes[i - 1][3] : boxes[i][0]] if i else ""
+        joint = " or " if re.search(r"\bor\b", between[:80]) else ", "
+        answers.insert(0, (joint, text[boxes[i][1] : boxes[i][2]]))
+        if len(between) > 80 or not _JOINED.fullmatch(between) or len(answers) == _MAX_JOINED:
+            break
+    return answers
 
 
 def _unwrap(content: str) -> str:
@@ -93,13 +128,13 @@ def _unwrap(content: str) -> str:
     return _BOX.sub("", content).strip() if _BOX.search(content) else content.strip()
 
 
-def _last_label(text: str) -> str | None:
+def _last_label(text: str) -> list[str]:
     following = ""  # the next line that is not empty
     for line in reversed(text.split("\n")):
-        if labelled := _LABEL.match(line):
-            return _bare(labelled.group(1)) or following
+        if labelled := _LABEL.match(line) or _PHRASE.search(line):
+            return [_HOPE.sub("", _bare(labelled.group(1))) or following]
         following = _bare(line) or following
-    return None
+    return []
 
 
 def _bare(line: str) -> str:

@@ -10,11 +10,14 @@ import re
 
 from rlvr.config import VerifierConfig
 from rlvr.task import Prompt, Verdict
-from rlvr.verify.answer import NoAnswer, answer_pattern, final_answer
+from rlvr.verify.answer import NoAnswer, answer_pattern, closing_answer
 from rlvr.verify.base import judged, unparseable
-from rlvr.verify.formulas import latex
-from rlvr.verify.formulas.number import Number, read_number
-from rlvr.verify.formulas.symbolic import MAX_CHARACTERS, NotParsed, same
+from rlvr.verify.formulas import latex, units
+from rlvr.verify.formulas.bounds import MAX_CHARACTERS, NotParsed
+from rlvr.verify.formulas.collection import split
+from rlvr.verify.formulas.number import read_number
+from rlvr.verify.formulas.symbolic import same
+from rlvr.verify.formulas.units import PERCENT
 
 _WARM_UP = (
     (r"\frac{\sqrt{3}}{2} + 2\pi", r"\frac{3 + 2x^2}{\sqrt{13}}"),
@@ -40,12 +43,12 @@ def verify_math(gold: str, prediction: str, pattern: re.Pattern[str] | None = No
     Raises ValueError if ``gold`` is a broken box.
     """
     try:
-        answer = final_answer(prediction, pattern)
+        answer = closing_answer(prediction, pattern)
     except NoAnswer as reason:
         return unparseable(str(reason))
     if "\\boxed" in gold:
         try:
-            gold = final_answer(gold)
+            gold = closing_answer(gold)
         except NoAnswer as reason:
             raise ValueError(f"the gold answer '{gold[:200]}': {reason}") from None
     shown = answer[:200]
@@ -78,27 +81,53 @@ class Math:
 
 def _equal(gold: str, answer: str) -> bool:
     """Whether two answers mean the same; raises NotParsed if ``answer`` means nothing."""
-    gold, gold_percent = latex.tidy(gold)
-    answer, percent = latex.tidy(answer)
+    gold, answer = latex.tidy(gold), latex.tidy(answer)
     if gold == answer:
         return True
+    if (chosen := _equal_options(gold, answer)) is not None:
+        return chosen
     gold, answer, renamed = _without_names(gold, answer)
     if renamed or gold == answer:
         return not renamed
+    if (words := _equal_words(gold, answer)) is not None:
+        return words
+    gold, gold_unit = units.split(gold)
+    answer, unit = units.split(answer)
+    if not units.agree(gold_unit, unit):
+        return False
+    gold, answer = latex.formula(gold), latex.formula(answer)
+    if gold == answer:
+        return True
 
     gold_number, number = read_number(gold), read_number(answer)
     if gold_number and number:
-        if _equal_numbers(gold_number, number, gold_percent, percent):
+        if number.equals(gold_number):
             return True
+        if PERCENT in (gold_unit, unit) and gold_unit != unit:  # left out, or applied
+            return (number.percent() if unit else number).equals(
+                gold_number.percent() if gold_unit else gold_number
+            )
         if not (gold_number.grouped or number.grouped):
             return False
-    if (numerals := _equal_numerals(gold, answer)) is not None:
-        return numerals
-    if (words := _equal_words(gold, answer)) is not None:
-        return words
+    gold_numeral, numeral = latex.numeral(gold), latex.numeral(answer)
+    if gold_numeral or numeral:  # a base left out is the gold answer's
+        return gold_numeral is not None and (numeral or (answer, gold_numeral[1])) == gold_numeral
     if (parts := _equal_parts(gold, answer)) is not None:
         return parts
     return same(gold, answer)
+
+
+def _equal_options(gold: str, answer: str) -> bool | None:
+    r"""Options, where ``\text{(B)} 12`` is both B and 12; None if neither side is one."""
+    theirs, ours = latex.option(gold), latex.option(answer)
+    if theirs and ours:
+        return theirs[0] == ours[0] and _equal(theirs[1], ours[1])
+    if option := theirs or ours:
+        other = answer if theirs else gold
+        return latex.bare_word(other) == option[0].casefold() or (
+            _equal(option[1], answer) if theirs else _equal(gold, option[1])
+        )
+    return None
 
 
 def _without_names(gold: str, answer: str) -> tuple[str, str, bool]:
@@ -110,56 +139,36 @@ def _without_names(gold: str, answer: str) -> tuple[str, str, bool]:
     name, value = latex.split_name(answer)
     if latex.has_relation(gold_value) or latex.has_relation(value):
         return gold, answer, False
-    if gold_name and name:
-        return gold_value, value, gold_name != name
+    if gold_name and name and gold_name != name:
+        solved = gold_name in value and name in gold_value  # y = 3x, x = y/3
+        return gold, answer, not solved
     return gold_value, value, False
-
-
-def _equal_numbers(gold: Number, number: Number, gold_percent: bool, percent: bool) -> bool:
-    """Numbers; where one side has a percent sign, the other may have applied it or left it out."""
-    if number.equals(gold):
-        return True
-    if gold_percent and not percent:
-        return number.equals(gold.percent())
-    if percent and not gold_percent:
-        return number.percent().equals(gold)
-    return False
-
-
-def _equal_numerals(gold: str, answer: str) -> bool | None:
-    """Numerals with a base; None if neither side has one. A base left out is the gold's."""
-    gold_numeral, numeral = latex.numeral(gold), latex.numeral(answer)
-    if gold_numeral and numeral:
-        return gold_numeral == numeral
-    if gold_numeral:
-        return gold_numeral[0] == answer
-    return numeral[0] == gold if numeral else None
 
 
 def _equal_words(gold: str, answer: str) -> bool | None:
     """Words; None if neither side is made of words."""
-    if (word := latex.word(gold)) is not None:
-        return word == latex.bare_word(answer)
-    if (word := latex.word(answer)) is not None:
-        return word == latex.bare_word(gold)
-    return None
+    if latex.word(gold) is None and latex.word(answer) is None:
+        return None
+    return latex.bare_word(gold) == latex.bare_word(answer)
 
 
 def _equal_parts(gold: str, answer: str) -> bool | None:
     """Collections, element by element; None unless both are collections of alike kinds."""
-    gold_parts, parts = latex.split(gold), latex.split(answer)
+    gold_parts, parts = split(gold), split(answer)
     if gold_parts is None or parts is None:
-        return None
+        either = gold_parts or parts
+        return False if either and either.kind == "list" else None
     theirs, ours = gold_parts.elements, list(parts.elements)
-    if gold_parts.ordered and parts.ordered:
-        if gold_parts.kind != parts.kind or len(theirs) != len(ours):
-            return False
-    elif gold_parts.kind != parts.kind or len(theirs) != len(ours):
-        return None  # (1, 2) may stand for 1, 2; a set may repeat an element
+    kinds = {gold_parts.kind, parts.kind}
+    if len(kinds) > 1 and kinds != {"list", "set"}:
+        return None if kinds & {"list", "cup"} else False  # (1, 2) may stand for 1, 2
+    if len(theirs) != len(ours):
+        return False if gold_parts.ordered else None  # a set may repeat an element
     if len(ours) > _MAX_ELEMENTS:
         raise NotParsed(f"more than {_MAX_ELEMENTS} elements")
     names = {latex.split_name(element)[0] for element in theirs}
-    if gold_parts.ordered or len(names) > 1:  # x = 1, y = 2 is not x = 2, y = 1
+    named = all(latex.split_name(element)[0] for element in (*theirs, *ours))
+    if gold_parts.ordered or (len(names) > 1 and not named):  # x = 1, y = 2 is not 2, 1
         return all(_equal(g, a) for g, a in zip(theirs, ours, strict=True))
     for element in theirs:
         found = next((a for a in ours if _equal(element, a)), None)

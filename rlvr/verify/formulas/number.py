@@ -6,18 +6,18 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-_INTEGER = r"[0-9]{1,300}"
 _DECIMAL = r"(?:[0-9]{1,300}(?:\.[0-9]{0,300})?|\.[0-9]{1,300})"
-_POWER_OF_TEN = r"\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*([+-]?[0-9]{1,3})\s*\}|([+-]?[0-9]))"
-_PLAIN = re.compile(rf"({_DECIMAL})(?:[eE]([+-]?[0-9]{{1,3}})|{_POWER_OF_TEN})?")
+_TEN = r"10\s*\^\s*(?:\{\s*([+-]?[0-9]{1,3})\s*\}|([+-]?[0-9]))"
+_PLAIN = re.compile(
+    rf"({_DECIMAL})(?:[eE]([+-]?[0-9]{{1,3}})|\s*(?:\\times|\\cdot|\*)\s*{_TEN})?|{_TEN}"
+)
 _GROUPED = re.compile(
     r"[0-9]{1,3}(?:,[0-9]{3}){1,99}(?:\.[0-9]{1,300})?|[0-9]{1,3}(?: [0-9]{3}){1,99}"
 )
 _ARGUMENT = rf"\s*(?:\{{\s*([+-]?\s*{_DECIMAL})\s*\}}|([0-9]))"
-_FRACTION = re.compile(rf"({_INTEGER})?\s*\\frac{_ARGUMENT}{_ARGUMENT}")
-_RATIO = re.compile(rf"(?:({_INTEGER})\s+)?({_DECIMAL})\s*/\s*({_DECIMAL})")
-_SIGN = re.compile(r"\s*([+-]?)\s*")
-
+_FRACTION = re.compile(rf"([0-9]{{1,300}})?\s*\\frac{_ARGUMENT}{_ARGUMENT}")
+_RATIO = re.compile(rf"(?:([0-9]{{1,300}})\s+)?({_DECIMAL})()\s*/\s*({_DECIMAL})()")
+_PERIODIC = re.compile(r"([0-9]{0,99})\.([0-9]{0,99})\\overline\s*\{\s*([0-9]{1,99})\s*\}")
 _TOLERANCE = Fraction(1, 10**6)
 
 
@@ -48,52 +48,32 @@ def close(value: Fraction, gold: Fraction) -> bool:
 def read_number(text: str) -> Number | None:
     r"""The number that ``text`` spells, or None.
 
-    Integers (``1234``, ``1,234``), decimals, ``6.02 \times 10^{23}``, ``3e8``, ``a/b``,
-    ``\frac{a}{b}`` and mixed numbers, each with a sign. ``text`` is tidy (see ``latex.tidy``).
+    Integers (``1234``, ``1,234``), decimals (``0.1\overline{6}``), ``6.02 \times 10^{23}``,
+    ``3e8``, ``a/b``, ``\frac{a}{b}`` and mixed numbers, each with a sign. ``text`` is tidy.
     """
     if len(text) > 700:
         return None
-    sign = _SIGN.match(text)
-    assert sign is not None  # it matches the empty string
-    body = text[sign.end() :].rstrip()
-    number = _plain(body) or _grouped(body) or _fraction(body)
-    if number is not None and sign.group(1) == "-":
-        return Number(-number.value, number.decimal, number.grouped)
-    return number
-
-
-def _plain(body: str) -> Number | None:
-    found = _PLAIN.fullmatch(body)
-    if found is None:
-        return None
-    digits, *exponents = found.groups()
-    exponent = int(next(filter(None, exponents), "0"))
-    decimal = "." in digits or exponent < 0
-    return Number(_decimal(digits) * Fraction(10) ** exponent, decimal, False)
-
-
-def _grouped(body: str) -> Number | None:
-    if _GROUPED.fullmatch(body) is None:
-        return None
-    digits = body.replace(",", "").replace(" ", "")
-    return Number(_decimal(digits), "." in digits, True)
-
-
-def _fraction(body: str) -> Number | None:
-    if found := _FRACTION.fullmatch(body):
-        whole, a, a1, b, b1 = found.groups()
-        above, below = a or a1, b or b1
-    elif found := _RATIO.fullmatch(body):
-        whole, above, below = found.groups()
-    else:
-        return None
-    numerator, denominator = _decimal(above), _decimal(below)
-    if denominator == 0:
-        return None
-    value = Fraction(whole or 0) + numerator / denominator
-    return Number(value, "." in above or "." in below, False)
+    body = text.strip()
+    sign, body = (-1 if body[:1] == "-" else 1), body[body[:1] in ("+", "-") :].lstrip()
+    if found := _PLAIN.fullmatch(body):
+        digits = found[1] or "1"
+        exponent = int(next(filter(None, found.groups()[1:]), "0"))
+        decimal = "." in digits or (exponent < 0 and found[1] is not None)
+        return Number(sign * _decimal(digits) * Fraction(10) ** exponent, decimal, False)
+    if _GROUPED.fullmatch(body):
+        return Number(sign * _decimal(re.sub("[, ]", "", body)), "." in body, True)
+    if found := _FRACTION.fullmatch(body) or _RATIO.fullmatch(body):
+        above, below = found[2] or found[3], found[4] or found[5]
+        if not _decimal(below):
+            return None
+        value = Fraction(found[1] or 0) + _decimal(above) / _decimal(below)
+        return Number(sign * value, "." in above + below, False)
+    if found := _PERIODIC.fullmatch(body):
+        whole, fixed, period = found.groups()
+        value = int(whole + fixed or 0) + Fraction(int(period), 10 ** len(period) - 1)
+        return Number(sign * value / 10 ** len(fixed), False, False)
+    return None
 
 
 def _decimal(digits: str) -> Fraction:
-    text = digits.replace(" ", "")
-    return Fraction(text.rstrip(".") if text.endswith(".") else text)
+    return Fraction(digits.replace(" ", "").removesuffix("."))

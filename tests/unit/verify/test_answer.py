@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rlvr.config import VerifierConfig
 from rlvr.errors import ConfigError
 from rlvr.task import Prompt
-from rlvr.verify.answer import NoAnswer, answer_pattern, final_answer
+from rlvr.verify.answer import NoAnswer, answer_pattern, closing_answer, final_answer
 from rlvr.verify.base import load
 
 FOUND = [
@@ -30,6 +30,12 @@ FOUND = [
     ("The answer is: $x$", "$x$"),
     ("ANSWER: \n\n 7 \n", "7"),
     ("> Answer: 1/2", "1/2"),
+    (r"\boxed 5", "5"),
+    (r"\boxed{4} or \boxed{5}", "5"),
+    (r"<think>\boxed{4}</think> So \boxed{5}", "5"),
+    (r"<think>\boxed{4}</think>", "4"),
+    (r"\boxed{4}</think> Answer: 5", "5"),
+    ("So the final answer is $5$. I hope it is correct.", "$5$"),
 ]
 MISSING = [
     ("", "no "),
@@ -42,12 +48,27 @@ MISSING = [
     (r"\boxed{ }", "empty"),
     (r"\boxed{5} wait \boxed{}", "empty"),
     ("Answer:", "empty"),
+    (r"<think>\boxed{5}</think> I do not know.", "no "),
+]
+CLOSING = [
+    (r"\boxed{4}, no, \boxed{5}", "5"),
+    (r"$\boxed{3}$ and $\boxed{8}$.", "3, 8"),
+    (r"\boxed{1}, \boxed{2}, \text{ and } \boxed{3}", "1, 2, 3"),
+    (r"\boxed{(0,5)} \text{ or } \boxed{(4,1)}", "(0,5) or (4,1)"),
+    (r"\boxed{5}, \boxed{5}", "5"),
+    (r"\boxed{4}. Then \boxed{5}, \boxed{6}", "5, 6"),
+    (r"\boxed{4}" + " " * 90 + r", \boxed{5}", "5"),
 ]
 
 
 @pytest.mark.parametrize(("text", "answer"), FOUND)
 def test_finds_the_last_commitment(text: str, answer: str) -> None:
     assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(("text", "answer"), CLOSING)
+def test_boxes_that_end_a_response_together_are_a_list(text: str, answer: str) -> None:
+    assert closing_answer(text) == answer
 
 
 @pytest.mark.parametrize(("text", "reason"), MISSING)

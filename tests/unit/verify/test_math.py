@@ -150,6 +150,22 @@ UNPARSEABLE = [
     '__import__("os").system("true")',
 ]
 
+# Each took a process to its limit once: gold answer, and what cannot be decided or is wrong.
+SLOW = [
+    ("5", "(x+1)^{9999}"),
+    ("x+1", "(x+y+z+w)^{300}"),
+    ("x+1", "x^" * 100 + "x"),
+    ("x+1", "|x" * 150),
+    (r"\sin x", "+".join(rf"\sin({k}x)" for k in range(1, 60))),
+    ("n^2", r"\sum_{k=1}^n k^{500}"),
+    ("n^2", r"\sum_{k=1}^{1000} \sin k"),
+    ("x = y + 1", "x^{300} + y^{299}x + 3 = 0"),
+    ("(1, 2)", "(x+1)^{200} < 3"),
+    ("2", r"\sqrt{10^{4000}+1}"),
+    ("2", r"\int_0^1 e^{x^x} dx"),
+    ("x+1", ", ".join(f"x+{k}" for k in range(60))),
+]
+
 
 def table(text: str) -> list[object]:
     rows = (line.rsplit(" | ", 1) for line in text.strip().splitlines())
@@ -180,6 +196,13 @@ def test_hostile_answers_are_refused_in_time(gold: str, answer: str) -> None:
     verdict = verify_math(gold, boxed(answer))
     assert (verdict.outcome, verdict.reward) == (Outcome.UNPARSEABLE, 0.0)
     assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize(("gold", "answer"), SLOW, ids=lambda text: ascii(text[:20]))
+def test_what_is_long_to_decide_is_told_at_once(gold: str, answer: str) -> None:
+    start = time.process_time()
+    assert verify_math(gold, boxed(answer)).reward == 0
+    assert time.process_time() - start < 3  # a parser that is still cold; a warm one: 0.5
 
 
 @pytest.mark.parametrize(
