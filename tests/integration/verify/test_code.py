@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlvr.config import CodeConfig, VerifierConfig
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, SandboxError
 from rlvr.task import Outcome, Prompt
 from rlvr.verify.base import load
 from rlvr.verify.code import verify_code
@@ -185,7 +185,7 @@ def test_a_sandbox_that_is_lost_is_tried_once_more(victim: str) -> None:
         if outcome is not None:
             assert verify_code(program, tests, limits=LIMITS).outcome is outcome
         else:
-            with pytest.raises(server.SandboxError, match="the sandbox was ended"):
+            with pytest.raises(SandboxError, match="the sandbox was ended"):
                 verify_code(program, tests, limits=LIMITS)
         killing.join()
         assert len(killing.killed) == times

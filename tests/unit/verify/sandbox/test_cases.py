@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from rlvr.verify.sandbox.cases import Asserts, Calls, Runs, read_tests, same_output, same_value
+from rlvr.verify.sandbox.cases import Asserts, Calls, Runs, read_tests
+from rlvr.verify.sandbox.inside.comparer import same_output, same_value
 
 
 @pytest.mark.parametrize(
