@@ -26,8 +26,8 @@ _ALLOWED = """
     getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr
     brk mmap munmap mremap mprotect madvise msync mincore
     getpid getppid gettid getuid geteuid getgid getegid getgroups getresuid getresgid getpgrp
-    getpgid getsid capget getrlimit setrlimit prlimit64 getrusage getpriority times sysinfo uname getcpu
-    sched_yield sched_getaffinity sched_getparam sched_getscheduler
+    getpgid getsid capget getrlimit setrlimit prlimit64 getrusage getpriority times sysinfo uname
+    getcpu sched_yield sched_getaffinity sched_getparam sched_getscheduler
     sched_get_priority_max sched_get_priority_min
     arch_prctl set_tid_address set_robust_list get_robust_list rseq futex futex_waitv
     exit exit_group restart_syscall wait4 waitid
