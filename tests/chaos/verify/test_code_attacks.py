@@ -444,6 +444,17 @@ def test_each_run_finds_an_empty_tmp() -> None:
     assert doubles(program, "script") is Outcome.CORRECT
 
 
+def test_each_run_finds_an_empty_tmp_however_little_was_left() -> None:
+    tests = {"inputs": ["a", "b", "c", "d"], "outputs": ["[] 0o755"] * 4}
+    program = (
+        "import os\nname, mode = input(), oct(os.stat('.').st_mode & 0o777)\n"
+        "print(os.listdir('.'), mode)\nif name == 'a': os.mkdir('left')\n"
+        "if name == 'b': os.symlink('x', 'left')\nif name == 'c': os.chmod('.', 0o700)\n"
+    )
+    verdict = verify_code(program, tests, limits=LIMITS)
+    assert verdict.outcome is Outcome.CORRECT, verdict.detail
+
+
 def test_unsafe_too_leaves_no_process() -> None:
     limits = replace(LIMITS, sandbox="unsafe", wall_s=1.0)
     mark = f"mark-{random.getrandbits(64):x}"

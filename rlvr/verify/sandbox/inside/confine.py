@@ -50,12 +50,19 @@ def isolate() -> None:
         _check(_libc.mount(None, path, None, _READ_ONLY | flags, None))
 
 
-def mount_tmp(disk: int) -> None:
-    """An empty ``/tmp`` of ``disk`` bytes, instead of the one that was there."""
+def mount_tmp(disk: int) -> tuple[int, int, int]:
+    """An empty ``/tmp`` of ``disk`` bytes, instead of the one that was there; its state."""
     _libc.umount2(b"/tmp", _DETACH)
     options = b"mode=755,size=%d,nr_inodes=%d" % (disk, max(64, disk // _INODE))
     _check(_libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _NO_SUID | _NO_DEVICES, options))
     os.chdir("/tmp")
+    return tmp_state()
+
+
+def tmp_state() -> tuple[int, int, int]:
+    """What changes when anything is put into ``/tmp`` or done to it."""
+    state = os.stat("/tmp")
+    return state.st_mode, state.st_size, state.st_ctime_ns
 
 
 def drop_capabilities() -> None:

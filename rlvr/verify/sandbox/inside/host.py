@@ -54,13 +54,14 @@ def main(disk: int | None) -> None:
 
 
 def _serve_runs(code: CodeType, job: dict[str, Any], disk: int | None) -> None:
+    state = None if disk is None else confine.mount_tmp(disk)
     while True:
         try:
             text = plain.read(0)
         except EOFError:
             return
-        if disk is not None:
-            confine.mount_tmp(disk)
+        if disk is not None and confine.tmp_state() != state:  # left by the run before
+            state = confine.mount_tmp(disk)
         files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
         os.write(files[0], text)
         os.lseek(files[0], 0, os.SEEK_SET)
