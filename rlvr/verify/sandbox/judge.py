@@ -1,7 +1,8 @@
 """One program, its tests and the verdict.
 
-The program runs in one sandbox, which is told inputs and gives outputs; the comparison is made out
-here. Test code runs in a second sandbox, which calls the program in the first.
+The program runs in one sandbox, which is told inputs and gives outputs. Small ones are compared out
+here, large ones in a second sandbox. Test code, too, runs in a second sandbox, from which it calls
+the program in the first.
 """
 
 from __future__ import annotations

@@ -47,12 +47,22 @@ class SandboxServer(ForkServer):
         bare = kind == "unsafe"
         command = python(str(_ROOT)) if bare else [*bubblewrap(), *python(_APP)]
         self._stderr = os.memfd_create("stderr")
+        try:
+            self._start(command, as_nobody=not bare and os.getuid() == 0)
+        except OSError:
+            os.close(self._stderr)
+            raise
+
+    def _start(self, command: list[str], as_nobody: bool) -> None:
+        """Start it, with a second user in its namespace for the programs to become.
+
+        What a superuser starts stays one for the kernel, if it does not become another: no limit of
+        threads binds it, and it owns the machine's files.
+        """
         options = {"stdout": subprocess.DEVNULL, "stderr": self._stderr, "env": _ENVIRONMENT}
-        if bare or os.getuid() != 0:
+        if not as_nobody:
             super().__init__(command, cwd="/", **options)
             return
-        # What a superuser starts stays one for the kernel: no limit of threads binds it, and it
-        # owns the machine's files. So there is a second user for the programs to become.
         info, told = os.pipe()
         wait, go = os.pipe()
         command[1:1] = ["--info-fd", str(told), "--userns-block-fd", str(wait)]

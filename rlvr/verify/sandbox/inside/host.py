@@ -1,6 +1,6 @@
 """The process in which a program under test runs.
 
-It reads ``{program, call, cpu_s, memory, output}`` from its input and tells in the order of
+It reads ``{program, call, filter, cpu_s, memory, output}`` from its input and tells in the order of
 
 * ``["started"]`` before it looks at the program,
 * ``["compiled"]`` or ``["unparseable", why]``,
