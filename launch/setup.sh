@@ -82,6 +82,7 @@ missing_packages() {
 exit(not os.path.exists(s.get_path("include") + "/Python.h"))' || echo python3.11-dev
     command -v git >/dev/null || echo git
     command -v bwrap >/dev/null || echo bubblewrap
+    "$python" -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")' 2>/dev/null || echo libseccomp2
 }
 
 install_system_packages() {
@@ -134,7 +135,8 @@ fi
 for package in $(missing_packages); do
     case $package in
         git) say "warning: there is no git; the run's record will lack the commit." ;;
-        bubblewrap) say "warning: there is no bubblewrap; verifying code will be refused." ;;
+        bubblewrap | libseccomp2)
+            say "warning: there is no $package; verifying code will be refused." ;;
         *) fail "$package is missing: DeepSpeed compiles an op, and .venv needs pip. As root:" \
             "apt-get install $(missing_packages | xargs) (or your system's packages of them)." ;;
     esac

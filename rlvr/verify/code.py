@@ -35,7 +35,7 @@ def verify_code(
         tests: in any of the forms of ``rlvr.verify.sandbox.cases``.
         entry_point: the function to call; none: a script that reads standard input.
         prelude: code of the task's own that test code may use. Names that neither the tests nor
-            the prelude define are taken from the program, so it has a say in what they do.
+            the prelude define are taken from the program where there is no ``entry_point``.
         limits: of the sandbox.
 
     A program that ends early, breaks a limit or answers nonsense is incorrect, one that takes too
@@ -75,14 +75,17 @@ class Code:
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
         """Test the program in ``response_text``."""
         tests = prompt.meta.get("tests") or prompt.meta.get("input_output") or prompt.answer
-        entry_point = prompt.meta.get("entry_point")
+        entry_point = (prompt.meta.get("entry_point") or "").rpartition(".")[2]  # Solution().f
         prelude = task_code(prompt.text, entry_point) if entry_point else ""
         program = extract_program(response_text, entry_point, prelude)
         if program is None:
             return unparseable("no program: no text, or no closed block of code")
-        return verify_code(
-            program, tests, entry_point=entry_point, prelude=prelude, limits=self._limits
-        )
+        try:
+            return verify_code(
+                program, tests, entry_point=entry_point, prelude=prelude, limits=self._limits
+            )
+        except ValueError as error:
+            raise ValueError(f"row {prompt.id}: {error}") from error
 
 
 def extract_program(text: str, entry_point: str | None = None, prelude: str = "") -> str | None:

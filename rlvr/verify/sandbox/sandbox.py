@@ -42,7 +42,7 @@ class Sandbox:
         self.deadline = deadline
         self._kind = limits.sandbox
         self._limit = limits.output_mib * 2**20 + 4096
-        self.server = server.running(limits.sandbox)
+        self.server = self._running()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         disk: int | None = limits.disk_mib * 2**20
         if limits.sandbox == "unsafe":
@@ -58,6 +58,16 @@ class Sandbox:
         finally:
             os.close(stdin)
             os.close(stdout)
+
+    def _running(self) -> server.SandboxServer:
+        """The fork server, as soon as there is room for its process, if it is not there."""
+        while True:
+            try:
+                return server.running(self._kind)
+            except BlockingIOError as error:
+                if time.monotonic() > self.deadline:
+                    raise SandboxError(f"no room for another process: {error}") from None
+                time.sleep(0.1)
 
     def __enter__(self) -> Sandbox:
         return self

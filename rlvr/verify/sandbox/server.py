@@ -8,6 +8,8 @@ and ``/dev/urandom``; no ``/proc``, no environment. The program that it runs,
 
 from __future__ import annotations
 
+import glob
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ from pathlib import Path
 from rlvr.errors import ConfigError
 from rlvr.verify.forkserver import ForkServer
 from rlvr.verify.sandbox.inside import plain
+from rlvr.verify.sandbox.inside.confine import NOBODY
 
 _INSIDE = Path(plain.__file__).parent
 _ROOT = _INSIDE.parents[3]  # the folder that holds our package
@@ -44,8 +47,34 @@ class SandboxServer(ForkServer):
         bare = kind == "unsafe"
         command = python(str(_ROOT)) if bare else [*bubblewrap(), *python(_APP)]
         self._stderr = os.memfd_create("stderr")
-        null = subprocess.DEVNULL
-        super().__init__(command, stdout=null, stderr=self._stderr, env=_ENVIRONMENT, cwd="/")
+        try:
+            self._start(command, as_nobody=not bare and os.getuid() == 0)
+        except OSError:
+            os.close(self._stderr)
+            raise
+
+    def _start(self, command: list[str], as_nobody: bool) -> None:
+        """Start it, with a second user in its namespace for the programs to become.
+
+        What a superuser starts stays one for the kernel, if it does not become another: no limit of
+        threads binds it, and it owns the machine's files.
+        """
+        options = {"stdout": subprocess.DEVNULL, "stderr": self._stderr, "env": _ENVIRONMENT}
+        if not as_nobody:
+            super().__init__(command, cwd="/", **options)
+            return
+        info, told = os.pipe()
+        wait, go = os.pipe()
+        command[1:1] = ["--info-fd", str(told), "--userns-block-fd", str(wait)]
+        with open(info) as answer, open(go, "wb", buffering=0) as mapped:
+            try:
+                super().__init__(command, cwd="/", pass_fds=(told, wait), **options)
+            finally:
+                os.close(told)
+                os.close(wait)
+            if words := answer.read():
+                _map_users(json.loads(words)["child-pid"])
+                mapped.write(b"-")
 
     def last_words(self) -> str:
         """The end of what it and its programs, before they are the model's, wrote on stderr."""
@@ -96,19 +125,40 @@ def bubblewrap() -> list[str]:
     program = shutil.which("bwrap")
     if program is None:
         raise ConfigError(_MISSING)
-    words = [program, "--unshare-all", "--die-with-parent", "--new-session"]
-    # For the namespaces of each program, which itself has no capability.
+    words = [program, "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
+    # For the namespaces and the user of each program, which itself has no capability.
     words += ["--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
-    words += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
+    words += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    words += ["--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", "sandbox"]
+    inside = f"{_APP}/rlvr/verify/sandbox/inside"
+    # Bubblewrap would make the folders above what is bound for its own user alone.
+    bound = map(Path, [*_system(), inside, "/dev/null", "/tmp"])
+    above = {str(folder) for path in bound for folder in path.parents}
+    for folder in sorted(above - {"/"}):
+        words += ["--dir", folder]
     for folder in _system():
         if os.path.islink(folder):
             words += ["--symlink", os.readlink(folder), folder]
         else:
             words += ["--ro-bind", folder, folder]
-    words += ["--ro-bind", str(_INSIDE), f"{_APP}/rlvr/verify/sandbox/inside"]
+            for packages in glob.glob(f"{glob.escape(folder)}/python*/*-packages"):
+                if not os.path.islink(packages):  # benchmarks may be installed, with their tests
+                    words += ["--tmpfs", packages, "--remount-ro", packages]
+    words += ["--ro-bind", str(_INSIDE), inside]
     for device in ("null", "zero", "urandom"):
         words += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     return [*words, "--dir", "/tmp", "--remount-ro", "/", "--chdir", "/", "--"]
+
+
+def _map_users(pid: int) -> None:
+    """Give the namespace of bubblewrap's child its superuser, under another number, and nobody."""
+    for kind in ("uid", "gid"):
+        path = Path(f"/proc/{pid}/{kind}_map")
+        try:
+            path.write_text(f"{NOBODY - 1} 0 1\n{NOBODY} {NOBODY} 1\n")
+        except PermissionError:  # a superuser of a small namespace, who is another one outside
+            Path(f"/proc/{pid}/setgroups").write_text("deny")
+            path.write_text(f"{NOBODY} 0 1\n")
 
 
 def _interpreter() -> str:

@@ -28,6 +28,17 @@ WASTEFUL = {
         "import threading\nthreading.stack_size(32768)\n"
         "while True: threading.Thread(target=threading.Event().wait, daemon=True).start()"
     ),
+    "a flood of threads by system call": (
+        "import ctypes\nlibc, stack = ctypes.CDLL(None), ctypes.create_string_buffer(1 << 20)\n"
+        "waiting = ctypes.cast(libc.pause, ctypes.c_void_p)\n"
+        "for i in range(10**5):\n"
+        "    place = ctypes.c_void_p(ctypes.addressof(stack) + 4096 + i % 4096 * 128 & ~15)\n"
+        "    libc.clone(waiting, place, 0x50F00, None)\n"
+        "raise SystemExit(1)"
+    ),
+    "links without end": (
+        "import itertools, os\nfor i in itertools.count(): os.symlink('x' * 99, f'/tmp/left{i}')"
+    ),
     "a shell": "import os\nassert os.system('true') == 0",
     "a subprocess": "import subprocess\nsubprocess.run(['/bin/sh', '-c', 'sleep 1000'])",
     "a memory bomb": "hoard = []\nwhile True: hoard.append(bytearray(2**24))",
@@ -115,6 +126,11 @@ FORGED = {
         "def double(x): raise Cross"
     ),
     "the exception that means a broken test": "def double(x): raise ImportError('numpy')",
+    "StopIteration": "def double(x): raise StopIteration",
+    "the mode of a device": (
+        "import os\nfor d in ('null', 'zero', 'urandom'): os.chmod('/dev/' + d, 0)\n"
+        "def double(x): return 2 * x"
+    ),
     "killing its parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
     "killing everybody": "import os, signal\nos.kill(-1, signal.SIGKILL)",
     "killing its group": "import os, signal\nos.kill(0, signal.SIGKILL)",

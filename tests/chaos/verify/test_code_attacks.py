@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -253,13 +254,10 @@ def test_programs_at_the_same_time_do_not_meet() -> None:
         "import os, socket, time\n"
         "me, other = {me!r}, {other!r}\n"
         "open('/tmp/' + me, 'w').close()\n"
-        "server = socket.socket(socket.AF_UNIX)\n"
-        "server.bind('\\0' + me)\n"
-        "server.listen()\n"
+        "try: socket.socket(socket.AF_UNIX); met = ['socket']\n"
+        "except OSError: met = []\n"
         "time.sleep(1)\n"
-        "met = [name for name in os.listdir('/tmp') if name != me]\n"
-        "try: socket.socket(socket.AF_UNIX).connect('\\0' + other); met.append('socket')\n"
-        "except ConnectionRefusedError: pass\n"
+        "met += [name for name in os.listdir('/tmp') if name != me]\n"
         "for pid in range(1, 100):\n"
         "    try: os.sched_getparam(pid); met.append(pid)\n"
         "    except ProcessLookupError: pass\n"
@@ -278,3 +276,192 @@ def test_programs_at_the_same_time_do_not_meet() -> None:
     for thread in threads:
         thread.join()
     assert given == [(Outcome.CORRECT, "1 tests")] * 2
+
+
+LIBC = "__import__('ctypes').CDLL(None)"
+THREADS = """
+import ctypes
+def double(x):
+    libc, stack = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(1 << 20)
+    top, flags = ctypes.addressof(stack) + 4096, 0x50F00  # CLONE_VM, _FS, _FILES, _SIGHAND, _THREAD
+    waiting = ctypes.cast(libc.pause, ctypes.c_void_p)
+    for count in range(5000):
+        place = ctypes.c_void_p(top + count % 4096 * 128 & ~15)
+        if libc.clone(waiting, place, flags, None) < 0:
+            return count
+    return "no end"
+"""
+
+
+def test_threads_are_bounded_whoever_starts_them() -> None:
+    tests = {"inputs": [[1]], "outputs": ["???"], "fn_name": "double"}
+    for _ in range(2):  # nor does one program leave less room for the next
+        verdict = verify_code(THREADS, tests, limits=replace(LIMITS, wall_s=10.0))
+        count = verdict.detail.removeprefix("test 1 of 1: ").removesuffix(" is not '???'")
+        assert 100 < int(count) < 300, verdict.detail
+
+
+def test_the_device_nodes_stay_as_they_are() -> None:
+    for name in ("null", "zero", "urandom"):
+        before = os.stat(f"/dev/{name}")
+        for change in ("chmod('/dev/{}', 0)", "chown('/dev/{}', 1, 1)", "utime('/dev/{}')"):
+            assert "Error" in probe("__import__('os')." + change.format(name))
+        after = os.stat(f"/dev/{name}")
+        assert (before.st_mode, before.st_uid) == (after.st_mode, after.st_uid)
+    assert probe("open('/dev/null', 'w').write('x')") == "1"
+
+
+def test_tmp_holds_so_many_files_and_no_more() -> None:
+    links = "[__import__('os').symlink('x' * 60, f'/tmp/{i}') for i in range(5000)]"
+    assert probe(links) == "OSError"
+
+
+CLOSED = {
+    "a lease": "__import__('fcntl').fcntl(open('/usr/lib/os-release'), 1024, 0)",
+    "a lock": "__import__('fcntl').flock(open(__import__('os').__file__), 2)",
+    "a lock of a range": "__import__('fcntl').lockf(open(__import__('os').__file__), 1)",
+    "a watch": f"1 / ({LIBC}.inotify_init() + 1)",
+    "a watch of a file system": f"1 / ({LIBC}.fanotify_init(0, 0) + 1)",
+    "another program": "__import__('os').execv('/bin/true', ['true'])",
+    "a session": "__import__('os').setsid()",
+    "a group": "__import__('os').setpgid(0, 0)",
+    "sync": "__import__('os').sync() or 1 / 0",
+    "syncfs": f"1 / ({LIBC}.syncfs(0) + 1)",
+    "a namespace": f"1 / ({LIBC}.unshare(0x10000000) + 1)",
+    "another's namespace": f"1 / ({LIBC}.setns(0, 0) + 1)",
+    "a mount": f"1 / ({LIBC}.mount(None, b'/tmp', b'tmpfs', 0, None) + 1)",
+    "ptrace": f"1 / ({LIBC}.ptrace(0, 0, 0, 0) + 1)",
+    "an anonymous file": "__import__('os').memfd_create('x')",
+}
+
+
+@pytest.mark.parametrize("way", CLOSED)
+def test_what_is_not_on_the_list_is_refused(way: str) -> None:
+    assert probe(CLOSED[way]) in ("OSError", "PermissionError", "ZeroDivisionError")
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86-64")
+def test_calls_without_a_name_in_the_c_library_are_refused() -> None:
+    numbers = {"io_setup": 206, "perf_event_open": 298, "userfaultfd": 323, "keyctl": 250}
+    numbers |= {"bpf": 321, "io_uring_setup": 425, "add_key": 248, "pidfd_open": 434, "clone3": 435}
+    numbers |= {"shmget": 29, "mq_open": 240, "vfork": 58, "x32 getpid": 0x40000000 + 39}
+    errors = (
+        f"[(__import__('ctypes').set_errno(0), c.syscall(n, 0, 0, 0, 0, 0), "
+        f"__import__('ctypes').get_errno())[1:] for n in {list(numbers.values())[:-1]}]"
+    )
+    given = probe(f"(lambda c: {errors})(__import__('ctypes').CDLL(None, use_errno=True))")
+    assert given == repr([(-1, 38)] * (len(numbers) - 1))
+
+
+def test_every_family_of_sockets_is_closed() -> None:
+    program = (
+        "import socket\ndef look():\n    opened = []\n    for family in range(64):\n"
+        "        for kind in (1, 2, 3, 5):\n"
+        "            try: socket.socket(family, kind); opened.append(family)\n"
+        "            except OSError: pass\n    return opened\n"
+    )
+    tests = {"inputs": [[]], "outputs": [[]], "fn_name": "look"}
+    verdict = verify_code(program, tests, limits=LIMITS)
+    assert verdict.outcome is Outcome.CORRECT, verdict.detail
+
+
+def test_what_programs_need_is_on_the_list() -> None:
+    program = (
+        "import asyncio, graphlib, shutil, sqlite3, tempfile, threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "async def later(): await asyncio.sleep(0.001); return 1\n"
+        "def look():\n"
+        "    threading.stack_size(2**25)\n"
+        "    with ThreadPoolExecutor(4) as pool: found = [sum(pool.map(abs, [1, -1]))]\n"
+        "    found.append(asyncio.run(later()))\n"
+        "    found += sqlite3.connect(':memory:').execute('select 7').fetchone()\n"
+        "    with tempfile.TemporaryDirectory() as folder:\n"
+        "        open(folder + '/a', 'w').write('x')\n"
+        "        shutil.copy2(folder + '/a', folder + '/b')\n"
+        "        found.append(open(folder + '/b').read())\n"
+        "    return found\n"
+    )
+    tests = {"inputs": [[]], "outputs": [[2, 1, 7, "x"]], "fn_name": "look"}
+    verdict = verify_code(program, tests, limits=replace(LIMITS, wall_s=10.0))
+    assert verdict.outcome is Outcome.CORRECT, verdict.detail
+
+
+def test_installed_packages_are_not_there() -> None:
+    for folder in Path("/usr/lib").glob("python*/*-packages"):
+        assert probe(f"__import__('os').listdir('{folder}')") == "[]"
+    packages = f"{sysconfig.get_config_var('installed_base')}/lib/python3.11/site-packages"
+    if os.path.isdir(packages):
+        assert probe(f"__import__('os').listdir('{packages}')") == "[]"
+        assert probe(f"open('{packages}/x', 'w')") in ("OSError", "PermissionError")
+
+
+COSTLY = {
+    "integers that collide": "def double(x): return {i * (2**61 - 1) for i in range(60_000)}",
+    "millions of empty texts": "def double(x): return [''] * 340_000",
+    "a great number": "def double(x): return 10**5000",
+    "a great number as a key": "def double(x): return {10**5000: [10**5000]}",
+    "a great number for a decimal": "def double(x): return 10**400",
+}
+
+
+@pytest.mark.parametrize("attack", COSTLY)
+def test_reading_and_comparing_are_bound_as_the_program_is(attack: str) -> None:
+    start = time.monotonic()
+    for expected in ([1, 2], {"1": 2}, 1.5):
+        tests = {"inputs": [[1]], "outputs": [expected], "fn_name": "double"}
+        outcome = verify_code(COSTLY[attack], tests, limits=LIMITS).outcome
+        assert outcome in (Outcome.INCORRECT, Outcome.TIMEOUT)
+        assert outcome is Outcome.INCORRECT or "great" not in attack
+    assert time.monotonic() - start < 3 * (LIMITS.wall_s + 1)
+
+
+def test_a_large_output_is_compared_in_a_sandbox() -> None:
+    wide = replace(LIMITS, wall_s=10.0)
+    lines = {"inputs": [""], "outputs": ["7\n" * 100_000]}
+    assert verify_code("print('7\\n' * 100_000)", lines, limits=wide).outcome is Outcome.CORRECT
+    other = verify_code("print('7\\n' * 99_999, 8)", lines, limits=wide)
+    assert other.outcome is Outcome.INCORRECT and "is not" in other.detail
+    blank = verify_code("print('\\n' * 1_000_000)", lines, limits=LIMITS)
+    assert blank.outcome in (Outcome.INCORRECT, Outcome.TIMEOUT)
+    call = {"inputs": [[]], "outputs": [list(range(100_000))], "fn_name": "f"}
+    given = verify_code("def f(): return list(range(100_000))", call, limits=wide)
+    assert given.outcome is Outcome.CORRECT
+
+
+def test_warnings_of_the_compiler_are_not_kept(fork_server: SandboxServer) -> None:
+    before = os.fstat(fork_server._stderr).st_size
+    assert doubles("x = 1\n" + "x is 1\n" * 5000 + RIGHT, "calls") is Outcome.CORRECT
+    assert os.fstat(fork_server._stderr).st_size == before
+
+
+def test_each_run_finds_an_empty_tmp() -> None:
+    program = (
+        "import os\nassert os.listdir('/tmp') == [] == os.listdir('.')\n"
+        "assert os.stat('/tmp').st_mode & 0o777 == 0o755\nos.chmod('/tmp', 0o500)\n"
+        "os.chmod('/tmp', 0o755)\nopen('/tmp/left', 'w').write('1')\nos.chmod('/tmp', 0)\n"
+        "print(2 * int(input()))\n"
+    )
+    assert doubles(program, "script") is Outcome.CORRECT
+
+
+def test_each_run_finds_an_empty_tmp_however_little_was_left() -> None:
+    tests = {"inputs": ["a", "b", "c", "d"], "outputs": ["[] 0o755"] * 4}
+    program = (
+        "import os\nname, mode = input(), oct(os.stat('.').st_mode & 0o777)\n"
+        "print(os.listdir('.'), mode)\nif name == 'a': os.mkdir('left')\n"
+        "if name == 'b': os.symlink('x', 'left')\nif name == 'c': os.chmod('.', 0o700)\n"
+    )
+    verdict = verify_code(program, tests, limits=LIMITS)
+    assert verdict.outcome is Outcome.CORRECT, verdict.detail
+
+
+def test_unsafe_too_leaves_no_process() -> None:
+    limits = replace(LIMITS, sandbox="unsafe", wall_s=1.0)
+    mark = f"mark-{random.getrandbits(64):x}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(server._ENVIRONMENT, "MARK", mark)
+        escape = "import os, time\ntry: os.setsid()\nexcept OSError: pass\ntime.sleep(1000)"
+        verdict = verify_code(escape, {"inputs": [""], "outputs": [""]}, limits=limits)
+        assert verdict.outcome is Outcome.TIMEOUT
+        server.end("unsafe")
+        wait_until(lambda: not marked(mark))

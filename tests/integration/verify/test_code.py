@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlvr.config import CodeConfig, VerifierConfig
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, SandboxError
 from rlvr.task import Outcome, Prompt
 from rlvr.verify.base import load
 from rlvr.verify.code import verify_code
@@ -110,6 +110,117 @@ def test_broken_tests_are_nobodys_failure(tests: str) -> None:
         verify_code("def f(): pass", tests, entry_point="f")
 
 
+TWICE = "def twice(x): return 2 * x\n"
+EXITING = "import os\ndef twice(x): os._exit(0)\n"
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "assert all(map(candidate, [1, 2]))",
+        "for given, wanted in zip(map(candidate, [1, 2]), [2, 4]):\n        assert given == wanted",
+        "assert list(map(candidate, [1, 2])) in ([2, 4], [])",
+        "try: assert candidate(1) == 2\n    except: pass",
+        "try: assert candidate(1) == 2\n    except BaseException: pass\n    assert True",
+    ],
+)
+def test_a_program_that_ends_or_stops_passes_nothing(check: str) -> None:
+    tests = f"def check(candidate):\n    {check}\n"
+    assert verify_code(TWICE, tests, entry_point="twice").outcome is Outcome.CORRECT
+    stopping = "def twice(x): raise StopIteration"
+    for program in [EXITING] + [stopping] * ("try" not in check):
+        verdict = verify_code(program, tests, entry_point="twice")
+        assert verdict.outcome is Outcome.INCORRECT, verdict
+
+
+def test_only_without_an_entry_point_are_other_names_the_programs() -> None:
+    program = TWICE + "def close(a, b): return True\n"
+    tests = ["assert close(twice(1), 3)"]
+    assert verify_code(program, tests).outcome is Outcome.CORRECT
+    with pytest.raises(ValueError, match="tests are broken: NameError: name 'close'"):
+        verify_code(program, tests, entry_point="twice")
+    unknown = verify_code("def twice(x): return y", ["assert twice(1)"], entry_point="twice")
+    assert unknown.outcome is Outcome.INCORRECT
+
+
+CASES = """
+import unittest
+class TestTwice(unittest.TestCase):
+    def setUp(self):
+        self.wanted = 4
+    def test_two(self):
+        self.assertEqual(twice(2), self.wanted)
+    def test_three(self):
+        with self.assertRaises(TypeError):
+            twice(None)
+"""
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["", "unittest.main()", "if __name__ == '__main__': unittest.main()", "assert twice(0) == 0"],
+)
+@pytest.mark.parametrize("entry_point", [None, "twice"])
+def test_classes_of_unittest_are_run(end: str, entry_point: str | None) -> None:
+    tests = CASES + end
+    for program, outcome in (
+        (TWICE, Outcome.CORRECT),
+        ("def twice(x): return (x + x) * (x != 2)", Outcome.INCORRECT),
+        ("def twice(x): return 2 * (x or 0)", Outcome.INCORRECT),
+        (EXITING, Outcome.INCORRECT),
+    ):
+        verdict = verify_code(program, tests, entry_point=entry_point)
+        assert verdict.outcome is outcome, (program, verdict)
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "twice(1)",
+        "def check(candidate):\n    candidate(1)\n",
+        "class TestTwice:\n    def test(self): assert twice(1) == 3\ntwice(0)",
+        "def check(c):\n    c(1)\n    return\n    assert c(1) == 3\n",
+        "import sys\nsys.exit(1)",
+    ],
+)
+def test_tests_that_check_nothing_are_an_error_of_their_row(tests: str) -> None:
+    code = load("code", VerifierConfig())
+    meta = {"tests": tests, "entry_point": "twice"}
+    with pytest.raises(ValueError, match="row mbpp/7: the tests are broken: "):
+        code.verify(Prompt("mbpp/7", (), "", "-", "code", meta=meta), TWICE)
+
+
+def test_tests_may_check_without_an_assert() -> None:
+    tests = "def check(candidate):\n    if candidate(2) != 4: raise ValueError\n"
+    assert verify_code(TWICE, tests, entry_point="twice").outcome is Outcome.CORRECT
+    wrong = verify_code("def twice(x): return x", tests, entry_point="twice")
+    assert wrong.outcome is Outcome.INCORRECT
+
+
+def test_a_function_with_the_name_of_a_builtin_one() -> None:
+    tests = ["assert sum(10, 15) == 6", "assert sum(100, 150) == 93"]
+    program = "def sum(a, b): return 1 + 2 + 3 if a == 10 else 93\n"
+    for entry_point in (None, "sum"):
+        assert verify_code(program, tests, entry_point=entry_point).reward == 1
+        wrong = verify_code("def sum(a, b): return 6", tests, entry_point=entry_point)
+        assert wrong.outcome is Outcome.INCORRECT
+    # Where the program's function is known by its name, the built-in ones are the tests' own.
+    forged = "def similar(a): return 7\ndef set(x): return 0\n"
+    assert verify_code(forged, ["assert set(similar((1, 2))) == set((2,))"]).reward == 0
+
+
+def test_methods_of_a_solution() -> None:
+    program = "class Solution:\n    def twice(self, x): return 2 * x\n"
+    tests = ["assert Solution().twice(1) == 2", "s = Solution()\nassert s.twice(x=2) == 4"]
+    assert verify_code(program, tests).outcome is Outcome.CORRECT
+    assert verify_code(program.replace("2 *", "3 *"), tests).outcome is Outcome.INCORRECT
+    code = load("code", VerifierConfig())
+    check = "def check(candidate):\n    assert candidate(x=2) == 4\n"
+    meta = {"tests": check, "entry_point": "Solution().twice"}
+    prompt = Prompt("p", (), "", "-", "code", meta=meta)
+    assert code.verify(prompt, f"```python\n{program}```").outcome is Outcome.CORRECT
+
+
 def test_limits_of_size() -> None:
     tests = {"inputs": [""], "outputs": ["x" * 10**6]}
     assert verify_code("print('x' * 10**6)", tests, limits=LIMITS).outcome is Outcome.CORRECT
@@ -185,7 +296,7 @@ def test_a_sandbox_that_is_lost_is_tried_once_more(victim: str) -> None:
         if outcome is not None:
             assert verify_code(program, tests, limits=LIMITS).outcome is outcome
         else:
-            with pytest.raises(server.SandboxError, match="the sandbox was ended"):
+            with pytest.raises(SandboxError, match="the sandbox was ended"):
                 verify_code(program, tests, limits=LIMITS)
         killing.join()
         assert len(killing.killed) == times

@@ -94,10 +94,15 @@ def test_a_missing_compiler_is_named_with_its_package(machine, lacks, package):
     assert "apt-get install" in result.stderr and package in result.stderr
 
 
-def test_a_missing_sandbox_is_a_warning(machine):
-    (machine.bin / "bwrap").unlink()
+@pytest.mark.parametrize("lacks", ["bubblewrap", "libseccomp2"])
+def test_a_missing_sandbox_is_a_warning(machine, lacks):
+    if lacks == "bubblewrap":
+        (machine.bin / "bwrap").unlink()
+    else:
+        python = (machine.bin / "python3").read_text()
+        machine.program("python3", python.replace("in\n", "in *libseccomp*) exit 1 ;;\n", 1))
     result = machine.run()
-    assert "no bubblewrap" in result.stdout
+    assert f"no {lacks}" in result.stdout
     assert "virtual environment" in result.stdout  # it went on
 
 

@@ -6,9 +6,9 @@ its standard input, a socket::
     [program, bytes of /tmp or None, folder]  +  descriptors: leash, stdin, stdout, others
 
 The keeper of each moves into fresh namespaces and forks, as the first process there, the program
-that was asked for, which gives up the last capability. So no program shares files, processes,
-memory or network with another, and none can reach the server, which in turn never reads what the
-programs are given.
+that was asked for, which gives up the last capability before it runs any code of others. So no
+program shares files, processes, memory or network with another, and none can reach the server,
+which in turn never reads what the programs are given.
 
 Without bubblewrap (``verifier.code.sandbox=unsafe``) there are no namespaces.
 """
@@ -28,9 +28,9 @@ import socket
 import string  # noqa: F401
 import typing  # noqa: F401
 
-from rlvr.verify.sandbox.inside import confine, host, keeper, plain, tester
+from rlvr.verify.sandbox.inside import comparer, confine, host, keeper, plain, tester
 
-_PROGRAMS = {"host": host.main, "tester": tester.main}
+_PROGRAMS = {"host": host.main, "tester": tester.main, "comparer": comparer.main}
 
 
 def main() -> None:
@@ -42,12 +42,10 @@ def _start(request: bytes, descriptors: list[int]) -> None:
     program, disk, folder = plain.decode(request)
     leash, *streams = descriptors
     if disk is not None:
-        confine.isolate(disk)
+        confine.isolate()
     keeper.keep(leash, streams)
     os.chdir(folder)
-    if disk is not None:
-        confine.drop_capabilities()
     for target, stream in zip((0, 1, 3, 4), streams, strict=False):
         os.dup2(stream, target)  # they are in ascending order, each above its target
     os.closerange(len(streams) + 1, 64)
-    _PROGRAMS[program]()
+    _PROGRAMS[program](disk)

@@ -1,6 +1,6 @@
 """The process in which a program under test runs.
 
-It reads ``{program, call, cpu_s, memory, output}`` from its input and tells in the order of
+It reads ``{program, call, filter, cpu_s, memory, output}`` from its input and tells in the order of
 
 * ``["started"]`` before it looks at the program,
 * ``["compiled"]`` or ``["unparseable", why]``,
@@ -21,22 +21,25 @@ from __future__ import annotations
 import builtins
 import os
 import sys
+import warnings
 from types import CodeType
 from typing import Any
 
-from rlvr.verify.sandbox.inside import confine, plain
+from rlvr.verify.sandbox.inside import confine, keeper, plain
 
 _STDERR = 2000  # characters of it that are kept
 
 
-def main() -> None:
-    """Serve one program."""
+def main(disk: int | None) -> None:
+    """Serve one program, with a ``/tmp`` of ``disk`` bytes, if there is a sandbox."""
     plain.send(1, ["started"])
     job = plain.receive(0)
     source = job["program"]
     try:
         confine.limit(job["cpu_s"], job["memory"], 2**40)  # a compiler can be bombed, too
-        code = compile(source, "solution.py", "exec", dont_inherit=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they would go to the fork server's stderr, for ever
+            code = compile(source, "solution.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         plain.send(1, ["unparseable", f"{type(error).__name__}: {error}"])
         return
@@ -45,26 +48,29 @@ def main() -> None:
     vars(builtins)["exit"] = vars(builtins)["quit"] = sys.exit
     sys.argv = ["solution.py"]
     if job["call"]:
-        _serve_calls(code, job)
+        _serve_calls(code, job, disk)
     else:
-        _serve_runs(code, job)
+        _serve_runs(code, job, disk)
 
 
-def _serve_runs(code: CodeType, job: dict[str, Any]) -> None:
+def _serve_runs(code: CodeType, job: dict[str, Any], disk: int | None) -> None:
+    state = None if disk is None else confine.mount_tmp(disk)
     while True:
         try:
             text = plain.read(0)
         except EOFError:
             return
+        if disk is not None and confine.tmp_state() != state:  # left by the run before
+            state = confine.mount_tmp(disk)
         files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
         os.write(files[0], text)
         os.lseek(files[0], 0, os.SEEK_SET)
-        pid = os.fork()
+        pid = keeper.fork(0)
         if pid == 0:
             for descriptor, file in enumerate(files):
                 os.dup2(file, descriptor)
             os.closerange(3, 64)
-            _enter(job)
+            _enter(job, disk)
             # The interpreter's own end follows: traceback, exit status, threads, flushing.
             exec(code, _main_module())
             return
@@ -79,10 +85,12 @@ def _serve_runs(code: CodeType, job: dict[str, Any]) -> None:
         plain.write(1, stderr)
 
 
-def _serve_calls(code: CodeType, job: dict[str, Any]) -> None:
+def _serve_calls(code: CodeType, job: dict[str, Any], disk: int | None) -> None:
     requests, answers = os.dup(0), os.dup(1)
     confine.silence()
-    _enter(job)
+    if disk is not None:
+        confine.mount_tmp(disk)
+    _enter(job, disk)
     namespace: dict[str, Any] = {"__name__": "solution"}
     try:
         exec(code, namespace)
@@ -114,15 +122,17 @@ def _find(namespace: dict[str, Any], name: str) -> Any:
     return found if callable(found) else None
 
 
-def _enter(job: dict[str, Any]) -> None:
+def _enter(job: dict[str, Any], disk: int | None) -> None:
     """Become the program: its standard streams, its limits."""
+    if disk is not None:
+        confine.drop_capabilities()
     for name, descriptor, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         errors = "surrogateescape" if mode == "r" else "backslashreplace"
         stream = open(descriptor, mode, encoding="utf-8", errors=errors, closefd=False)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     confine.limit(job["cpu_s"], job["memory"], job["output"])
-    confine.forbid()
+    confine.forbid(job["filter"])
 
 
 def _main_module() -> dict[str, Any]:

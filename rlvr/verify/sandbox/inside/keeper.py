@@ -32,7 +32,7 @@ def serve(requests: socket.socket, start: Callable[[bytes, list[int]], None]) ->
         request, descriptors, _, _ = socket.recv_fds(requests, 4096, 8)
         if not request:
             return
-        if os.fork() == 0:
+        if fork(requests.fileno()) == 0:
             requests.close()
             start(request, descriptors)
             return
@@ -40,11 +40,25 @@ def serve(requests: socket.socket, start: Callable[[bytes, list[int]], None]) ->
             os.close(descriptor)
 
 
+def fork(owner: int) -> int:
+    """Fork, as soon as there is room for another process; end if the owner goes away meanwhile."""
+    waiting = select.poll()
+    waiting.register(owner, select.POLLRDHUP)
+    pause_ms = 10
+    while True:
+        try:
+            return os.fork()
+        except OSError:  # EAGAIN, ENOMEM
+            if waiting.poll(pause_ms):
+                os._exit(1)
+            pause_ms = min(2 * pause_ms, 1000)
+
+
 def keep(leash: int, streams: Sequence[int]) -> None:
     """Fork and become the keeper of the child; returns in the child, which has no leash."""
     server = os.pidfd_open(os.getppid())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    pid = os.fork()
+    pid = fork(leash)
     if pid == 0:
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
         os.setpgid(0, 0)  # kill(0) reaches a whole group, across namespaces

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from rlvr.verify.sandbox.cases import Asserts, Calls, Runs, read_tests, same_output, same_value
+from rlvr.verify.sandbox.cases import Asserts, Calls, Runs, read_tests
+from rlvr.verify.sandbox.inside.comparer import same_output, same_value
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,19 @@ def test_what_are_no_tests(tests: Any) -> None:
         ("1000000", "1000001", False),
         ("1000000", "1e6", False),
         ("0.1", "nan", False),
+        ("12345678.90", "12345678.9", True),
+        ("12345678.90", "12345678.904", True),
+        ("12345678.90", "12345678.91", False),
+        ("12345678.90", "12345670.00", False),
+        ("5000000.0", "5000000", True),
+        ("5000000.0", "5000001", False),
+        ("0.333333", "0.3333338", True),
+        ("123456.78901234567", "123456.78901", True),
+        ("0.30000000000000004", "0.3", True),
+        ("1.5e-9", "0", True),
+        ("0.0e999", "0", True),
+        ("1.5e999", "0", False),
+        ("1.5", "1e999", False),
         ("Yes", "YES", False),
         ("", "\n", True),
         ("1", "", False),
@@ -80,6 +94,11 @@ def test_outputs(expected: str, output: str, same: bool) -> None:
         (0.1 + 0.2, 0.3, True),
         (3, 3.0000001, False),
         (0.5, "0.5", False),
+        (12345678.9, 12345678.9 + 1e-6, True),
+        (12345678.9, 12345670.0, False),
+        (float("inf"), float("inf"), True),
+        (1.5, 10**400, False),
+        ({"1": 2}, {10**5000: 2}, False),
         ("a", "a", True),
         (None, None, True),
         (None, 0, False),
