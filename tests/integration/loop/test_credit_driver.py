@@ -16,7 +16,7 @@ from rlvr.algorithm.credit.oar_p import perturbation_scores
 from rlvr.algorithm.credit.oar_segments import planned_segments
 from rlvr.config import RunConfig
 from rlvr.errors import RunError
-from rlvr.learner.features import LentPolicy
+from rlvr.learner.features import LentPolicy, ScoringFeatures
 from rlvr.learner.group import LearnerGroup
 from rlvr.learner.policy import load_policy
 from rlvr.loop.batch import RolloutBatch
@@ -105,7 +105,11 @@ def on_the_learner(config, groups, inputs, target):
     policy = load_policy(config.model, config.learner, TEMPERATURE, torch.device("cpu"))
     method = CREDITS.build(config.credit, "credit")
     planned = planned_segments(groups, inputs, target)
-    features = SimpleNamespace(policy=LentPolicy(policy, PAD), temperature=TEMPERATURE)
+    nothing = torch.zeros(0, dtype=torch.bool)
+    lent = LentPolicy(policy, PAD)
+    features = ScoringFeatures(
+        nothing, lent, TEMPERATURE, store="device", recompute=lambda: iter(())
+    )
     everywhere = [torch.arange(p.reasoning) for p in planned]
     found = perturbation_scores(
         method, planned, everywhere, features, SoloRanks(), torch.device("cpu")
