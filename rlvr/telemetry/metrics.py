@@ -10,12 +10,7 @@ from rlvr.types import Group, Outcome, samples_of
 
 
 def rollout_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
-    """Rewards, verdicts, lengths, spread and staleness of a rollout batch.
-
-    Args:
-        groups: the batch, at least one response.
-        version: the policy version that the batch updates.
-    """
+    """Rewards, verdicts, lengths, spread and staleness of the batch that updates ``version``."""
     samples = samples_of(groups)
     responses, verdicts = [s.response for s in samples], [s.verdict for s in samples]
     reward = np.array([v.reward for v in verdicts])
