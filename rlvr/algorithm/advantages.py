@@ -27,7 +27,6 @@ class Advantage(Protocol):
 
     def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
         """A_i of every response, in the dtype of ``reward``."""
-        ...
 
 
 ADVANTAGES: Registry[Advantage] = Registry("advantage", __name__)

@@ -52,11 +52,9 @@ class Objective(Protocol):
         self, logp: PerToken, batch: TokenBatch, coefficients: PerToken, totals: Totals
     ) -> LossTerms:
         """This micro-batch's share of the loss, differentiable in ``logp``."""
-        ...
 
     def active(self, batch: TokenBatch, coefficients: PerToken) -> Bool[Tensor, "s"]:
         """Sequences whose gradient is not identically zero; the others need no backward."""
-        ...
 
 
 @runtime_checkable
@@ -73,19 +71,16 @@ class CoupledObjective(Objective, Protocol):
         self, logp: PerToken, batch: TokenBatch, coefficients: PerToken
     ) -> PerSequence:
         """s̄_i of every sequence of the micro-batch."""
-        ...
 
     def response_weights(
         self, score: PerResponse, reward: PerResponse, group_id: GroupIds, totals: Totals
     ) -> PerResponse:
         """∂L/∂s̄_i over all responses of the mini-batch, denominators included."""
-        ...
 
     def value(
         self, score: PerResponse, reward: PerResponse, group_id: GroupIds, totals: Totals
     ) -> Scalar:
         """L itself, over all responses of the mini-batch, for the metrics."""
-        ...
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective", "rlvr.algorithm.objectives")
