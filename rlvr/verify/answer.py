@@ -96,14 +96,16 @@ def _last_boxes(text: str) -> list[tuple[str, str]]:
     boxes: list[tuple[int, int, int, int]] = []  # (start, content, its end, end), none in another
     for brace in _BRACES.finditer(text):
         kind = brace.group()
-        if kind == "}":
+        if kind == "{":
+            opened.append((-1, -1))
+        elif kind == "}":
             box, inside = opened.pop() if opened else (-1, -1)
             while box >= 0 and boxes and boxes[-1][0] > box:
                 boxes.pop()
             if box >= 0:
                 boxes.append((box, inside, brace.start(), brace.end()))
-        elif kind[-1] == "{" and kind != r"\{":
-            opened.append((brace.start() if len(kind) > 1 else -1, brace.end()))
+        elif kind[-1] == "{" and len(kind) > 2:
+            opened.append((brace.start(), brace.end()))
         elif len(kind) > 2:  # \boxed 5
             inside = brace.end() - len(kind.split()[-1])
             boxes.append((brace.start(), inside, brace.end(), brace.end()))
