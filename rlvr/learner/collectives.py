@@ -1,5 +1,6 @@
 """Reductions among the learner's ranks, on tensors of any device."""
 
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -39,3 +40,11 @@ class DistributedRanks:
     def max_count(self, count: int) -> int:
         """The largest ``count`` of any rank: how often all of them must run a collective."""
         return int(self.all_reduce(torch.tensor(count), "max"))
+
+
+def ranks_on_node() -> int:
+    """How many ranks run on this rank's machine, this one included; a collective."""
+    booted = Path("/proc/sys/kernel/random/boot_id").read_text()  # one a kernel, containers or not
+    everywhere: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(everywhere, booted)
+    return everywhere.count(booted)

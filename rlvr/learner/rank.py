@@ -16,7 +16,7 @@ from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective
 from rlvr.algorithm.objectives.base import PerToken, Scalar
 from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
-from rlvr.learner.collectives import DistributedRanks
+from rlvr.learner.collectives import DistributedRanks, ranks_on_node
 from rlvr.learner.engine import start_engine, start_reference
 from rlvr.learner.extremes import extreme_tokens
 from rlvr.learner.features import STORES, LentPolicy, ScoringFeatures, choose_store
@@ -40,6 +40,7 @@ class LearnerRank:
         self.config = config
         self.device = device
         self.ranks = DistributedRanks(device)
+        self.ranks_on_node = ranks_on_node()
         self.objective = OBJECTIVES.build(config.objective, "objective")
         self.credit = CREDITS.build(config.credit, "credit")
         self.correction = CORRECTIONS.build(config.correction, "correction")
@@ -93,7 +94,7 @@ class LearnerRank:
         store = "recompute"
         if Needs.HIDDEN in self.credit.needs:
             asked, tokens = self.config.learner.features, int(scored.sum())
-            own = choose_store(asked, tokens, self.frozen, self.device)
+            own = choose_store(asked, tokens, self.frozen, self.device, self.ranks_on_node)
             # Recomputing is a collective: a rank short of memory decides for the others too.
             store = STORES[self.ranks.max_count(STORES.index(own))]
         self.features = ScoringFeatures(
