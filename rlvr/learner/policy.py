@@ -1,16 +1,27 @@
 """The policy as the learner sees it: a Hugging Face causal LM on packed sequences."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.initialization import no_init_weights
 
 from rlvr.config import LearnerConfig, ModelConfig
 from rlvr.learner.attention import NAME as PACKED_ATTENTION
 from rlvr.learner.attention import with_prefixes
+from rlvr.learner.engine import sharded
 from rlvr.learner.logprob import LogProbHead, TokenStatistics
+from rlvr.learner.weight_files import WeightFiles
 from rlvr.types import Packing
 
 # Options by which some architectures change their logits after the head. Ignoring one would
@@ -83,13 +94,20 @@ def load_policy(
     for key, value in vars(config).items():
         if "dropout" in key and isinstance(value, float):
             setattr(config, key, 0.0)
-    network = AutoModelForCausalLM.from_pretrained(
-        model.path,
-        config=config,
-        dtype=getattr(torch, model.dtype),
-        attn_implementation=PACKED_ATTENTION,
-        trust_remote_code=model.trust_remote_code,
-    )
+    options = {
+        "dtype": getattr(torch, model.dtype),
+        "attn_implementation": PACKED_ATTENTION,
+        "trust_remote_code": model.trust_remote_code,
+    }
+    if _fills_shards(config, learner):
+        with no_init_weights(), sharded(learner, model):
+            network = AutoModelForCausalLM.from_config(config, **options)
+        network.tie_weights()
+        WeightFiles(model.path).fill(network)
+        with suppress(OSError):  # not every model has one; it is saved with the weights
+            network.generation_config = GenerationConfig.from_pretrained(model.path)
+    else:
+        network = AutoModelForCausalLM.from_pretrained(model.path, config=config, **options)
     if learner.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     # Checkpointing is active in train mode alone; with every dropout at 0 the mode changes
@@ -104,6 +122,16 @@ def save_policy(state: dict[str, Tensor], policy: Policy, folder: Path, tokenize
 
     policy.model.save_pretrained(folder, state_dict=state)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+
+
+def _fills_shards(config: PretrainedConfig, learner: LearnerConfig) -> bool:
+    """Whether no rank shall hold the whole model, not even while loading.
+
+    Where files and model name the weights differently (mixtures of experts), only transformers
+    can convert them, and does so for whole models.
+    """
+    same_names = get_checkpoint_conversion_mapping(config.model_type) is None
+    return learner.zero_stage == 3 and torch.distributed.is_initialized() and same_names
 
 
 def _refuse_unfaithful(config: PretrainedConfig) -> None:
