@@ -36,13 +36,8 @@ class LentPolicy:
     def embed(self, input_ids: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
         return self._policy.embed(input_ids).detach()
 
-    def hidden(
-        self,
-        embeddings: Float[Tensor, "T d"],
-        packing: Packing,
-        prefix: Int[Tensor, "S 2"] | None = None,
-    ) -> Float[Tensor, "T d"]:
-        return self._policy.hidden(packing, embeddings, prefix)
+    def hidden(self, embeddings: Float[Tensor, "T d"], packing: Packing) -> Float[Tensor, "T d"]:
+        return self._policy.hidden(packing, embeddings)
 
 
 class ScoringFeatures:

@@ -11,6 +11,7 @@ from rlvr.algorithm.metrics import summed, values
 from rlvr.config import RunConfig
 from rlvr.errors import LearnerError
 from rlvr.learner.batching import rank_batches
+from rlvr.learner.cost import Flops, StepCost
 from rlvr.learner.extremes import merged_extremes
 from rlvr.learner.worker import LearnerWorker
 from rlvr.remote import answers
@@ -28,6 +29,7 @@ class LearnerGroup:
         self, config: RunConfig, pad_token_id: int, options: Sequence[dict[str, Any]]
     ) -> None:
         self._config = config
+        self._flops: Flops
         actor_class: Any = ray.remote(LearnerWorker)
         self.workers: list[ActorHandle] = [
             actor_class.options(**o).remote(config, rank, pad_token_id)
@@ -37,7 +39,7 @@ class LearnerGroup:
     async def start(self) -> None:
         """Form the process group and load the model on every rank."""
         [address, *_] = await self._all("address", starting=True)
-        await self._all("start", *address, starting=True)
+        [self._flops, *_] = await self._all("start", *address, starting=True)
 
     async def rebuild(self, config: RunConfig) -> None:
         """Load the model anew on every rank, for another run of as many ranks."""
@@ -53,6 +55,7 @@ class LearnerGroup:
             advantages,
             ranks=len(self.workers),
             groups_per_mini_batch=self._config.train.prompts_per_mini_batch or len(groups),
+            cost=StepCost(self._config, self._flops),
             inputs=inputs,
         )
         await self._each("stage", [("load", batch) for batch in batches])

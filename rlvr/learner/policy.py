@@ -19,6 +19,7 @@ from transformers.initialization import no_init_weights
 from rlvr.config import LearnerConfig, ModelConfig
 from rlvr.learner.attention import NAME as PACKED_ATTENTION
 from rlvr.learner.attention import with_prefixes
+from rlvr.learner.cost import Flops
 from rlvr.learner.engine import sharded
 from rlvr.learner.logprob import LogProbHead, TokenStatistics
 from rlvr.learner.weight_files import WeightFiles
@@ -39,6 +40,7 @@ class Policy(nn.Module):
     def __init__(self, model: PreTrainedModel, temperature: float, logits_mib: int) -> None:
         super().__init__()
         _refuse_unfaithful(model.config)
+        self.flops = Flops.of_model(model)
         model.lm_head = LogProbHead(model.lm_head, temperature, logits_mib)
         self.model = model
 
@@ -48,25 +50,19 @@ class Policy(nn.Module):
         return self.model.lm_head
 
     def forward(
-        self, packing: Packing, token_index: Int[Tensor, "N"]
+        self, packing: Packing, predict_index: Int[Tensor, "N"], target: Int[Tensor, "N"]
     ) -> tuple[TokenStatistics, Float[Tensor, "N d"]]:
-        """Statistics of the tokens at ``token_index``, and the hidden states that predict them."""
-        hidden = self.hidden(packing)[token_index - 1]
-        return self.head(hidden, packing.input_ids[token_index]), hidden
+        """Statistics of the tokens ``target``, and the states at ``predict_index`` before them."""
+        hidden = self.hidden(packing)[predict_index]
+        return self.head(hidden, target), hidden
 
     def hidden(
-        self,
-        packing: Packing,
-        embeddings: Float[Tensor, "T d"] | None = None,
-        prefix: Int[Tensor, "S 2"] | None = None,
+        self, packing: Packing, embeddings: Float[Tensor, "T d"] | None = None
     ) -> Float[Tensor, "T d"]:
-        """States after the final norm, from the tokens or from ``embeddings`` in their place.
-
-        ``prefix`` is [start, end) in T of the tokens that each sequence continues.
-        """
+        """States after the final norm, from the tokens or from ``embeddings`` in their place."""
         keys, key_index = packing.cu_seqlens, None
-        if prefix is not None:
-            key_index, keys = with_prefixes(packing.cu_seqlens, prefix)
+        if packing.prefix is not None:
+            key_index, keys = with_prefixes(packing.cu_seqlens, packing.prefix)
         tokens = {"input_ids": packing.input_ids[None]}
         if embeddings is not None:
             tokens = {"inputs_embeds": embeddings[None]}

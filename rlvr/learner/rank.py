@@ -22,6 +22,7 @@ from rlvr.learner.extremes import extreme_tokens
 from rlvr.learner.features import STORES, LentPolicy, ScoringFeatures, choose_store
 from rlvr.learner.logprob import TokenStatistics
 from rlvr.learner.policy import load_policy
+from rlvr.learner.prompts import shared_prompts
 from rlvr.types import Packing, RankedTokens, TokenBatch, Totals
 
 Report = dict[str, Metric]
@@ -55,6 +56,7 @@ class LearnerRank:
         self.steps = 0  # optimizer steps taken
         self.moved = False  # whether a step has been taken on the current batch
         self.batch: TokenBatch
+        self.cost: Float[Tensor, "S"]
         self.features: ScoringFeatures
         self.coefficients: Float[Tensor, "N"]
 
@@ -64,6 +66,8 @@ class LearnerRank:
         """Take this rank's part of a rollout batch."""
         if self.config.train.overlong_filter:
             batch, _ = batch.select(torch.nonzero(~batch.truncated)[:, 0])
+        everything = torch.ones(batch.num_sequences, dtype=torch.bool)
+        self.cost = self.policy.flops.of_sequences(batch, everything)
         n = batch.num_response_tokens
         self.batch = replace(batch, logp_old=torch.full((n,), torch.nan)).to(self.device)
         self.coefficients = torch.ones(n, device=self.device)
@@ -142,12 +146,15 @@ class LearnerRank:
         if self.objective.coupled:
             coupled_loss = self._couple_responses(members, totals)
         active = members[self._active()[members]]
+        once = 1.0 / self.ranks.size  # for what every rank reports of one and the same step
+        groups = self._count_groups(active)
         for micro, n in self._micro_batches(active, update=True):
             (logp, entropy, _), _ = self._forward(self.engine, micro)
             loss = logp.sum() * 0.0
             if micro is not None:
                 loss, report = self._loss(logp, entropy, micro, n, totals)
-                yield report
+                prompts = len(torch.unique(micro.group_id))
+                yield report | {"update/prompt_passes": Mean(prompts, 0.0)}
             self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
         learner = self.config.learner
         warmed_up = (self.steps + 1) / max(learner.warmup_steps, 1)
@@ -157,8 +164,8 @@ class LearnerRank:
         self.engine.step()
         self.steps += 1
         self.moved = True
-        once = 1.0 / self.ranks.size  # for what every rank reports of one and the same step
         yield {
+            "update/prompt_passes": Mean(0.0, groups * once),
             "update/loss": Mean(coupled_loss * once, once),
             "update/grad_norm": Mean(float(self.engine.get_global_grad_norm() or 0.0) * once, once),
             "update/lr": Mean(lr * once, once),
@@ -232,10 +239,12 @@ class LearnerRank:
         """
         learner = self.config.learner
         budget = learner.tokens_per_micro_batch if update else learner.tokens_per_scoring_batch
-        own = micro_batches(self.batch.sequence_length[sequences].cpu(), budget)
+        own = micro_batches(self.batch, sequences, budget)
+        # Ranks meet in every micro-batch: the dearest go together.
+        own.sort(key=lambda members: -float(self.cost[members].sum()))
         for k in range(self.ranks.max_count(max(len(own), int(update)))):
             if k < len(own):
-                yield self.batch.select(sequences[own[k].to(self.device)])
+                yield self.batch.select(own[k])
             else:
                 yield None, sequences[:0]
 
@@ -244,8 +253,9 @@ class LearnerRank:
     ) -> tuple[TokenStatistics, Float[Tensor, "n d"]]:
         """The policy's or the reference's statistics and hidden states of a micro-batch."""
         if micro is not None:
-            return model(micro, micro.token_index)
-        return model(Packing.idle(self.device), torch.ones(1, dtype=torch.long, device=self.device))
+            return model(*shared_prompts(micro), micro.target)
+        nowhere = torch.zeros(1, dtype=torch.long, device=self.device)
+        return model(Packing.idle(self.device), nowhere, nowhere)
 
     def _logp(
         self,
@@ -271,7 +281,8 @@ class LearnerRank:
                 if micro is None:
                     self.policy.hidden(Packing.idle(self.device))
                 else:  # the head is not needed
-                    yield n, self.policy.hidden(micro)[micro.predict_index]
+                    packing, predict_index = shared_prompts(micro)
+                    yield n, self.policy.hidden(packing)[predict_index]
 
     # -- what takes part ------------------------------------------------------------------------
 
@@ -293,10 +304,13 @@ class LearnerRank:
             [self.batch.response_length[members].sum(), torch.tensor(len(members)).to(members)]
         )
         tokens, responses = self.ranks.all_reduce(own).tolist()
-        groups = torch.unique(self.ranks.all_gather(self.batch.group_id[members]))
         return Totals(
             tokens=int(tokens),
             responses=int(responses),
-            groups=len(groups),
+            groups=self._count_groups(members),
             max_response_tokens=self.config.rollout.max_response_tokens,
         )
+
+    def _count_groups(self, sequences: Int[Tensor, "s"]) -> int:
+        """Groups that have one of ``sequences``, on any rank."""
+        return len(torch.unique(self.ranks.all_gather(self.batch.group_id[sequences])))

@@ -12,6 +12,7 @@ import torch
 
 from rlvr.config import RunConfig
 from rlvr.errors import RunFolderError
+from rlvr.learner.cost import Flops
 from rlvr.weights.base import Meeting, WeightBackend, backend_class
 from rlvr.weights.source import ShardedWeightSource
 
@@ -33,8 +34,8 @@ class LearnerWorker:
             s.bind(("", 0))
             return ray.util.get_node_ip_address(), int(s.getsockname()[1])
 
-    def start(self, address: str, port: int) -> None:
-        """Join the other ranks and load the model."""
+    def start(self, address: str, port: int) -> Flops:
+        """Join the other ranks and load the model; returns what its sequences cost."""
         # DeepSpeed compiles an operator with the ninja beside this Python, once per environment.
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
@@ -56,6 +57,7 @@ class LearnerWorker:
 
         self._rank = LearnerRank(self._config, self._device, self._pad_token_id)
         self._source = ShardedWeightSource(self._rank.policy.model, gathered)
+        return self._rank.policy.flops
 
     def rebuild(self, config: RunConfig) -> None:
         """Load the model anew, for a run of ``config`` in the same process group."""

@@ -121,8 +121,8 @@ class PlainEngine:
         self.optimizer = torch.optim.AdamW(policy.parameters(), lr=learner.lr, fused=True)
         self.norm = 0.0
 
-    def __call__(self, packing: Packing, token_index: Tensor) -> Any:
-        return self.policy(packing, token_index)
+    def __call__(self, packing: Packing, predict_index: Tensor, target: Tensor) -> Any:
+        return self.policy(packing, predict_index, target)
 
     def backward(self, loss: Tensor, scale_wrt_gas: bool) -> None:
         """Add to the gradients, in the dtype of the weights."""

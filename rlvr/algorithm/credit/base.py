@@ -85,17 +85,8 @@ class FrozenPolicy(Protocol):
         """Input embeddings, detached. Collective."""
         ...
 
-    def hidden(
-        self,
-        embeddings: Float[Tensor, "T d"],
-        packing: Packing,
-        prefix: Int[Tensor, "S 2"] | None = None,
-    ) -> Float[Tensor, "T d"]:
-        """Body and final norm, differentiable in ``embeddings``. Collective.
-
-        A sequence may continue tokens of another one, where that has them: ``prefix`` is
-        [start, end) in T of what each continues, empty for those that stand alone.
-        """
+    def hidden(self, embeddings: Float[Tensor, "T d"], packing: Packing) -> Float[Tensor, "T d"]:
+        """Body and final norm, differentiable in ``embeddings``. Collective."""
         ...
 
 

@@ -211,8 +211,8 @@ def perturbation_scores(
                 idle = Packing.idle(device)
                 policy.hidden(policy.embed(idle.input_ids), idle)
                 continue
-            packing, prefix, members = _shared(found, chunks[r], policy.pad_token_id)
-            hidden = policy.hidden(policy.embed(packing.input_ids), packing, prefix)
+            packing, members = _shared(found, chunks[r], policy.pad_token_id)
+            hidden = policy.hidden(policy.embed(packing.input_ids), packing)
             answers = [found[k].answer for k, _ in members]
             result = outcomes(options.mode, hidden, packing, answers, head, features.temperature)
             clean = [i for i, (_, t) in enumerate(members) if t is None]
@@ -247,28 +247,25 @@ def shared_chunks(
 
 def _shared(
     found: Sequence[Segments], variants: Sequence[tuple[int, int]], pad: int
-) -> tuple[Packing, Int[Tensor, "S 2"], list[tuple[int, int | None]]]:
-    """Responses, each followed by its variants; what these continue; which variant each is."""
+) -> tuple[Packing, list[tuple[int, int | None]]]:
+    """Responses, each followed by its variants, which continue it; which variant each is."""
     sequences: list[Tensor] = []
     members: list[tuple[int, int | None]] = []
-    first, prefix = [], []
+    prefix: list[tuple[int, int]] = []
     end = begin = 0  # of T so far; of the response
     for k, t in variants:
         part = found[k]
         if not members or members[-1][0] != k:
             sequences.append(part.token_ids)
             members.append((k, None))
-            first.append(0)
-            prefix.append([end, end])
+            prefix.append((end, end))
             begin, end = end, end + len(part.token_ids)
         at = part.start + t
         sequences.append(_blanked(part, at, pad)[at:])
         members.append((k, t))
-        first.append(at)
-        prefix.append([begin, begin + at])
+        prefix.append((begin, begin + at))
         end += len(sequences[-1])
-    device = sequences[0].device
-    return Packing.of(sequences, first), torch.tensor(prefix, device=device), members
+    return Packing.of(sequences, prefix), members
 
 
 def _blanked(part: Segments, at: int, pad: int) -> Int[Tensor, "L"]:

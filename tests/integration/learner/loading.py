@@ -41,7 +41,7 @@ def run(rank: int, world: int, config, folder: str | None = None) -> dict:
     with gathered(network.parameters()):
         weights = {k: p.detach().clone() for k, p in network.named_parameters()}
     if rank == 0:
-        save_policy(weights, policy, Path(folder), config.model.path)
+        save_policy(dict(weights), policy, Path(folder), config.model.path)
     buffers = {k: b.clone() for k, b in network.named_buffers()}
     start_engine(policy, config.learner, config.model).destroy()
     return {"weights": weights, "buffers": buffers, "names": names, "held": held}

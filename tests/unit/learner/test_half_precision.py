@@ -104,7 +104,7 @@ def scored(policy, seed):
         everything, lent, TEMPERATURE, store="device", recompute=lambda: iter(())
     )
     with torch.no_grad():
-        statistics, hidden = policy(batch, batch.token_index)
+        statistics, hidden = policy(batch, batch.predict_index, batch.target)
         features.keep(torch.arange(len(hidden)), statistics, hidden)
         logits = (hidden @ policy.head.weight.T).double() / TEMPERATURE
     assert hidden.dtype == torch.bfloat16
