@@ -132,6 +132,7 @@ class LearnerConfig:
     zero_stage: int = 3
     offload: bool = False  # optimizer state (and, under ZeRO-3, parameters) in host memory
     gradient_checkpointing: bool = True
+    sequence_parallel: int = 1  # ranks that share the tokens of every sequence: 1, 2, 4 or 8
     tokens_per_micro_batch: int = 16384  # of the update
     tokens_per_scoring_batch: int = 32768  # of passes without a gradient
     logits_mib: int = 256  # size of the one logits chunk that exists at a time

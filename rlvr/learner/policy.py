@@ -22,6 +22,7 @@ from rlvr.learner.attention import with_prefixes
 from rlvr.learner.cost import Flops
 from rlvr.learner.engine import sharded
 from rlvr.learner.logprob import LogProbHead, TokenStatistics
+from rlvr.learner.sequence_parallel import SequenceParallel
 from rlvr.learner.weight_files import WeightFiles
 from rlvr.types import Packing
 
@@ -34,11 +35,19 @@ class Policy(nn.Module):
     """Hidden states of packed sequences, and log-probabilities from them.
 
     The wrapped model keeps its parameter names; only ``lm_head`` is replaced by a head that
-    works in chunks.
+    works in chunks. Ranks that share their sequences pass the same arguments and get the same
+    results; each of them computes for its part of the tokens.
     """
 
-    def __init__(self, model: PreTrainedModel, temperature: float, logits_mib: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        temperature: float,
+        logits_mib: int,
+        sequence: SequenceParallel | None = None,
+    ) -> None:
         super().__init__()
+        self.sequence = sequence or SequenceParallel()
         _refuse_unfaithful(model.config)
         self.flops = Flops.of_model(model)
         model.lm_head = LogProbHead(model.lm_head, temperature, logits_mib)
@@ -53,28 +62,39 @@ class Policy(nn.Module):
         self, packing: Packing, predict_index: Int[Tensor, "N"], target: Int[Tensor, "N"]
     ) -> tuple[TokenStatistics, Float[Tensor, "N d"]]:
         """Statistics of the tokens ``target``, and the states at ``predict_index`` before them."""
-        hidden = self.hidden(packing)[predict_index]
-        return self.head(hidden, target), hidden
+        own, place = self.sequence.places(predict_index, packing.num_tokens)
+        hidden = self._states(packing)[place]
+        statistics = torch.stack(self.head(hidden, target[own]), 1)
+        count = len(predict_index)
+        logp, entropy, log_normaliser = self.sequence.joined(statistics, own, count).unbind(1)
+        return (logp, entropy, log_normaliser.detach()), self.sequence.joined(hidden, own, count)
 
     def hidden(
         self, packing: Packing, embeddings: Float[Tensor, "T d"] | None = None
     ) -> Float[Tensor, "T d"]:
         """States after the final norm, from the tokens or from ``embeddings`` in their place."""
+        return self.sequence.whole(self._states(packing, embeddings), packing.num_tokens)
+
+    def _states(
+        self, packing: Packing, embeddings: Float[Tensor, "T d"] | None = None
+    ) -> Float[Tensor, "t d"]:
+        """``hidden`` of this rank's part of the tokens."""
         keys, key_index = packing.cu_seqlens, None
         if packing.prefix is not None:
             key_index, keys = with_prefixes(packing.cu_seqlens, packing.prefix)
-        tokens = {"input_ids": packing.input_ids[None]}
+        tokens = {"input_ids": self.sequence.own(packing.input_ids)[None]}
         if embeddings is not None:
-            tokens = {"inputs_embeds": embeddings[None]}
+            tokens = {"inputs_embeds": self.sequence.lent(embeddings)[None]}
         out = self.model.base_model(  # the transformer without its head
             **tokens,
-            position_ids=packing.position_ids[None],
+            position_ids=self.sequence.own(packing.position_ids)[None],
             use_cache=False,
             cu_seq_lens_q=packing.cu_seqlens,
             cu_seq_lens_k=keys,
             max_length_q=int(packing.sequence_length.max()),
             max_length_k=int(keys.diff().max()),
             key_index=key_index,
+            sequence_parallel=self.sequence if self.sequence.size > 1 else None,
         )
         return out.last_hidden_state[0]
 
@@ -83,7 +103,11 @@ class Policy(nn.Module):
 
 
 def load_policy(
-    model: ModelConfig, learner: LearnerConfig, temperature: float, device: torch.device
+    model: ModelConfig,
+    learner: LearnerConfig,
+    temperature: float,
+    device: torch.device,
+    sequence: SequenceParallel | None = None,
 ) -> Policy:
     """Load ``model.path`` for training: no dropout, packed attention, chunked head."""
     config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
@@ -109,7 +133,7 @@ def load_policy(
     # Checkpointing is active in train mode alone; with every dropout at 0 the mode changes
     # nothing else, so scoring and updating compute the same function.
     network.train()
-    return Policy(network, temperature, learner.logits_mib).to(device)
+    return Policy(network, temperature, learner.logits_mib, sequence).to(device)
 
 
 def save_policy(state: dict[str, Tensor], policy: Policy, folder: Path, tokenizer: str) -> None:

@@ -57,12 +57,12 @@ def run(rank: int, world: int, config, groups, advantages, per_mini_batch, input
     batches = rank_batches(
         groups,
         advantages,
-        ranks=world,
+        ranks=world // config.learner.sequence_parallel,
         groups_per_mini_batch=per_mini_batch,
         inputs=inputs,
     )
     for _ in range(config.train.steps if isinstance(config.train.steps, int) else 1):
-        learner.load(batches[rank])
+        learner.load(batches[rank // config.learner.sequence_parallel])
         metrics = {**learner.score(), **learner.assign_credit(0)[0]}
         coefficients = learner.coefficients.clone()
         metrics |= learner.update()

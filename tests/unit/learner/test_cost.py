@@ -106,8 +106,6 @@ def test_ranks_wait_little_at_sixty_percent_active_groups(ranks, most, seed):
     cost = StepCost(RunConfig(), Flops(1.4e10, 4.0 * 4096 * 36, 1.2e9))
     [whole] = rank_batches(groups, advantages, ranks=1, groups_per_mini_batch=count)
     each = cost(whole)
-    batches = rank_batches(
-        groups, advantages, ranks=ranks, groups_per_mini_batch=count, cost=cost
-    )
+    batches = rank_batches(groups, advantages, ranks=ranks, groups_per_mini_batch=count, cost=cost)
     total = torch.stack([each[b.response_id].sum() for b in batches])
     assert float(total.max() / total.mean()) <= most, total / total.mean()
