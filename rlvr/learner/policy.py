@@ -21,6 +21,7 @@ from rlvr.learner.attention import NAME as PACKED_ATTENTION
 from rlvr.learner.attention import with_prefixes
 from rlvr.learner.cost import Flops
 from rlvr.learner.engine import sharded
+from rlvr.learner.fused_kernels import fuse
 from rlvr.learner.logprob import LogProbHead, TokenStatistics
 from rlvr.learner.sequence_parallel import SequenceParallel
 from rlvr.learner.weight_files import WeightFiles
@@ -128,6 +129,7 @@ def load_policy(
             network.generation_config = GenerationConfig.from_pretrained(model.path)
     else:
         network = AutoModelForCausalLM.from_pretrained(model.path, config=config, **options)
+    fuse(network, learner.fused_kernels, device)
     if learner.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     # Checkpointing is active in train mode alone; with every dropout at 0 the mode changes
