@@ -201,8 +201,8 @@ def _heads(config: RunConfig) -> _Rules:
         model = AutoConfig.from_pretrained(
             config.model.path, trust_remote_code=config.model.trust_remote_code
         )
-    except OSError:
-        return []  # not there: whoever loads it says so
+    except (OSError, ValueError):
+        return []  # whoever loads the model says what is wrong with it
     heads = model.num_attention_heads
     key_heads = getattr(model, "num_key_value_heads", None) or heads
     return [
