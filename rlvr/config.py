@@ -132,6 +132,8 @@ class LearnerConfig:
     zero_stage: int = 3
     offload: bool = False  # optimizer state (and, under ZeRO-3, parameters) in host memory
     gradient_checkpointing: bool = True
+    sequence_parallel: int = 1  # ranks that share the tokens of every sequence: 1, 2, 4 or 8
+    fused_kernels: bool | None = None  # liger-kernel's; default: on GPUs where it is installed
     tokens_per_micro_batch: int = 16384  # of the update
     tokens_per_scoring_batch: int = 32768  # of passes without a gradient
     logits_mib: int = 256  # size of the one logits chunk that exists at a time

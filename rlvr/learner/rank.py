@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,13 +17,14 @@ from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective
 from rlvr.algorithm.objectives.base import PerToken, Scalar
 from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
-from rlvr.learner.collectives import DistributedRanks
+from rlvr.learner.collectives import DistributedRanks, ranks_on_node
 from rlvr.learner.engine import start_engine, start_reference
 from rlvr.learner.extremes import extreme_tokens
 from rlvr.learner.features import STORES, LentPolicy, ScoringFeatures, choose_store
 from rlvr.learner.logprob import TokenStatistics
 from rlvr.learner.policy import load_policy
 from rlvr.learner.prompts import shared_prompts
+from rlvr.learner.sequence_parallel import sequence_parallel
 from rlvr.types import Packing, RankedTokens, TokenBatch, Totals
 
 Report = dict[str, Metric]
@@ -32,26 +34,31 @@ Places = Int[Tensor, "n"]  # of a sub-batch's tokens on the N axis
 class LearnerRank:
     """The policy's shard on one device, and the three stages of a training step on it.
 
-    Every stage is a collective: all ranks call it, in the same order. Ranks may hold different
-    numbers of sequences; whoever has fewer micro-batches than another runs an idle forward in
+    Every stage is a collective: all ranks call it, in the same order. Those that are sequence
+    parallel hold the same batch and reply the same. Others may hold different numbers of
+    sequences; whoever has fewer micro-batches than another runs an idle forward in
     their place, because ZeRO's collectives live inside forward and backward.
     """
 
     def __init__(self, config: RunConfig, device: torch.device, pad_token_id: int) -> None:
         self.config = config
         self.device = device
-        self.ranks = DistributedRanks(device)
+        self.sequence = sequence_parallel(config.learner.sequence_parallel)
+        self.ranks = DistributedRanks(device, self.sequence.data_parallel)
+        self.ranks_on_node = ranks_on_node()
         self.objective = OBJECTIVES.build(config.objective, "objective")
         self.credit = CREDITS.build(config.credit, "credit")
         self.correction = CORRECTIONS.build(config.correction, "correction")
         temperature = config.rollout.temperature
-        self.policy = load_policy(config.model, config.learner, temperature, device)
+        load = partial(
+            load_policy, config.model, config.learner, temperature, device, self.sequence
+        )
+        self.policy = load()
         self.frozen = LentPolicy(self.policy, pad_token_id)
         self.engine = start_engine(self.policy, config.learner, config.model)
         self.reference: Any = None
         if self.objective.needs_reference:
-            reference = load_policy(config.model, config.learner, temperature, device)
-            self.reference = start_reference(reference, config.learner, config.model)
+            self.reference = start_reference(load(), config.learner, config.model)
         self.steps = 0  # optimizer steps taken
         self.moved = False  # whether a step has been taken on the current batch
         self.batch: TokenBatch
@@ -97,9 +104,9 @@ class LearnerRank:
         store = "recompute"
         if Needs.HIDDEN in self.credit.needs:
             asked, tokens = self.config.learner.features, int(scored.sum())
-            own = choose_store(asked, tokens, self.frozen, self.device)
+            own = choose_store(asked, tokens, self.frozen, self.device, self.ranks_on_node)
             # Recomputing is a collective: a rank short of memory decides for the others too.
-            store = STORES[self.ranks.max_count(STORES.index(own))]
+            store = STORES[DistributedRanks(self.device).max_count(STORES.index(own))]
         self.features = ScoringFeatures(
             scored,
             self.frozen,
@@ -138,13 +145,14 @@ class LearnerRank:
         """One optimizer step on a mini-batch, the same whatever its micro-batches and ranks.
 
         Every micro-batch's loss is divided by denominators of the whole mini-batch (``totals``),
-        so they simply add up. DeepSpeed averages over ranks: hence the factor ``ranks.size``.
+        so they simply add up. DeepSpeed averages over all ranks: hence the factor of their number.
         """
         totals = self._totals(members)
         coupled_loss = 0.0
         if self.objective.coupled:
             coupled_loss = self._couple_responses(members, totals)
         active = members[self._active()[members]]
+        ranks = self.ranks.size * self.sequence.size
         once = 1.0 / self.ranks.size  # for what every rank reports of one and the same step
         groups = self._count_groups(active)
         for micro, n in self._micro_batches(active, update=True):
@@ -154,7 +162,7 @@ class LearnerRank:
                 loss, report = self._loss(logp, entropy, micro, n, totals)
                 prompts = len(torch.unique(micro.group_id))
                 yield report | {"update/prompt_passes": Mean(prompts, 0.0)}
-            self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
+            self.engine.backward(loss * ranks, scale_wrt_gas=False)
         learner = self.config.learner
         warmed_up = (self.steps + 1) / max(learner.warmup_steps, 1)
         lr = learner.lr * min(1.0, warmed_up)
