@@ -24,6 +24,7 @@ Sandbox = StrEnum("Sandbox", ["bubblewrap", "unsafe"])
 Optimizer = StrEnum("Optimizer", ["adamw", "sgd"])
 FeatureStore = StrEnum("FeatureStore", ["auto", "device", "host", "recompute"])
 Placement = StrEnum("Placement", ["disaggregated", "colocated"])
+BatchOrder = StrEnum("BatchOrder", ["prompt", "finished"])
 Wandb = StrEnum("Wandb", ["online", "offline", "disabled"])
 
 
@@ -182,8 +183,9 @@ class TrainConfig:
     prompts_per_mini_batch: int | None = None  # default: one optimizer step per rollout batch
     epochs_per_step: int = 1  # passes over each rollout batch
     dynamic_sampling: bool = False  # sample until the batch is full of groups with spread
-    max_sampling_rounds: int = 20  # of dynamic sampling for one batch, before it gives up
+    max_sampling_rounds: int = 20  # times so many prompts for one batch, before it gives up
     max_staleness: int = 0  # 0: synchronous; else versions that rollout may lag behind
+    batch_order: BatchOrder = BatchOrder.prompt  # finished: groups overtake longer ones
     overlong_filter: bool = False  # truncated responses carry no gradient
     overlong_buffer: int = 0  # DAPO's soft penalty starts so many tokens before the limit; 0: off
     overlong_factor: float = 1.0
