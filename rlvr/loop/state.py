@@ -34,16 +34,15 @@ class RunState:
         self.step = batch.step + 1
         self._stream_state = batch.stream_state
 
-    async def resume(self) -> bool:
-        """Go on from ``train.resume`` if it is set; returns whether a checkpoint was loaded."""
+    async def resume(self) -> None:
+        """Go on from ``train.resume`` if it is set."""
         if (found := resume_point(self._config)) is None:
-            return False
+            return
         folder, state = found
         self._stream.restore(state["stream"])
         self._stream_state = state["stream"]
         self.step = state["step"]
         await self._learners.load_checkpoint(str(folder / "learner"))
-        return True
 
     async def checkpoint_if_due(self) -> None:
         every = self._config.train.checkpoint_every
