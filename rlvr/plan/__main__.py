@@ -8,10 +8,10 @@ from rlvr.errors import ConfigError, for_people
 from rlvr.hydra_config import check_overrides, register, run_config
 from rlvr.loop.validate import validated
 from rlvr.plan.hardware import GPUS, gpu, gpu_here
-from rlvr.plan.layout import layouts, remedies
+from rlvr.plan.layout import fastest, remedies
 from rlvr.plan.plan import plan_of
 from rlvr.plan.text import report
-from rlvr.plan.workload import Assumptions
+from rlvr.plan.workload import Assumptions, workload
 
 _SHOWN = 5
 
@@ -40,12 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ConfigError("a plan is of one run: give one value a key")
         config = run_config(nodes[0])
         device = (gpu(options.gpu) if options.gpu else gpu_here()) or GPUS["h100"]
-        plan = plan_of(validated(config, files=False), device, assumed)
+        resolved = validated(config, files=False)
+        plan = plan_of(resolved, device, workload(resolved, assumed))
         better, title = [], "fastest layouts that fit"
         if plan.gpu and options.sweep:
-            better = layouts(config, device, assumed)[:_SHOWN]
+            better = fastest(config, plan, _SHOWN)
         elif plan.gpu and not plan.memory.fits:
-            better, title = remedies(config, device, assumed, _SHOWN), "it fits with"
+            better, title = remedies(config, plan, _SHOWN), "it fits with"
         if options.json:
             told = [{"overrides": layout.overrides(), **layout.plan.as_json()} for layout in better]
             print(json.dumps({**plan.as_json(), "layouts": told}, indent=2))

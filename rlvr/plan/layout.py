@@ -1,16 +1,15 @@
 """Other layouts of the same run: the fastest that fit, or the least changes that make it fit."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, get_type_hints
 
 from rlvr.config import LearnerConfig, RunConfig
 from rlvr.errors import ConfigError
+from rlvr.loop.resolve import resolved
 from rlvr.loop.validate import validated
-from rlvr.plan.hardware import Gpu
 from rlvr.plan.plan import Plan, plan_of
-from rlvr.plan.workload import Assumptions
 
 Changes = dict[str, Any]  # values by key
 
@@ -27,23 +26,12 @@ class Layout:
         return " ".join(f"{key}={_written(value)}" for key, value in self.changes.items())
 
 
-def layouts(config: RunConfig, gpu: Gpu, assumed: Assumptions) -> list[Layout]:
-    """Every layout of ``config`` (not resolved) that may be and fits, fastest first."""
-    asked = validated(config, files=False)
-    fitting = []
-    for values in _candidates(asked):
-        try:
-            candidate = validated(changed(config, values), files=False)
-        except ConfigError:
-            continue
-        plan = plan_of(candidate, gpu, assumed)
-        if plan.memory.fits:
-            changes = {k: v for k, v in values.items() if _get(asked, k) != v}
-            fitting.append(Layout(changes, plan))
-    return sorted(fitting, key=lambda layout: (layout.plan.step_s, len(layout.changes)))
+def fastest(config: RunConfig, plan: Plan, most: int) -> list[Layout]:
+    """Layouts of ``config`` (not resolved) that fit, beside its ``plan``, fastest first."""
+    return _distinct(config, plan, most, lambda x: (x.plan.step_s, len(x.changes)))
 
 
-def remedies(config: RunConfig, gpu: Gpu, assumed: Assumptions, most: int = 5) -> list[Layout]:
+def remedies(config: RunConfig, plan: Plan, most: int) -> list[Layout]:
     """What to change so that it fits: the fewest keys first, then the fastest.
 
     If nothing does on this cluster, on one of two, four or eight times its nodes.
@@ -51,11 +39,44 @@ def remedies(config: RunConfig, gpu: Gpu, assumed: Assumptions, most: int = 5) -
     for times in (1, 2, 4, 8):
         cluster = replace(config.cluster, nodes=config.cluster.nodes * times)
         larger = replace(config, cluster=cluster)
-        if found := layouts(larger, gpu, assumed):
-            found.sort(key=lambda layout: (len(layout.changes), layout.plan.step_s))
+        found = _distinct(larger, plan, most, lambda x: (len(x.changes), x.plan.step_s))
+        if found:
             size = {"cluster": f"{cluster.nodes}x{cluster.gpus_per_node}"} if times > 1 else {}
-            return [Layout({**size, **x.changes}, x.plan) for x in found[:most]]
+            return [Layout({**size, **x.changes}, x.plan) for x in found]
     return []
+
+
+def _distinct(
+    config: RunConfig, plan: Plan, most: int, rank: Callable[[Layout], tuple[float, ...]]
+) -> list[Layout]:
+    """The first of those that fit and are valid, without changes that gain nothing."""
+    asked, fitting = resolved(config), []
+    for values in _candidates(asked):
+        candidate = plan_of(resolved(changed(config, values)), plan.gpu, plan.work)
+        if candidate.memory.fits:
+            changes = {k: v for k, v in values.items() if _get(asked, k) != v}
+            fitting.append(Layout(changes, candidate))
+    shown: list[Layout] = []
+    for layout in sorted(fitting, key=rank):
+        if len(shown) < most and not any(_gains_nothing(layout, x) for x in shown):
+            try:
+                validated(changed(config, layout.changes), files=False)
+            except ConfigError:
+                continue
+            shown.append(layout)
+    return shown
+
+
+def _gains_nothing(layout: Layout, known: Layout) -> bool:
+    """Whether ``layout`` is within 1 % of one that differs in sizes or sharding alone, or slower
+    than one that changes less."""
+    same = all(
+        layout.changes.get(k) == known.changes.get(k)
+        for k in ("cluster.placement", "learner.ranks", "rollout.tensor_parallel")
+    )
+    more = known.changes.items() <= layout.changes.items()
+    ratio = layout.plan.step_s / known.plan.step_s
+    return (same and 0.99 < ratio < 1.01) or (more and ratio > 0.99)
 
 
 def changed(config: RunConfig, values: Changes) -> RunConfig:

@@ -59,7 +59,8 @@ def memory(config: RunConfig, shape: Shape, gpu: Gpu | None, work: Workload) -> 
     asked = str(config.learner.features)
     store = asked if asked != "auto" else "device" if kept < room else "host"
     phases = _phases(config, shape, kept if store == "device" else 0.0, bool(gpu))
-    learner = {**static, **max(phases, key=lambda parts: sum(parts.values()))}
+    worst: Parts = max(phases, key=lambda parts: sum(parts.values()))
+    learner = static | worst
     weights = item * shape.parameters / tp
     budget = (
         config.rollout.memory_utilization * there

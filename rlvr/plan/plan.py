@@ -60,11 +60,14 @@ class Plan:
         }
 
 
-def plan_of(config: RunConfig, gpu: Gpu | None, assumed: Assumptions | None = None) -> Plan:
-    """The plan of a resolved ``config``; ``gpu`` counts only on a cluster that has some."""
+def plan_of(config: RunConfig, gpu: Gpu | None, work: Workload | None = None) -> Plan:
+    """The plan of a resolved ``config``; ``gpu`` counts only on a cluster that has some.
+
+    ``work`` is by default what the usual assumptions make of the configuration.
+    """
     gpu = gpu if config.cluster.gpus else None
     shape = shape_of(config.model)
-    work = workload(config, assumed or Assumptions())
+    work = work or workload(config, Assumptions())
     needed = memory(config, shape, gpu, work)
     timed = stages(config, shape, gpu, work, needed) if gpu and needed.sequences >= 1 else {}
     return Plan(config, shape, gpu, work, needed, timed)

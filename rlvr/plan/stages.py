@@ -30,11 +30,18 @@ def stages(
     config: RunConfig, shape: Shape, gpu: Gpu, work: Workload, memory: Memory
 ) -> dict[str, Stage]:
     """Of a resolved ``config`` on GPUs, in the order of a step."""
+    rollout = _rollout(config, shape, gpu, work, memory)
+    return {"rollout": rollout, **learner_stages(config, shape, gpu, work, memory.features)}
+
+
+def learner_stages(
+    config: RunConfig, shape: Shape, gpu: Gpu, work: Workload, features: str
+) -> dict[str, Stage]:
+    """Those of the learner ranks, whose features wait at ``features``."""
     learner = _Learner(config, shape, gpu, work)
     return {
-        "rollout": _rollout(config, shape, gpu, work, memory),
         "score": learner.score(),
-        "credit": learner.credit(memory.features),
+        "credit": learner.credit(features),
         "update": learner.update(),
         "publish": learner.publish(),
     }
@@ -78,7 +85,9 @@ class _Learner:
         if Needs.EMBEDDINGS in credit.needs:  # forwards over the response, some of them halves
             again = 3.0
             if hasattr(credit, "max_positions"):
-                tried = min(credit.max_positions or np.inf, work.response / credit.stride)
+                tried = min(
+                    credit.max_positions or np.inf, work.response / getattr(credit, "stride", 1)
+                )
                 again = 1 + tried / 2
         elif store == "recompute":
             again = float(_STREAMS)

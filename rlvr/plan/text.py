@@ -15,7 +15,7 @@ def report(plan: Plan, better: Sequence[Layout], title: str) -> str:
     cluster = config.cluster
     on = f"{cluster.nodes}x{cluster.gpus_per_node} {plan.gpu.name}" if plan.gpu else "no GPU"
     lines = [
-        f"{config.model.path}: {figures.compact(plan.shape.parameters)} parameters, "
+        f"{config.model.path}: {plan.shape.parameters / 1e9:.2f} B parameters, "
         f"{config.model.dtype}",
         f"{on}, {cluster.placement}: {config.learner.ranks} learner ranks (ZeRO-"
         f"{config.learner.zero_stage}), {config.rollout.workers} engines of "
