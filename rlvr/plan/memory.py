@@ -59,6 +59,9 @@ def memory(config: RunConfig, shape: Shape, gpu: Gpu | None, work: Workload) -> 
     asked = str(config.learner.features)
     store = asked if asked != "auto" else "device" if kept < room else "host"
     phases = _phases(config, shape, kept if store == "device" else 0.0, bool(gpu))
+    if "gradients" not in static and offload_of(config) != "always":
+        for parts in phases[2:4]:  # they come as the activations go
+            parts["gradients"] = _gradients(config, shape)
     worst: Parts = max(phases, key=lambda parts: sum(parts.values()))
     learner = static | worst
     weights = item * shape.parameters / tp
@@ -99,13 +102,14 @@ def _static(config: RunConfig, shape: Shape, work: Workload) -> Parts:
     bucket = BUCKET if gpu else min(BUCKET, whole)  # without a GPU only what is touched counts
     parts = {
         "weights": item * (shard if stage == 3 else whole),
-        "gradients": 4 * (shard if stage >= 2 else whole),
         "optimizer": (4 + adam) * shard if stage else adam * whole,
         "buckets": {0: 0, 3: 4 * bucket}.get(stage, item * bucket if gpu else 0),
     }
     if on_host:
-        parts["gradients"] = parts["optimizer"] = 0
+        parts["optimizer"] = 0
         parts["weights"] = 0 if stage == 3 else parts["weights"]
+    elif stage == 3 or _several(config, work):
+        parts["gradients"] = _gradients(config, shape)
     if work.reference:
         parts["reference"] = item * (shard if stage == 3 else whole)
     if gpu:
@@ -156,6 +160,17 @@ def _phases(config: RunConfig, shape: Shape, features: float, gpu: bool) -> list
     if gpu:
         phases.append({"broadcast": BROADCAST, "gathered": 2 * item * shape.embedding})
     return phases
+
+
+def _gradients(config: RunConfig, shape: Shape) -> float:
+    ranks = config.learner.ranks or 1
+    return 4 * shape.parameters / (ranks if config.learner.zero_stage >= 2 else 1)
+
+
+def _several(config: RunConfig, work: Workload) -> bool:
+    """Whether gradients wait from one micro-batch of a mini-batch to the next."""
+    mini_batch = work.active * work.tokens / work.mini_batches / (config.learner.ranks or 1)
+    return mini_batch > config.learner.tokens_per_micro_batch
 
 
 def _features(config: RunConfig, shape: Shape, work: Workload) -> float:

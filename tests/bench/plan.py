@@ -120,7 +120,7 @@ def _batch(config: RunConfig, words: int, rank: int):
 
     draw = np.random.default_rng(0)
     groups = []
-    for g in range(GROUPS):
+    for _ in range(GROUPS):
         prompt = SimpleNamespace(token_ids=draw.integers(2, words, PROMPT))
         samples = []
         for i in range(GROUP):
@@ -194,7 +194,8 @@ def main() -> None:
 
     assumed = Assumptions(response=RESPONSE, prompt=PROMPT, active=1.0)
     print(
-        "| model | ZeRO | checkpointing | MB planned | measured | ratio | s planned | measured | ratio |"
+        "| model | ZeRO | checkpointing | MB planned | measured | ratio "
+        "| s planned | measured | ratio |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -212,7 +213,8 @@ def main() -> None:
                     real = got["score"] + got["update"]
                     print(
                         f"| {model} | {stage} | {'on' if checkpointing else 'off'} "
-                        f"| {size / 1e6:.0f} | {got['bytes'] / 1e6:.0f} | {size / got['bytes']:.2f} "
+                        f"| {size / 1e6:.0f} | {got['bytes'] / 1e6:.0f} "
+                        f"| {size / got['bytes']:.2f} "
                         f"| {seconds:.2f} | {real:.2f} | {seconds / real:.2f} |",
                         flush=True,
                     )
