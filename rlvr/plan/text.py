@@ -50,22 +50,19 @@ def report(plan: Plan, better: Sequence[Layout], title: str) -> str:
 
 
 def headline(plan: Plan) -> str:
-    """One line for the start of a run or the head of a recipe."""
-    memory = plan.memory
+    """One line for the start of a run and the head of a recipe."""
+    memory, cluster = plan.memory, plan.config.cluster
     if not plan.gpu:
         size = sum(memory.learner.values())
-        return (
-            f"plan: {size / GB:.2g} GB a learner rank, {memory.checkpoint / GB:.2g} GB a checkpoint"
-        )
-    places = [
-        f"{place} {used / GB:.0f} of {there / GB:.0f} GB"
-        for place, (used, there) in memory.places.items()
-        if place != "host"
-    ]
-    verdict = "fits" if memory.fits else "DOES NOT FIT"
+        return f"planned: {size / GB:.2g} GB a learner rank"
+    used = ", ".join(
+        f"{place} {used / GB:.0f}" for place, (used, _) in memory.places.items() if place != "host"
+    )
+    line = f"planned on {cluster.nodes}x{cluster.gpus_per_node} {plan.gpu.name}: {used} of "
+    line += f"{plan.gpu.memory / GB:.0f} GB, {'fits' if memory.fits else 'DOES NOT FIT'}"
     if plan.stages:
-        verdict += f"; about {plan.step_s:.0f} s a step, {plan.hours:.0f} h on {plan.gpu.name}"
-    return f"plan: {', '.join(places)}: {verdict}"
+        line += f"; {float(f'{plan.step_s:.2g}'):.0f} s a step, {plan.hours:.0f} h"
+    return line
 
 
 def _parts(name: str, parts: Parts) -> str:
