@@ -1,5 +1,6 @@
 """Other layouts of the same run: the fastest that fit, or the least changes that make it fit."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -28,7 +29,7 @@ class Layout:
 
 def fastest(config: RunConfig, plan: Plan, most: int) -> list[Layout]:
     """Layouts of ``config`` (not resolved) that fit, beside its ``plan``, fastest first."""
-    return _distinct(config, plan, most, lambda x: (x.plan.step_s, len(x.changes)))
+    return _distinct(config, plan, most, lambda x: (_hundredths(x.plan.step_s), len(x.changes)))
 
 
 def remedies(config: RunConfig, plan: Plan, most: int) -> list[Layout]:
@@ -63,8 +64,18 @@ def _distinct(
                 validated(changed(config, layout.changes), files=False)
             except ConfigError:
                 continue
-            shown.append(layout)
+            shown.append(Layout(_needed(config, layout.changes), layout.plan))
     return shown
+
+
+def _needed(config: RunConfig, changes: Changes) -> Changes:
+    """Without those that the cluster decides alike when it is left to it."""
+    aim = resolved(changed(config, changes))
+    for key in list(changes):
+        fewer = {k: v for k, v in changes.items() if k != key}
+        if resolved(changed(config, fewer)) == aim:
+            changes = fewer
+    return changes
 
 
 def _gains_nothing(layout: Layout, known: Layout) -> bool:
@@ -77,6 +88,11 @@ def _gains_nothing(layout: Layout, known: Layout) -> bool:
     more = known.changes.items() <= layout.changes.items()
     ratio = layout.plan.step_s / known.plan.step_s
     return (same and 0.99 < ratio < 1.01) or (more and ratio > 0.99)
+
+
+def _hundredths(seconds: float) -> int:
+    """What is as fast within about 1 % counts as equal."""
+    return round(100 * math.log(seconds))
 
 
 def changed(config: RunConfig, values: Changes) -> RunConfig:
