@@ -37,12 +37,16 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
 _Rules = list[tuple[object, str]]  # whether it is wrong, and what to say then
 
 
-def validated(config: RunConfig) -> RunConfig:
-    """The configuration, resolved; raises ConfigError with every problem and what to change."""
+def validated(config: RunConfig, *, files: bool = True) -> RunConfig:
+    """The configuration, resolved; raises ConfigError with every problem and what to change.
+
+    Without ``files`` those that it names need not be there.
+    """
     problems = [*_values(config), *_methods(config)]
     if not problems:
         config = resolved(config)
-        rules = [*_batch(config), *_cluster(config), *_files(config), *_heads(config)]
+        rules = [*_batch(config), *_cluster(config)]
+        rules += [*_files(config), *_heads(config)] if files else []
         problems = [complaint for wrong, complaint in rules if wrong]
     if problems:
         raise ConfigError("\n".join(f"- {p}" for p in problems))
