@@ -36,9 +36,10 @@ def rows_of(name: str, logs: Path, started: float) -> Iterator[Row]:
         "RLVR_CHECK_ROWS": str(rows),
         "RLVR_CHECK_LOGS": str(logs),
         "RLVR_CHECK_LAST_START": str(started + LAST_START_S),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the other suites'
     }
     file = str(FOLDER / f"test_{name}.py")
-    options = ["--confcutdir", str(FOLDER), "-p", "no:cacheprovider"]  # the other suites need Ray
+    options = ["--confcutdir", str(FOLDER), "-p", "no:cacheprovider"]  # theirs needs Ray
     with log.open("w") as output, rows.open() as lines:
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest", file, *options],

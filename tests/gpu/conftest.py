@@ -34,16 +34,28 @@ def gpus() -> int:
     return min(count, len([name for name in visible.split(",") if name]))
 
 
+@cache
+def torch_sees_them() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 @pytest.fixture(scope="session")
 def need():
-    """``need("vllm", gpus=2)`` skips with a word what this machine cannot try; returns its GPUs."""
+    """``need("vllm", count=2)`` skips with a word what this machine cannot try; returns its GPUs.
 
-    def check(*packages: str, count: int = 1) -> int:
+    ``usable=False``: they need only be there.
+    """
+
+    def check(*packages: str, count: int = 1, usable: bool = True) -> int:
         if gpus() < count:
             there = "there is none" if gpus() == 0 else f"there is {gpus()}"
             pytest.skip(f"needs {count} GPU{'s' * (count > 1)}, {there}")
         if missing := [p for p in packages if importlib.util.find_spec(p) is None]:
             pytest.skip(f"needs {', '.join(missing)}")
+        if usable and not torch_sees_them():
+            pytest.skip("torch can use no GPU here")
         return gpus()
 
     return check

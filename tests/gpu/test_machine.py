@@ -18,7 +18,7 @@ def test_driver(need, figures):
     If not: install a driver that knows the CUDA of this torch (580 or newer for CUDA 13), or, in a
     container, the NVIDIA container toolkit and --gpus all.
     """
-    count = need()
+    count = need(usable=False)
     import torch
 
     assert torch.cuda.is_available(), f"nvidia-smi lists {count} GPUs, and torch can use none"
@@ -36,7 +36,7 @@ def test_shared_memory(need, figures):
 
     If not: give the container the host's, docker run --ipc=host, or --shm-size.
     """
-    need()
+    need(usable=False)
     free = shutil.disk_usage("/dev/shm").free / 2**30
     assert free > 8, f"/dev/shm has {free:.1f} GiB free; NCCL and Ray need more"
     figures(f"/dev/shm has {free:.0f} GiB free")
@@ -84,7 +84,7 @@ def test_infiniband(need, figures):
     If not: install libibverbs1 and ibverbs-providers, and pass --device=/dev/infiniband to a
     container; else NCCL goes over TCP between nodes, many times slower.
     """
-    need()
+    need(usable=False)
     adapters = list(Path("/sys/class/infiniband").glob("*"))
     if not adapters:
         pytest.skip("there is none")

@@ -1,4 +1,4 @@
-"""The benchmarks of the CPU in small: they run to their tables, and nothing is asked of a figure."""
+"""The benchmarks of the CPU in small: they run to their tables; nothing is asked of a figure."""
 
 from __future__ import annotations
 
