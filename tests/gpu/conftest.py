@@ -93,8 +93,8 @@ def program(tmp_path_factory):
         told = [row for row in text.splitlines() if row.strip()]
         assert code is not None, f"not done within {within_s:.0f} s ({log.name})"
         assert code == 0, f"{culprit(told)} ({log.name})"
-        start = max((text.rfind(mark) for mark in ("\n{", "{\n")), default=-1)
-        return json.JSONDecoder().raw_decode(text[start:].strip())[0] if start >= 0 else {}
+        _, opening, found = f"\n{text}".rpartition("\n{")
+        return json.JSONDecoder().raw_decode("{" + found)[0] if opening else {}
 
     return run
 
