@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -193,31 +194,32 @@ def main() -> None:
     from rlvr.plan.workload import Assumptions, workload
 
     assumed = Assumptions(response=RESPONSE, prompt=PROMPT, active=1.0)
-    print(
-        "| model | ZeRO | checkpointing | MB planned | measured | ratio "
-        "| s planned | measured | ratio |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print("| model | ZeRO | checkpointing | MB planned | measured | ratio ", end="")
+    print("| s planned | measured | ratio | GFLOP/s | GB/s |\n" + "| --- " * 11 + "|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: save(name, folder) for name in ("tiny", *options.models)}
-        for model in options.models:
-            for stage in options.stages:
-                for checkpointing in (False, True):
-                    config = configuration(paths[model], stage, checkpointing)
-                    shape, work = shape_of(config.model), workload(config, assumed)
-                    parts = memory(config, shape, None, work).learner
-                    size = sum(parts.values())
-                    got = measured(model, stage, checkpointing, paths)
-                    timed = learner_stages(config, shape, probe(), work, "device")
-                    seconds = sum(timed[name].seconds for name in ("score", "update"))
-                    real = got["score"] + got["update"]
-                    print(
-                        f"| {model} | {stage} | {'on' if checkpointing else 'off'} "
-                        f"| {size / 1e6:.0f} | {got['bytes'] / 1e6:.0f} "
-                        f"| {size / got['bytes']:.2f} "
-                        f"| {seconds:.2f} | {real:.2f} | {seconds / real:.2f} |",
-                        flush=True,
-                    )
+        for model, stage, on in product(options.models, options.stages, (False, True)):
+            config = configuration(paths[model], stage, on)
+            shape, work = shape_of(config.model), workload(config, assumed)
+            size = sum(memory(config, shape, None, work).learner.values())
+            core, got = probe(), measured(model, stage, on, paths)
+            timed = learner_stages(config, shape, core, work, "device")
+            seconds = sum(timed[name].seconds for name in ("score", "update"))
+            real = got["score"] + got["update"]
+            cells = [
+                model,
+                stage,
+                "on" if on else "off",
+                *_beside(size / 1e6, got["bytes"] / 1e6, 0),
+                *_beside(seconds, real, 2),
+                f"{core.flops / 1e9:.0f}",
+                f"{core.hbm / 1e9:.1f}",
+            ]
+            print("|", " | ".join(map(str, cells)), "|", flush=True)
+
+
+def _beside(planned: float, real: float, digits: int) -> list[str]:
+    return [f"{planned:.{digits}f}", f"{real:.{digits}f}", f"{planned / real:.2f}"]
 
 
 if __name__ == "__main__":
