@@ -27,7 +27,7 @@ class Activations:
 
 @cache
 def activations(
-    shape: Shape, tokens: int, dtype: str, *, backward: bool, checkpointing: bool, padded: bool
+    shape: Shape, tokens: int, *, dtype: str, backward: bool, checkpointing: bool, padded: bool
 ) -> Activations:
     """Of a packed micro-batch; ``padded`` is attention without a GPU, on copies of all heads."""
     few = [

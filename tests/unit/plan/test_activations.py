@@ -19,7 +19,7 @@ def shape():
 
 def kept(shape, **settings) -> float:
     settings = {"backward": True, "checkpointing": False, "padded": False, **settings}
-    return activations(shape, TOKENS, "bfloat16", **settings).kept / TOKENS
+    return activations(shape, TOKENS, dtype="bfloat16", **settings).kept / TOKENS
 
 
 def test_without_checkpointing_everything_that_a_backward_reads(shape) -> None:
@@ -37,7 +37,7 @@ def test_with_checkpointing_the_input_of_every_layer(shape) -> None:
 
 def test_without_a_backward_one_layer_at_a_time(shape) -> None:
     found = activations(
-        shape, TOKENS, "bfloat16", backward=False, checkpointing=False, padded=False
+        shape, TOKENS, dtype="bfloat16", backward=False, checkpointing=False, padded=False
     )
     assert found.kept < 5 * 2 * D * TOKENS
     assert found.working >= 3 * 2 * F * TOKENS  # gate, up and their product
@@ -45,7 +45,9 @@ def test_without_a_backward_one_layer_at_a_time(shape) -> None:
 
 def test_memory_grows_with_the_tokens(shape) -> None:
     short, long = (
-        activations(shape, n, "bfloat16", backward=True, checkpointing=True, padded=False).kept
+        activations(
+            shape, n, dtype="bfloat16", backward=True, checkpointing=True, padded=False
+        ).kept
         for n in (TOKENS, 2 * TOKENS)
     )
     assert long == pytest.approx(2 * short, rel=0.01)
@@ -80,7 +82,7 @@ def test_the_policy_itself_keeps_as_much(save_qwen3, tmp_path, checkpointing) ->
     planned = activations(
         shape_of(model),
         packing.num_tokens,
-        "float32",
+        dtype="float32",
         backward=True,
         checkpointing=checkpointing,
         padded=True,
