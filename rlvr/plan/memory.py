@@ -131,7 +131,9 @@ class _Rank:
         gathered = item * min(self.whole, LIVE) if self.stage == 3 else 0
         reduced = self._reduced() if self.ranks > 1 else 0
         scoring = score.kept + score.working + 2 * item * scored * shape.hidden
-        grown = 0 if self.waiting or self.mode == "always" else self.gradients
+        grown = {"gradients": self.gradients}
+        if self.waiting or self.mode == "always":
+            grown = {}
         step = 4 * min(self.shard, LIVE if self.stage == 3 else inf) if self.stage else 0
         return [
             {"gathered": gathered, "activations": scoring, "head": chunks, "features": features},
@@ -141,15 +143,17 @@ class _Rank:
                 "head and layer": max(update.working + states + late, head),
                 "reduction": reduced if self.whole > BUCKET else 0,  # while the backward goes on
             },
-            {"gathered": gathered, "reduction": reduced, "gradients": grown},
-            {"step": 0 if self.mode == "always" else step, "gradients": grown},
+            {"gathered": gathered, "reduction": reduced, **grown},
+            {"step": 0 if self.mode == "always" else step, **grown},
             {"broadcast": BROADCAST * self.gpu, "gathered": 2 * weight * self.gpu},
         ]
 
     def _reduced(self) -> float:
-        """Copies of a bucket on its way: in fp32, flat, and on a CPU the bucket itself."""
-        flat = self.item if self.stage in (1, 2) else 0
-        return min(self.whole, BUCKET) * (4 + flat * (1 if self.gpu else 2))
+        """Copies of a bucket on its way: flat, and in fp32; on a CPU the bucket itself too."""
+        copies = 4
+        if self.stage in (1, 2):
+            copies = self.item * (1 if self.gpu else 2) + (4 if self.item < 4 else 0)
+        return min(self.whole, BUCKET) * copies
 
     def features(self) -> float:
         """Hidden states that the scoring pass keeps for credit."""
