@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from math import log
-from typing import Any, get_type_hints
+from typing import Any
 
-from rlvr.config import LearnerConfig, RunConfig
+from rlvr.config import Offload, RunConfig
 from rlvr.errors import ConfigError
 from rlvr.loop.resolve import resolved
 from rlvr.loop.validate import validated
@@ -102,12 +102,11 @@ def _candidates(asked: RunConfig) -> Iterator[Changes]:
     sequence = asked.data.max_prompt_tokens + asked.rollout.max_response_tokens
     sharding: dict[str, list[Any]] = {
         "learner.zero_stage": [2, 3],
-        "learner.offload": _offloads(),
+        "learner.offload": list(Offload),
         "learner.gradient_checkpointing": [True, False],
         "learner.tokens_per_micro_batch": sorted({own, max(own, sequence), 2 * own}),
+        "learner.sequence_parallel": [1, 2, 4, 8],
     }
-    if hasattr(asked.learner, "sequence_parallel"):
-        sharding["learner.sequence_parallel"] = [1, 2, 4, 8]
     for placement, values in product(_placements(asked), product(*sharding.values())):
         changes = dict(zip(_PLACEMENT, placement, strict=True))
         yield {**changes, **dict(zip(sharding, values, strict=True))}
@@ -122,11 +121,6 @@ def _placements(asked: RunConfig) -> Iterator[tuple[str, int, int, int, float]]:
         for less in sorted({share, 0.7, 0.55, 0.4}):
             if gpus % tp == 0:
                 yield "colocated", gpus, gpus // tp, tp, less
-
-
-def _offloads() -> list[Any]:
-    kind = get_type_hints(LearnerConfig)["offload"]
-    return [False, True] if kind is bool else list(kind)
 
 
 def _get(config: RunConfig, key: str) -> Any:

@@ -44,12 +44,6 @@ class Memory:
         return self.sequences >= 1 and all(used <= there for used, there in self.places.values())
 
 
-def offload_of(config: RunConfig) -> str:
-    """none, during_rollout or always; a plain ``true`` means always."""
-    value = config.learner.offload
-    return {"True": "always", "False": "none"}.get(str(value), str(value))
-
-
 def memory(config: RunConfig, shape: Shape, gpu: Gpu | None, work: Workload) -> Memory:
     """Of a resolved ``config``; ``gpu`` is None on a cluster without."""
     rollout, tp, rank = config.rollout, config.rollout.tensor_parallel, _Rank(config, shape, work)
@@ -87,7 +81,7 @@ class _Rank:
         self.config, self.shape, self.work = config, shape, work
         self.learner = config.learner
         self.stage, self.ranks = config.learner.zero_stage, config.learner.ranks or 1
-        self.mode = offload_of(config)
+        self.mode = config.learner.offload
         self.gpu = config.cluster.gpus > 0
         self.item: int = getattr(torch, config.model.dtype).itemsize
         self.whole, self.shard = shape.parameters, shape.parameters / self.ranks
@@ -117,7 +111,7 @@ class _Rank:
         """What comes on top: scoring, backward, reduction, optimizer step, publish."""
         item, shape, learner = self.item, self.shape, self.learner
         longest = self.config.data.max_prompt_tokens + self.config.rollout.max_response_tokens
-        sp = getattr(learner, "sequence_parallel", 1)
+        sp = learner.sequence_parallel
         tokens = max(learner.tokens_per_micro_batch, longest) // sp
         scored = max(learner.tokens_per_scoring_batch, longest) // sp
         traced = partial(activations, shape, dtype=str(self.config.model.dtype))
