@@ -49,8 +49,10 @@ def check_overrides(config_name: str, arguments: list[str]) -> list[DictConfig]:
         key = override.key_or_group
         for value in _values(override):
             _store_open_choice(key, value)
-            if refusal := refused_choice(key, value) or _refused_name(key, value):
+            if refusal := refused_choice(key, value):
                 raise ConfigError(refusal)
+            if (names := _names(key)) and value not in names:
+                raise ConfigError(f"{key}={value}: no such choice. {nearest(value, names)}")
     if _hydras_own(arguments):
         return []
     nodes = []
@@ -129,13 +131,6 @@ def _store_open_choice(group: str, value: str) -> None:
         store.store(group="cluster", name=value, node=node)
     elif group in METHODS and "." in value:
         store.store(group=group, name=value, node=METHODS[group].find(value, group).node(value))
-
-
-def _refused_name(group: str, value: str) -> str | None:
-    """What to say of a name that the group does not have; None if it does, or is no group."""
-    if not (names := _names(group)) or value in names:
-        return None
-    return f"{group}={value}: no such choice. {nearest(value, names)}"
 
 
 def _explain(config_name: str, error: Exception, overrides: list[Override]) -> str:

@@ -130,6 +130,32 @@ def tiny_model(save_qwen3, tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="session")
+def draw_groups():
+    """``draw_groups(generator, rewards, shortest=1)``: random groups, and their GRPO advantages.
+
+    ``rewards`` has those of each group; 1 is a correct response. Responses have up to 19 tokens.
+    """
+    from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
+
+    def draw(generator, rewards, shortest=1) -> tuple[list[Group], np.ndarray]:
+        groups = []
+        for g, own in enumerate(rewards):
+            prompt = generator.integers(3, 128, generator.integers(2, 9)).tolist()
+            samples = []
+            for reward in own:
+                ids = generator.integers(3, 128, generator.integers(shortest, 20)).astype(np.int32)
+                logp = -generator.random(len(ids)).astype(np.float32)
+                response = Response(ids, logp, np.zeros(len(ids), np.int32), "stop")
+                outcome = Outcome.CORRECT if reward else Outcome.INCORRECT
+                samples.append(Sample(response, "", Verdict(float(reward), outcome)))
+            groups.append(Group(Prompt(str(g), prompt, "", "", "exact"), samples))
+        centred = [g.rewards - g.rewards.mean() for g in groups]
+        return groups, np.concatenate([r / (r.std(ddof=1) + 1e-6) for r in centred])
+
+    return draw
+
+
 @pytest.fixture
 def train(ray_here):
     """``train(config)``: a whole run with processes of its own."""

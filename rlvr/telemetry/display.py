@@ -27,14 +27,10 @@ def show(line: Callable[[int], Any]) -> None:
     from rich.console import Console, Group  # only a terminal pays for the import
     from rich.live import Live
 
-    class Unfolded(Console):
-        def print(self, *objects: Any, **options: Any) -> None:
-            super().print(*objects, **{"soft_wrap": True, **options})  # leave long lines alone
-
     with _lock:
         _shown.append(line)
         if _live is None:
-            console = Unfolded(file=sys.stderr)
+            console = Console(file=sys.stderr, soft_wrap=True)  # leave long lines alone
             _live = Live(
                 console=console,
                 get_renderable=lambda: Group(*(line(console.width) for line in list(_shown))),

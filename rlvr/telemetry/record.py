@@ -11,6 +11,7 @@ import yaml
 
 from rlvr.errors import RunFolderError
 from rlvr.telemetry.run_folder import RunFolder
+from rlvr.telemetry.timing import stages
 
 Row = dict[str, Any]
 
@@ -43,13 +44,10 @@ class RunRecord:
         except (ValueError, yaml.YAMLError) as error:
             told = f"{path}: summary.json or config.yaml is damaged: {error}"
             raise RunFolderError(told) from error
-        return cls(
-            name=str(path).rstrip("/"),
-            steps=[row for row in rows if is_step(row)],
-            evaluations=[row for row in rows if any(k.startswith("evaluation/") for k in row)],
-            summary=summary,
-            planned=config.get("train", {}).get("steps"),
-        )
+        steps = [row for row in rows if is_step(row)]
+        evaluations = [row for row in rows if any(k.startswith("evaluation/") for k in row)]
+        planned = config.get("train", {}).get("steps")
+        return cls(str(path).rstrip("/"), steps, evaluations, summary, planned)
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         rows = self.evaluations if metric.startswith("evaluation/") else self.steps
@@ -75,9 +73,7 @@ class RunRecord:
         for metric in dict.fromkeys(k for row in self.evaluations for k in row):
             _, values = self.series(metric)
             if metric.startswith("evaluation/") and values:
-                name, _, measure = metric.removeprefix("evaluation/").rpartition("/")
-                if measure != "accuracy":
-                    name += f"/{measure}"
+                name = metric.removeprefix("evaluation/").removesuffix("/accuracy")
                 pairs["accuracy" if name == "greedy" else name] = (values[0], values[-1])
         return pairs
 
@@ -111,8 +107,6 @@ class RunRecord:
     @cached_property
     def stages(self) -> dict[str, float]:
         """Mean seconds of each stage a step."""
-        count = len(self.steps)
-        names = dict.fromkeys(k for row in self.steps for k in row if k.startswith("time/"))
-        return {
-            name[len("time/") : -len("_s")]: sum(self.series(name)[1]) / count for name in names
-        }
+        names = dict.fromkeys(name for row in self.steps for name in stages(row))
+        whole = {name: sum(self.series(f"time/{name}_s")[1]) for name in names}
+        return {name: seconds / len(self.steps) for name, seconds in whole.items()}

@@ -81,7 +81,7 @@ def response_table(step: int, groups: Groups, advantages: Advantages = None) -> 
             "policy_version_max": whole(v if v is None else v.max() for v in versions),
             # of the response's tokens, when they were sampled
             "logp_mean": real(
-                float(r.logp_rollout.mean()) if len(r.token_ids) else None for r in responses
+                r.logp_rollout.mean() if len(r.token_ids) else None for r in responses
             ),
             "verifier_seconds": real(v.seconds for v in verdicts),
         }

@@ -1,5 +1,6 @@
 """All that a run records and shows, behind a handful of calls."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,16 +13,17 @@ from rlvr.errors import ResponseLogError
 from rlvr.telemetry.metrics import json_clean, rollout_metrics, throughput
 from rlvr.telemetry.record import RunRecord
 from rlvr.telemetry.responses import ResponseLog
-from rlvr.telemetry.run_folder import RunFolder
+from rlvr.telemetry.run_folder import RunFolder, write_text
 from rlvr.telemetry.sinks.base import build_sinks
 from rlvr.telemetry.sinks.console import Console
 from rlvr.telemetry.sinks.fan_out import FanOut
-from rlvr.telemetry.sinks.files import Files
 from rlvr.types import Group
 
 
 class Telemetry:
-    """Makes the rows of a run and hands them to every sink: its folder, the console, wandb, ...
+    """Makes the rows of a run, writes them to its folder and hands them to every sink.
+
+    A run whose folder cannot be written ends, and says why; no sink can end it.
 
     Steps count from 1: step k turns policy version k − 1 into version k. An evaluation at step k
     is of version k, so 0 is the policy that the run began with.
@@ -31,8 +33,8 @@ class Telemetry:
         """Nothing is written before ``start``; ConfigError for a sink that is unknown."""
         self._log_responses = config.log_responses
         self._folder = folder
-        own = {"files": Files(), "console": Console(bar=config.progress)}
-        self._sinks = FanOut({**own, **build_sinks(config)})
+        console = Console(bar=config.progress)
+        self._sinks = FanOut({"console": console, **build_sinks(config)})
         self._responses = ResponseLog()
         self._finished = False
 
@@ -43,6 +45,8 @@ class Telemetry:
         """
         node = OmegaConf.structured(config)
         resolved: Any = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
+        write_text(self._folder.config, OmegaConf.to_yaml(resolved))
+        self._folder.rewind(step)
         self._sinks.start(self._folder, resolved, step)
 
     async def step(
@@ -67,6 +71,7 @@ class Telemetry:
         if self._log_responses:
             if tokens:
                 cleaned = [json_clean(token) for token in tokens]
+                self._folder.append(self._folder.tokens, [{"step": step, **t} for t in cleaned])
                 self._sinks.tell(lambda sink: sink.table("credit/tokens", step, cleaned))
             await self._responses.write(self._folder.responses(step), step, groups, advantages)
 
@@ -82,6 +87,7 @@ class Telemetry:
         """End a run that reached its end: ``values``, and what its rows say of it."""
         cleaned = json_clean({**values, **RunRecord.read(self._folder.path).outcome})
         self._finished = True
+        write_text(self._folder.summary, json.dumps(cleaned, indent=2) + "\n")
         self._sinks.tell(lambda sink: sink.summary(cleaned))
 
     def close(self) -> None:
@@ -94,4 +100,5 @@ class Telemetry:
 
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
         row = json_clean({"step": step, "timestamp": round(time.time(), 3), **values})
+        self._folder.append(self._folder.metrics, [row])
         self._sinks.tell(lambda sink: sink.log(row))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from rlvr.telemetry import figures
+from rlvr.telemetry.timing import stages
 
 # In the order of the line: metric, how it reads, and how soon it is left out of a narrow
 # terminal (0: never).
@@ -39,8 +40,8 @@ def step_line(
     ]
     if "time/step_s" in row:
         parts.append((figures.seconds(row["time/step_s"]), 0))
-    if stages := stage_times(row):
-        parts.append((f"({stages})", _STAGES_GO))
+    if times := stage_times(row):
+        parts.append((f"({times})", _STAGES_GO))
     if "throughput/tokens_per_second" in row:
         parts.append((f"{figures.compact(row['throughput/tokens_per_second'])} tok/s", 0))
     if eta_s is not None:
@@ -56,9 +57,8 @@ def step_line(
 def stage_times(row: Row) -> str:
     """``rollout 0.51 learn 0.48``: the stages that take at least a hundredth of the step."""
     least = (row.get("time/step_s") or 0.0) / 100
-    stages = {n: v for n, v in row.items() if n.startswith("time/") and n != "time/step_s"}
     return " ".join(
-        f"{name[len('time/') : -len('_s')]} {value:.2f}"
-        for name, value in stages.items()
-        if value is not None and value >= least
+        f"{name} {seconds:.2f}"
+        for name, seconds in stages(row).items()
+        if name != "step" and seconds is not None and seconds >= least
     )

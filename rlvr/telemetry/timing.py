@@ -1,9 +1,14 @@
 """Where the time of a step goes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+
+def stages(row: Mapping[str, float | None]) -> dict[str, float | None]:
+    """``{"step": 1.2, "rollout": 0.5, ...}``: a row's seconds by their stages."""
+    return {k[len("time/") : -len("_s")]: v for k, v in row.items() if k.startswith("time/")}
 
 
 @dataclass
@@ -11,6 +16,10 @@ class _Stage:
     seconds: float = 0.0
     running: int = 0  # how many are inside the stage at this moment
     since: float = 0.0  # when the stage was last found running
+
+    def settle(self, now: float) -> None:
+        self.seconds += (now - self.since) * bool(self.running)
+        self.since = now
 
 
 class Stopwatch:
@@ -29,12 +38,12 @@ class Stopwatch:
     def stage(self, name: str) -> Iterator[None]:
         """Count the block's duration as ``time/<name>_s``."""
         stage = self._stages.setdefault(name, _Stage())
-        self._settle(stage, self._clock())
+        stage.settle(self._clock())
         stage.running += 1
         try:
             yield
         finally:
-            self._settle(stage, self._clock())
+            stage.settle(self._clock())
             stage.running -= 1
 
     def lap(self) -> dict[str, float]:
@@ -42,15 +51,9 @@ class Stopwatch:
         now = self._clock()
         timings = {"time/step_s": now - self._lap}
         for name, stage in self._stages.items():
-            self._settle(stage, now)
+            stage.settle(now)
             if stage.seconds > 0:
                 timings[f"time/{name}_s"] = stage.seconds
             stage.seconds = 0.0
         self._lap = now
         return timings
-
-    @staticmethod
-    def _settle(stage: _Stage, now: float) -> None:
-        if stage.running:
-            stage.seconds += now - stage.since
-        stage.since = now

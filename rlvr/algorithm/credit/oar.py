@@ -17,10 +17,10 @@ from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import Credit, Driver, Features, Ranks
+from rlvr.algorithm.credit.chunks import chunked, in_step
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
 from rlvr.algorithm.credit.oar_outcome import MODES, outcome_divergence, outcomes
 from rlvr.algorithm.credit.oar_segments import Segments, answer_inputs, segments, with_variants
-from rlvr.algorithm.credit.rounds import in_step, rounds
 from rlvr.registry import require, require_one_of
 from rlvr.types import CreditInputs, Group, Packing, TokenBatch
 
@@ -134,7 +134,7 @@ class Oar(Bilevel, ABC):
         policy = features.policy
         scores: list[list[Tensor]] = [[] for _ in found]
         with policy.head() as head:
-            for some in in_step(rounds(variants, cost, self.tokens_per_chunk), ranks):
+            for some in in_step(chunked(variants, cost, self.tokens_per_chunk), ranks):
                 if not some:
                     idle = Packing.idle(features.logp.device)
                     policy.hidden(policy.embed(idle.input_ids), idle)

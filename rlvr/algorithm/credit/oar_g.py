@@ -15,11 +15,11 @@ from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import CREDITS, Features, Needs, Ranks
+from rlvr.algorithm.credit.chunks import chunked, in_step
 from rlvr.algorithm.credit.noise import response_generators
 from rlvr.algorithm.credit.oar import Oar, Scores
 from rlvr.algorithm.credit.oar_outcome import outcome_divergence, outcomes
 from rlvr.algorithm.credit.oar_segments import Segments
-from rlvr.algorithm.credit.rounds import in_step, rounds
 from rlvr.registry import require, require_one_of
 from rlvr.types import Packing, TokenBatch
 
@@ -57,7 +57,7 @@ class OarG(Oar):
     ) -> Scores:
         """s_t of all reasoning tokens; noise of each response from its generator. Collective."""
         pairs = zip(found, generators, strict=True)
-        chunks = rounds(pairs, lambda pair, _: len(pair[0].token_ids), self.tokens_per_chunk)
+        chunks = chunked(pairs, lambda pair, _: len(pair[0].token_ids), self.tokens_per_chunk)
         scores = []
         with features.policy.head() as head:
             for chunk in in_step(chunks, ranks):

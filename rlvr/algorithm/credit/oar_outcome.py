@@ -23,19 +23,14 @@ def outcomes(
     head: Float[Tensor, "V d"],
     temperature: float,
 ) -> Float[Tensor, "k V"] | Float[Tensor, "k"]:
-    """The outcome of every sequence, differentiable in ``hidden``.
+    """The outcome of every sequence, each ending with so many tokens of its answer.
 
-    Args:
-        mode: ``first``: log-distribution at the position that predicts the answer's first token,
-            where the released OAR-P reads; ``last``: at the answer's last token, where the
-            released OAR-G reads in that mode; ``answer_mean``: log-softmax of the mean of the
-            logits that predict the answer; ``answer_joint``: φ, the mean log-probability of the
-            answer tokens.
-        hidden: final states of the packed sequences.
-        packing: these sequences.
-        answers: number of answer tokens at each sequence's end.
-        head: rows of lm_head.
-        temperature: divides the logits.
+    Differentiable in ``hidden``, the final states. By ``mode``:
+
+    * ``first``: log-distribution at the position that predicts the answer's first token, where
+      the released OAR-P reads; ``last``: at the answer's last token, where OAR-G's does;
+    * ``answer_mean``: log-softmax of the mean of the logits that predict the answer;
+    * ``answer_joint``: φ, the mean log-probability of the answer's tokens.
     """
     ends = packing.cu_seqlens[1:].tolist()
     predicting = [slice(end - n - 1, end - 1) for end, n in zip(ends, answers, strict=True)]

@@ -135,12 +135,7 @@ def interpolated(
 def coarse_divergence(
     clean: Float[Tensor, "K"], changed: Float[Tensor, "k K"]
 ) -> Float[Tensor, "k"]:
-    """KL(clean ‖ changed) over K tokens and, as one further outcome, all others.
-
-    Args:
-        clean: log-probabilities of the K tokens, any share of the whole.
-        changed: of the same tokens, in other distributions.
-    """
+    """KL(clean ‖ changed) over K tokens and, as one further outcome, all others."""
     p, q = clean.double(), changed.double()
     rest_p, rest_q = ((1 - x.exp().sum(-1, True)).clamp(min=_NOTHING).log() for x in (p, q))
     p = torch.cat([p, rest_p], -1).expand(len(q), -1)

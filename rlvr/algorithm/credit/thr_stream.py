@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import Features
+from rlvr.algorithm.credit.chunks import chunked, in_step
 from rlvr.algorithm.credit.groups import GroupedResponses
-from rlvr.algorithm.credit.rounds import in_step, rounds
 from rlvr.types import TokenBatch
 
 _ERRORS = 1 << 26  # elements of a chunk of g
@@ -42,7 +42,7 @@ class StreamedScores:
             vocabulary = self._vocabulary(len(head))
             width, dtype = head.shape[1], at_least_float32(head[:0]).dtype
             split_first = sorted(vocabulary, key=lambda g: (not split[g], g))
-            waves = rounds(split_first, lambda g, _: len(vocabulary[g]) * width * 4, self.memory)
+            waves = chunked(split_first, lambda g, _: len(vocabulary[g]) * width * 4, self.memory)
             for wave in in_step(waves, ranks):
                 m = {g: head.new_zeros(len(vocabulary[g]), width, dtype=dtype) for g in wave}
                 for g, _, error, hidden in self._stream(head, vocabulary, m, positives_only=True):

@@ -33,11 +33,10 @@ class Console(Sink):
         if is_step(row):
             self._step(row)
             return
-        results = {k: v for k, v in row.items() if k.startswith("evaluation/")}
-        name = next(iter(results)).split("/")[1]
-        shown = [(key.split("/", 2)[2], value) for key, value in results.items()]
-        line = "  ".join(f"{key} {figures.figure(key, value)}" for key, value in shown)
-        print(f"evaluation after step {row['step']}: {name}  {line}", flush=True)
+        results = [(k.split("/", 2), v) for k, v in row.items() if k.startswith("evaluation/")]
+        shown = [f"{key} {figures.figure(key, value)}" for (_, _, key), value in results]
+        line = "  ".join([results[0][0][1], *shown])
+        print(f"evaluation after step {row['step']}: {line}", flush=True)
 
     def summary(self, values: Row) -> None:
         print(f"\n{comparison([RunRecord.read(self._folder.path)])}\n", flush=True)

@@ -30,27 +30,21 @@ class Wandb(Sink):
         import wandb  # slow, and needless when disabled
 
         self._wandb = wandb
-        mode = self.mode
-        if mode == "online" and not wandb.login(prompt=False, verify=False):
-            advice = "`wandb login` changes that."
-            print(f"wandb: not logged in, so the run is kept offline. {advice}", flush=True)
-            mode = "offline"
+        told = f"offline; `wandb sync {folder.path}/wandb/offline-run-*` uploads the run."
         try:
-            self._run = self._init(mode, folder, config)
+            if self.mode == "online" and not wandb.login(prompt=False, verify=False):
+                raise ConnectionError("not logged in, `wandb login` changes that")
+            self._run = self._init(self.mode, folder, config)
+            told = self._run.url if self.mode == "online" else told
         except Exception as error:
-            if mode == "offline":
+            if self.mode == "offline":
                 raise
             print(f"wandb: not reachable, so the run is kept offline ({why(error)}).", flush=True)
-            mode = "offline"
             wandb.teardown()  # its process would take the run's id for one that is in use
-            self._run = self._init(mode, folder, config)
+            self._run = self._init("offline", folder, config)
         # Rows carry their own step: a resumed run may repeat some, and wandb's counter only grows.
         self._run.define_metric("*", step_metric="step")
-        if mode == "online":
-            print(f"wandb: {self._run.url}", flush=True)
-        else:
-            runs = f"{folder.path}/wandb/offline-run-*"
-            print(f"wandb: offline; `wandb sync {runs}` uploads the run.", flush=True)
+        print(f"wandb: {told}", flush=True)
 
     def log(self, row: Row) -> None:
         """Send a row; None is left out."""

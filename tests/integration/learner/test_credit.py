@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlvr.config import RunConfig
-from rlvr.types import CreditInputs, Group, Outcome, Prompt, Response, Sample, Verdict
+from rlvr.types import CreditInputs
 
 GROUPS, SIZE = 5, 4
 METHODS = {
@@ -23,28 +23,6 @@ METHODS = {
 # OAR-G's scores are second differences, stretched to [0, 1] by their range: so is the rounding.
 TOLERANCE = {"oar_g": 3e-5}
 SHAPES = [(1, 0, 1), (2, 2, 1), (2, 3, 1), (2, 3, 2)]  # ranks, ZeRO, ranks that share sequences
-
-
-def random_groups(generator: np.random.Generator) -> list[Group]:
-    """The last group has no spread, the second a single correct response."""
-    groups = []
-    for g in range(GROUPS):
-        prompt = generator.integers(3, 128, generator.integers(2, 9)).tolist()
-        good = [False] * SIZE if g == GROUPS - 1 else [True] + [g != 1] + [False] * (SIZE - 2)
-        responses = []
-        for _ in range(SIZE):
-            n = int(generator.integers(3, 20))
-            ids = generator.integers(3, 128, n).astype(np.int32)
-            logp = -generator.random(n).astype(np.float32)
-            responses.append(Response(ids, logp, np.zeros(n, np.int32), "stop"))
-        verdicts = [Verdict(float(x), Outcome.CORRECT if x else Outcome.INCORRECT) for x in good]
-        groups.append(
-            Group(
-                Prompt(str(g), prompt, "", "", "exact"),
-                [Sample(r, "", v) for r, v in zip(responses, verdicts, strict=True)],
-            )
-        )
-    return groups
 
 
 def configuration(
@@ -66,12 +44,10 @@ def configuration(
 
 
 @pytest.fixture(scope="module")
-def results(module_seed, tiny_model, run_ranks):
+def results(module_seed, tiny_model, run_ranks, draw_groups):
     generator = np.random.default_rng(module_seed)
-    groups = random_groups(generator)
-    rewards = np.stack([g.rewards for g in groups])
-    spread = rewards.std(1, ddof=1, keepdims=True)
-    advantages = ((rewards - rewards.mean(1, keepdims=True)) / (spread + 1e-6)).reshape(-1)
+    rewards = [[1, g != 1, 0, 0] for g in range(GROUPS - 1)]  # of the second group one is correct
+    groups, advantages = draw_groups(generator, [*rewards, [0] * SIZE], shortest=3)
     lengths = [len(s.response.token_ids) for g in groups for s in g.samples]
     span = np.array([[n - 2, n - 1] for n in lengths])
     span[3] = -1  # a response without an answer

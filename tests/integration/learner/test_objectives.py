@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from rlvr.algorithm.metrics import summed, values
 from rlvr.algorithm.objectives import OBJECTIVES
 from rlvr.config import RunConfig
-from rlvr.types import CreditInputs, Group, Outcome, Prompt, Response, Sample, Verdict
+from rlvr.types import CreditInputs
 
 TEMPERATURE, LR, EPOCHS, MAX_TOKENS = 0.8, 0.2, 2, 20
 GROUPS, SIZE, PER_MINI_BATCH = 6, 4, 3
@@ -23,29 +23,6 @@ SHAPES = [(1, 0), (2, 2), (2, 3)]
 CASES = [(o, "random", *shape) for o in OBJECTIVES.names() for shape in SHAPES]
 # Whose credit stage runs the policy, and even a backward pass, must leave no gradient behind.
 CASES += [("dapo", credit, 2, 3) for credit in ("oar_g", "oar_p", "thr")]
-
-
-def random_groups(generator: np.random.Generator) -> list[Group]:
-    """The first group has a single correct response, the last one no spread."""
-    groups = []
-    for g in range(GROUPS):
-        good = {0: [1, 0, 0, 0], GROUPS - 1: [0, 0, 0, 0]}.get(
-            g, [1, 0, *generator.integers(0, 2, 2)]
-        )
-        responses = []
-        for _ in range(SIZE):
-            ids = generator.integers(3, 128, generator.integers(1, 20)).astype(np.int32)
-            logp = -generator.random(len(ids)).astype(np.float32)
-            responses.append(Response(ids, logp, np.zeros(len(ids), np.int32), "stop"))
-        verdicts = [Verdict(float(x), Outcome.CORRECT if x else Outcome.INCORRECT) for x in good]
-        prompt = generator.integers(3, 128, generator.integers(2, 9)).tolist()
-        groups.append(
-            Group(
-                Prompt(str(g), prompt, "", "", "exact"),
-                [Sample(r, "", v) for r, v in zip(responses, verdicts, strict=True)],
-            )
-        )
-    return groups
 
 
 class Literal:
@@ -158,12 +135,10 @@ def configuration(folder, objective: str, credit: str, world: int, stage: int) -
     return config
 
 
-def draw(generator, folder, run_ranks, methods) -> dict:
+def draw(generator, draw_groups, folder, run_ranks, methods) -> dict:
     """For each (objective, credit): what every rank saved per shape, and what is expected."""
-    groups = random_groups(generator)
-    rewards = np.stack([g.rewards for g in groups])
-    spread = rewards.std(1, ddof=1, keepdims=True) + 1e-6
-    advantages = ((rewards - rewards.mean(1, keepdims=True)) / spread).reshape(-1)
+    some = [[1, 0, *generator.integers(0, 2, 2)] for _ in range(GROUPS - 2)]
+    groups, advantages = draw_groups(generator, [[1, 0, 0, 0], *some, [0, 0, 0, 0]])
     lengths = np.array([len(s.response.token_ids) for g in groups for s in g.samples])
     spans = torch.from_numpy(np.stack([lengths - 1, lengths], 1))
     inputs = CreditInputs({"answer_span": spans})
@@ -183,14 +158,14 @@ def draw(generator, folder, run_ranks, methods) -> dict:
 
 
 @pytest.fixture(scope="module")
-def results(module_seed, tiny_model, run_ranks):
+def results(module_seed, tiny_model, run_ranks, draw_groups):
     """Drawn again where a ratio lies on a clip bound: there fp32 and float64 may rightly differ."""
     generator = np.random.default_rng(module_seed)
     results: dict = {}
     for _ in range(5):
         unlucky = {case[:2] for case in CASES} - results.keys()
         if unlucky:
-            found = draw(generator, tiny_model(True), run_ranks, sorted(unlucky))
+            found = draw(generator, draw_groups, tiny_model(True), run_ranks, sorted(unlucky))
             results |= {method: pair for method, pair in found.items() if pair[1][-1] >= 1}
     return results
 

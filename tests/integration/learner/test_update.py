@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlvr.config import RunConfig
-from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
+from rlvr.types import Group, Response
 
 TEMPERATURE = 0.8
 LR = 0.2  # large enough that rounding the weights to fp32 is small beside the steps
@@ -21,36 +21,6 @@ SHAPES = [
     *((1, 0, 10_000, 1), (2, 3, 10_000, 1), (1, 0, 60, 1), *((2, z, 60, 1) for z in range(4))),
     *((2, 3, 10_000, 2), (2, 0, 60, 2), (2, 2, 60, 2), (2, 3, 60, 2)),
 ]
-
-
-def random_groups(generator: np.random.Generator) -> list[Group]:
-    """Prompts and responses of many lengths; the last group has no spread."""
-    groups = []
-    for g in range(GROUPS):
-        prompt = generator.integers(3, 128, generator.integers(2, 9)).tolist()
-        responses, verdicts = [], []
-        for i in range(SIZE):
-            n = int(generator.integers(1, 20))
-            ids = generator.integers(3, 128, n).astype(np.int32)
-            logp = -generator.random(n).astype(np.float32) * 5
-            responses.append(Response(ids, logp, np.zeros(n, np.int32), "stop"))
-            good = g < GROUPS - 1 and (i == 0 or (i > 1 and generator.random() < 0.5))
-            verdicts.append(Verdict(float(good), Outcome.CORRECT if good else Outcome.INCORRECT))
-        groups.append(
-            Group(
-                Prompt(str(g), prompt, "", "", "exact"),
-                [Sample(r, "", v) for r, v in zip(responses, verdicts, strict=True)],
-            )
-        )
-    return groups
-
-
-def group_advantages(groups: list[Group]) -> np.ndarray:
-    parts = []
-    for g in groups:
-        r = g.rewards
-        parts.append((r - r.mean()) / (r.std(ddof=1) + 1e-6) if np.ptp(r) else 0 * r)
-    return np.concatenate(parts)
 
 
 def logp_of(model, group: Group, response: Response) -> torch.Tensor:
@@ -117,14 +87,14 @@ def configuration(folder: str, shape: tuple[int, int, int, int], objective: str,
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def runs(request, module_seed, tiny_model, run_ranks):
+def runs(request, module_seed, tiny_model, run_ranks, draw_groups):
     """Every case on 1 and on 2 ranks, and what the literal formula gives."""
     folder = tiny_model(request.param)
     generator = np.random.default_rng(module_seed)
     kink = 0.0
     while kink < 1e-4:  # where the gradient jumps, fp32 and float64 may rightly differ
-        groups = random_groups(generator)
-        advantages = group_advantages(groups)
+        rewards = [[1, 0, *generator.integers(0, 2, SIZE - 2)] for _ in range(GROUPS - 1)]
+        groups, advantages = draw_groups(generator, [*rewards, [0] * SIZE])
         literals = {
             (objective, epochs): literal(folder, objective, groups, advantages, epochs)
             for objective, epochs in (("dapo", 1), ("grpo", 2))

@@ -8,28 +8,15 @@ import torch
 
 from rlvr.learner.batching import rank_batches
 from rlvr.learner.extremes import extreme_tokens, merged_extremes
-from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
 
 
 @pytest.fixture
-def drawn(seed):
+def drawn(seed, draw_groups):
     """Groups, an advantage per response (one of them 0) and a coefficient per response token."""
     generator = np.random.default_rng(seed)
-    groups, coefficients = [], []
-    for g in range(4):
-        responses = []
-        for _ in range(3):
-            n = int(generator.integers(1, 12))
-            zeros = np.zeros(n, np.int32)
-            responses.append(Response(zeros, zeros.astype(np.float32), zeros, "stop"))
-            coefficients.append(generator.random(n).round(1))  # with ties
-        verdicts = [Verdict(0.0, Outcome.INCORRECT)] * 3
-        groups.append(
-            Group(
-                Prompt(str(g), [1] * (g + 1), "", "", "exact"),
-                [Sample(r, "", v) for r, v in zip(responses, verdicts, strict=True)],
-            )
-        )
+    groups, _ = draw_groups(generator, [[0, 0, 0]] * 4)
+    lengths = [len(s.response.token_ids) for g in groups for s in g.samples]
+    coefficients = [generator.random(n).round(1) for n in lengths]  # with ties
     advantages = generator.choice([-1.0, 1.0], 12)
     advantages[int(generator.integers(12))] = 0.0
     return groups, advantages, coefficients
