@@ -132,5 +132,4 @@ def split_name(text: str) -> tuple[str, str]:
 
 
 def has_relation(text: str) -> bool:
-    """Whether ``text`` is an equation or inequality."""
     return _RELATION.search(text) is not None

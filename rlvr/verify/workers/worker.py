@@ -49,7 +49,6 @@ def encode(verdict: Verdict) -> bytes:
 
 
 def decode(payload: bytes) -> Verdict:
-    """The verdict that was encoded."""
     reward, outcome, detail, seconds, components = json.loads(payload)
     return Verdict(reward, Outcome(outcome), detail, seconds, components)
 
