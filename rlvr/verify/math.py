@@ -121,11 +121,10 @@ def _equal_options(gold: str, answer: str) -> bool | None:
     theirs, ours = latex.option(gold), latex.option(answer)
     if theirs and ours:
         return theirs[0] == ours[0] and _equal(theirs[1], ours[1])
-    if option := theirs or ours:
-        other = answer if theirs else gold
-        return latex.bare_word(other) == option[0].casefold() or (
-            _equal(option[1], answer) if theirs else _equal(gold, option[1])
-        )
+    if theirs:
+        return latex.bare_word(answer) == theirs[0].casefold() or _equal(theirs[1], answer)
+    if ours:
+        return latex.bare_word(gold) == ours[0].casefold() or _equal(gold, ours[1])
     return None
 
 
