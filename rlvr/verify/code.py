@@ -1,7 +1,4 @@
-"""``code``: the program in the response passes its tests, in a sandbox.
-
-What a program can do about its verdict is to give the right outputs.
-"""
+"""``code``: the program in the response passes its tests, in a sandbox."""
 
 import re
 from functools import lru_cache

@@ -121,11 +121,10 @@ def _equal_options(gold: str, answer: str) -> bool | None:
     theirs, ours = latex.option(gold), latex.option(answer)
     if theirs and ours:
         return theirs[0] == ours[0] and _equal(theirs[1], ours[1])
-    if option := theirs or ours:
-        other = answer if theirs else gold
-        return latex.bare_word(other) == option[0].casefold() or (
-            _equal(option[1], answer) if theirs else _equal(gold, option[1])
-        )
+    if theirs:
+        return latex.bare_word(answer) == theirs[0].casefold() or _equal(theirs[1], answer)
+    if ours:
+        return latex.bare_word(gold) == ours[0].casefold() or _equal(gold, ours[1])
     return None
 
 
@@ -133,7 +132,7 @@ def _values(gold: str, answer: str) -> tuple[str, str] | None:
     """Both without ``x =``, unless they are relations; None if they name different things."""
     gold_name, gold_value = latex.split_name(gold)
     name, value = latex.split_name(answer)
-    if latex.has_relation(gold_value) or latex.has_relation(value):
+    if latex.RELATION.search(gold_value) or latex.RELATION.search(value):
         return gold, answer
     if gold_name and name and gold_name != name:
         # y = 3x and x = y/3 are one equation.
@@ -148,16 +147,17 @@ def _equal_parts(gold: str, answer: str) -> bool | None:
         either = gold_parts or parts
         return False if either and either.kind == "list" else None
     theirs, ours = gold_parts.elements, list(parts.elements)
+    ordered = gold_parts.kind not in ("list", "set", "cup")
     kinds = {gold_parts.kind, parts.kind}
     if len(kinds) > 1 and kinds != {"list", "set"}:
         return None if kinds & {"list", "cup"} else False  # (1, 2) may stand for 1, 2
     if len(theirs) != len(ours):
-        return False if gold_parts.ordered else None  # a set may repeat an element
+        return False if ordered else None  # a set may repeat an element
     if len(ours) > _MAX_ELEMENTS:
         raise NotParsed(f"more than {_MAX_ELEMENTS} elements")
     names = {latex.split_name(element)[0] for element in theirs}
     named = all(latex.split_name(element)[0] for element in (*theirs, *ours))
-    if gold_parts.ordered or (len(names) > 1 and not named):  # x = 1, y = 2 is not 2, 1
+    if ordered or (len(names) > 1 and not named):  # x = 1, y = 2 is not 2, 1
         return all(_equal(g, a) for g, a in zip(theirs, ours, strict=True))
     for element in theirs:
         found = next((a for a in ours if _equal(element, a)), None)

@@ -95,12 +95,10 @@ def _value(expression: Basic, size: float) -> float:
 
 
 def _count(expression: sympy.Sum | sympy.Product) -> float:
-    count = 1.0
-    for _, low, high in expression.limits:
-        steps = high - low
-        if steps.is_infinite:
-            raise NotParsed("a sum without end is not evaluated")
-        count *= max(1.0, float(steps)) if steps.is_Integer else 1.0
+    steps = [high - low for _, low, high in expression.limits]
+    if any(step.is_infinite for step in steps):
+        raise NotParsed("a sum without end is not evaluated")
+    count = math.prod(max(1.0, float(step)) for step in steps if step.is_Integer)
     if count > (MAX_TERMS // 100 if expression.function.has(sympy.Function) else MAX_TERMS):
         raise NotParsed("too many terms to evaluate")
     return count

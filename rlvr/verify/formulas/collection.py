@@ -12,11 +12,6 @@ class Parts:
     kind: str  # "list" | "set" | "cup" | the brackets: "()", "(]", "[)", "[]"
     elements: list[str]
 
-    @property
-    def ordered(self) -> bool:
-        """Whether the place of an element matters."""
-        return self.kind not in ("list", "set", "cup")
-
 
 def split(text: str) -> Parts | None:
     """The elements of ``text`` if it is a collection, else None."""

@@ -52,7 +52,7 @@ _BASE = re.compile(r"(-?[0-9][0-9A-Za-z]{0,80})_(?:\{\s?([0-9]{1,2})\s?\}|([0-9]
 _NAME = r"\\?[a-zA-Z]+(?:_(?:\{[^{}]{1,20}\}|[0-9a-zA-Z]))?'?(?:\([a-z](?:,\s?[a-z])?\))?"
 _NAMED = re.compile(rf"\s*({_NAME})\s*(?:=|\\in(?![a-zA-Z]))\s*")
 _NAMED_LAST = re.compile(rf"([^=<>a-zA-Z]+)=\s*({_NAME})\s*")
-_RELATION = re.compile(r"[=<>]|\\(?:[lg]e|ne|in|approx)(?![a-zA-Z])")
+RELATION = re.compile(r"[=<>]|\\(?:[lg]e|ne|in|approx)(?![a-zA-Z])")
 _OPTION = re.compile(
     r"(?:\\text\s?\{\s{0,9}\(?([A-J])\)?[.:]?\s{0,9}\}[.:]?|\(([A-J])\)\s)\s{0,9}"
     r"(-?(?:[0-9(\[$]|\\(?:\$|frac|sqrt|pi)).*)",
@@ -129,8 +129,3 @@ def split_name(text: str) -> tuple[str, str]:
     if found := _NAMED_LAST.fullmatch(text):
         return found[2], found[1].strip()
     return "", text
-
-
-def has_relation(text: str) -> bool:
-    """Whether ``text`` is an equation or inequality."""
-    return _RELATION.search(text) is not None

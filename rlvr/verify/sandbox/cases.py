@@ -13,7 +13,7 @@ each also as JSON text.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,47 +48,37 @@ def read_tests(tests: Any, entry_point: str | None) -> Runs | Calls | Asserts:
             tests = json.loads(tests)
         except ValueError:
             return Asserts(tests, entry_point)
-    if isinstance(tests, Mapping):
-        return _read_columns(tests, entry_point)
-    if isinstance(tests, Sequence) and tests:
-        if all(isinstance(test, str) for test in tests):
+    match tests:
+        case {"inputs": [*inputs], "outputs": [*outputs]} if inputs and len(inputs) == len(outputs):
+            return _columns(inputs, outputs, tests.get("fn_name") or entry_point)
+        case [str(), *_] if all(isinstance(test, str) for test in tests):
             return Asserts("\n".join(tests), entry_point)
-        if all(isinstance(test, Mapping) and {"input", "output"} <= test.keys() for test in tests):
-            return _read_records(tests, entry_point)
-        if all(isinstance(test, Sequence) and len(test) == 2 for test in tests):
-            inputs, outputs = zip(*tests, strict=True)
-            return _read_columns({"inputs": inputs, "outputs": outputs}, entry_point)
+        case [_, *_] if all(map(_is_record, tests)):
+            function = (tests[0].get("metadata") or {}).get("func_name") or entry_point
+            inputs, outputs = ([test[key] for test in tests] for key in ("input", "output"))
+            if tests[0].get("testtype") == "functional":
+                if not function:
+                    raise ValueError("functional tests have neither func_name nor entry_point")
+                inputs = [[json.loads(x) for x in i.splitlines() if x.strip()] for i in inputs]
+                outputs = [json.loads(output) for output in outputs]
+            return _columns(inputs, outputs, function)
+        case [[_, _], *_] if all(isinstance(t, list | tuple) and len(t) == 2 for t in tests):
+            return _columns([i for i, _ in tests], [o for _, o in tests], entry_point)
     raise ValueError(
-        "tests must be test code, {'inputs': [...], 'outputs': [...]}, or a list of asserts, of "
-        f"pairs or of {{'input', 'output'}}; these are: {str(tests)[:200]}"
+        "tests must be test code, as many {'inputs': [...]} as {'outputs': [...]}, or a list of "
+        f"asserts, of pairs or of {{'input', 'output'}}; these are: {str(tests)[:200]}"
     )
 
 
-def _read_columns(tests: Mapping[str, Any], entry_point: str | None) -> Runs | Calls:
-    inputs, outputs = tests.get("inputs"), tests.get("outputs")
-    if not isinstance(inputs, Sequence) or not isinstance(outputs, Sequence):
-        raise ValueError(f"tests need lists 'inputs' and 'outputs'; these have {', '.join(tests)}")
-    if len(inputs) != len(outputs) or not inputs:
-        raise ValueError(f"tests have {len(inputs)} inputs and {len(outputs)} outputs")
-    function = tests.get("fn_name") or entry_point
-    if not function:
-        return Runs([(_text(i), _text(o)) for i, o in zip(inputs, outputs, strict=True)])
-    arguments = [i if isinstance(i, list | tuple) else [i] for i in inputs]
-    return Calls(function, list(zip(arguments, outputs, strict=True)))
+def _is_record(test: Any) -> bool:
+    return isinstance(test, dict) and {"input", "output"} <= test.keys()
 
 
-def _read_records(tests: Sequence[Mapping[str, Any]], entry_point: str | None) -> Runs | Calls:
-    function = (tests[0].get("metadata") or {}).get("func_name") or entry_point
-    if tests[0].get("testtype") != "functional":
-        columns = {key + "s": [test[key] for test in tests] for key in ("input", "output")}
-        return _read_columns(columns, function)
-    if not function:
-        raise ValueError("functional tests name no function: neither func_name nor entry_point")
-    pairs = []
-    for test in tests:
-        arguments = [json.loads(line) for line in test["input"].splitlines() if line.strip()]
-        pairs.append((arguments, json.loads(test["output"])))
-    return Calls(function, pairs)
+def _columns(inputs: Sequence[Any], outputs: Sequence[Any], function: str | None) -> Runs | Calls:
+    if function:
+        arguments = [i if isinstance(i, list | tuple) else [i] for i in inputs]
+        return Calls(function, list(zip(arguments, outputs, strict=True)))
+    return Runs([(_text(i), _text(o)) for i, o in zip(inputs, outputs, strict=True)])
 
 
 def _text(value: Any) -> str:

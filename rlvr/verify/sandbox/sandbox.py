@@ -1,8 +1,7 @@
 """The sandbox: a process that can see and reach nothing but the pipes it was given.
 
-It is forked from a warm interpreter (``server.py``) into namespaces of its own: its own
-``/tmp`` in memory, no other process, no network. It all vanishes with the process. What the
-programs are and which further limits they set on themselves stands in ``inside/``.
+It is forked from a warm interpreter (``server.py``) into namespaces of its own, which vanish with
+it. What the programs are and which further limits they set on themselves stands in ``inside/``.
 """
 
 import os

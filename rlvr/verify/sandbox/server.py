@@ -1,9 +1,8 @@
 """The fork server of the sandboxes: one for each process that verifies code.
 
-bubblewrap unshares every namespace (files, processes, network, users, IPC, host name) around it.
-Inside are a Python interpreter with its standard library, read-only; ``/dev/null``, ``/dev/zero``
-and ``/dev/urandom``; no ``/proc``, no environment. The program that it runs,
-``inside/forkserver.py``, gives each program namespaces of its own within these.
+bubblewrap unshares every namespace around it. Inside are a Python interpreter with its standard
+library, read-only; ``/dev/null``, ``/dev/zero`` and ``/dev/urandom``; no ``/proc``, no environment.
+The program that it runs, ``inside/forkserver.py``, gives each program namespaces of its own.
 """
 
 import glob
@@ -24,6 +23,7 @@ from rlvr.verify.sandbox.inside.confine import NOBODY
 _INSIDE = Path(plain.__file__).parent
 _ROOT = _INSIDE.parents[3]  # the folder that holds our package
 _APP = "/app"
+_INTERPRETER = os.path.realpath(sys.executable)
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 _STDERR = 2000
 
@@ -36,10 +36,7 @@ _MISSING = (
 
 
 class SandboxServer(ForkServer):
-    """A fork server of the kind ``bubblewrap`` or ``unsafe``.
-
-    Raises ConfigError if bubblewrap is not installed.
-    """
+    """A fork server of the kind ``bubblewrap`` or ``unsafe``; ConfigError without bubblewrap."""
 
     def __init__(self, kind: str) -> None:
         bare = kind == "unsafe"
@@ -81,7 +78,6 @@ class SandboxServer(ForkServer):
         return words.decode("utf-8", "replace").strip()
 
     def close(self) -> None:
-        """End it and everything in its namespaces."""
         super().close()
         os.close(self._stderr)
 
@@ -112,14 +108,11 @@ def python(path: str) -> list[str]:
     start = f"import sys; sys.path.insert(0, {path!r}); "
     start += "from rlvr.verify.sandbox.inside.forkserver import main; sys.path.pop(0); main()"
     # No site, no user folder, no bytecode. (-I would also ignore PYTHONHASHSEED.)
-    return [_interpreter(), "-S", "-s", "-B", "-c", start]
+    return [_INTERPRETER, "-S", "-s", "-B", "-c", start]
 
 
 def bubblewrap() -> list[str]:
-    """The beginning of a command that puts the rest of it into a sandbox.
-
-    Raises ConfigError if bubblewrap is not installed.
-    """
+    """The beginning of a command that puts the rest of it into a sandbox."""
     program = shutil.which("bwrap")
     if program is None:
         raise ConfigError(_MISSING)
@@ -159,13 +152,9 @@ def _map_users(pid: int) -> None:
             path.write_text(f"{NOBODY} 0 1\n")
 
 
-def _interpreter() -> str:
-    return os.path.realpath(sys.executable)
-
-
 def _system() -> list[str]:
     """What an interpreter needs, and not the folders beside it: data may lie there."""
     paths = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"]
     prefix = sysconfig.get_config_var("installed_base")
-    paths += [f"{prefix}/lib", _interpreter()]
+    paths += [f"{prefix}/lib", _INTERPRETER]
     return [path for path in dict.fromkeys(paths) if os.path.lexists(path)]

@@ -52,7 +52,6 @@ _BY_ARGUMENT: list[tuple[str, int, int, list[int]]] = [
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _MASKED_EQUAL = 7
 _OPTIMIZE, _BINARY_TREE = 8, 2
-_UNKNOWN_CALL = -1
 
 _MISSING = (
     "verifier 'code' needs libseccomp, which is not installed. Install the package 'libseccomp2' "
@@ -98,7 +97,7 @@ def compiled() -> bytes:
 
 def _allow(library: ctypes.CDLL, rules: ctypes.c_void_p, name: str, *where: _Comparison) -> None:
     number = library.seccomp_syscall_resolve_name(name.encode())
-    if number <= _UNKNOWN_CALL:  # not on this machine, or too new for this libseccomp
+    if number < 0:  # not on this machine, or too new for this libseccomp
         return
     conditions = (_Comparison * len(where))(*where)
     _check(library.seccomp_rule_add_array(rules, _ALLOW, number, len(where), conditions))

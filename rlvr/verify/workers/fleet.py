@@ -10,10 +10,7 @@ from collections.abc import Callable, Sequence
 
 from rlvr.config import VerifierConfig
 from rlvr.errors import VerifierError
-from rlvr.task import Outcome, Verdict
-from rlvr.verify.forkserver import ended
-from rlvr.verify.workers.nursery import DIED, OVERRAN, Nursery, Worker, hire
-from rlvr.verify.workers.worker import OUT_OF_MEMORY, RETIRED, encode
+from rlvr.verify.workers.worker import DIED, ENDINGS, OVERRAN, RETIRED, Nursery, Worker, end_verdict
 
 # A Ray call costs some milliseconds of processor time, as much as verifying fifty short responses.
 PACE_S = 0.03  # from one call to the same fleet to the next
@@ -45,7 +42,7 @@ class Fleet:
         try:
             await self.nursery.ready()
             for _ in range(self.size):
-                self._workers.add(await hire(self.nursery))
+                self._workers.add(await self.nursery.hire())
         except BaseException:
             await self.close()
             raise
@@ -100,7 +97,7 @@ class Fleet:
                 how = DIED
                 while task := task or await self._next_task(worker):
                     how = await worker.judge(task[1], self._config.timeout_s)
-                    if how in (RETIRED, OUT_OF_MEMORY, OVERRAN, DIED):
+                    if how in ENDINGS:
                         break
                     self._deliver(task, how)
                     task, deaths, idle_deaths = None, 0, -1
@@ -110,11 +107,11 @@ class Fleet:
                 if task and how != RETIRED:
                     deaths += 1
                     if how == OVERRAN or deaths == _ATTEMPTS:
-                        self._deliver(task, encode(self._verdict_on_end(how, status)))
+                        self._deliver(task, end_verdict(how, status, self._config))
                         task, deaths = None, 0
                 # One that dies before its first task would otherwise be forked in a busy loop.
                 await asyncio.sleep(min(5.0, 0.1 * idle_deaths))
-                worker = await hire(self.nursery)
+                worker = await self.nursery.hire()
                 self._workers.add(worker)
                 self.replaced += 1
         except Exception as error:
@@ -132,14 +129,3 @@ class Fleet:
             return getting.result() if getting.done() else None
         finally:
             getting.cancel()
-
-    def _verdict_on_end(self, how: bytes, status: int) -> Verdict:
-        """The verdict on the task at which a worker ended."""
-        limit_s = self._config.timeout_s
-        if how == OVERRAN:
-            detail = f"no verdict within verifier.timeout_s={limit_s:g}"
-            return Verdict(0.0, Outcome.TIMEOUT, detail, limit_s)
-        detail = f"the verifier's process died of it, twice ({ended(status)})"
-        if how == OUT_OF_MEMORY:
-            detail = f"out of memory, twice (verifier.memory_mib={self._config.memory_mib})"
-        return Verdict(0.0, Outcome.ERROR, detail)

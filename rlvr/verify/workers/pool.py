@@ -17,7 +17,6 @@ from rlvr.config import VerifierConfig
 from rlvr.errors import VerifierError
 from rlvr.remote import answer
 from rlvr.task import Prompt, Verdict
-from rlvr.verify.answer import answer_pattern
 from rlvr.verify.base import module_of
 from rlvr.verify.workers.fleet import PACE_S, Fleet
 from rlvr.verify.workers.worker import decode
@@ -78,7 +77,6 @@ class VerifierPool:
 
     async def start(self) -> None:
         """Create the actors. Raises ConfigError or VerifierError if a verifier cannot be used."""
-        answer_pattern(self._config)
         for name in self._verifiers:
             module_of(name)
         self._slots = [_Slot(f"verifier actor {i}", self._create()) for i in range(self._actors)]

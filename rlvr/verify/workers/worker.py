@@ -1,10 +1,9 @@
-"""The program of the verifier processes: a nursery that forks workers, and the workers.
+"""One verifier process: what its owner has of it, and the program that it runs.
 
-The nursery imports the verifiers once and is then a fork server (``sandbox/inside/keeper.py``), so
-that a fresh worker is ready in milliseconds and shares the imported pages. It never sees a
-response.
-
-A worker reads tasks from a stream socket and answers each when it is judged, framed alike::
+The program is a *nursery*, which imports the verifiers once and is then a fork server
+(``sandbox/inside/keeper.py``), so that a fresh worker is ready in milliseconds and shares the
+imported pages. It never sees a response. A worker reads tasks from a stream socket and answers each
+when it is judged, framed alike::
 
     task   = pickle((Prompt, text))       from our own driver
     answer = JSON                         a verdict as a list, or RETIRED or OUT_OF_MEMORY
@@ -12,6 +11,7 @@ A worker reads tasks from a stream socket and answers each when it is judged, fr
 Nothing of this file imports torch or Ray.
 """
 
+import asyncio
 import json
 import math
 import os
@@ -19,21 +19,115 @@ import pickle
 import resource
 import signal
 import socket
+import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rlvr.config import VerifierConfig
-from rlvr.errors import ConfigError, RunError
+from rlvr.errors import ConfigError, RunError, VerifierError
 from rlvr.task import Outcome, Verdict
 from rlvr.verify.base import load
+from rlvr.verify.forkserver import ForkServer, ended
 from rlvr.verify.sandbox.inside import keeper, plain
 
-# Answers of a worker that ends itself. A task that it has not answered goes to another one.
+# Why there is no verdict. Of a worker that ends itself; another one gets the task:
 RETIRED = b'"retired"'  # after `recycle_after` tasks or over the memory mark
 OUT_OF_MEMORY = b'"out of memory"'  # in the task at hand
+# And of its owner:
+OVERRAN = b'"overran"'
+DIED = b'"died"'
+ENDINGS = (RETIRED, OUT_OF_MEMORY, OVERRAN, DIED)
 
+_START_S = 120.0  # to import the verifiers
+_END_S = 30.0  # for a killed worker to be gone
+_GRACE_S = 0.05
 _MAX_DETAIL = 1000
+
+
+class Nursery(ForkServer):
+    """The process that forks the workers. Its death is the workers' death."""
+
+    def __init__(self, config: VerifierConfig, verifiers: Sequence[str]) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # Equal hashes make equal orders: of sets, and so of what sympy does.
+        environment |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", __name__]
+        super().__init__(command, env=environment, start_new_session=True)
+        self.socket.send(pickle.dumps((config, verifiers)))
+        self.socket.setblocking(False)
+
+    async def ready(self) -> None:
+        """Wait for its imports. Raises VerifierError with their traceback."""
+        try:
+            async with asyncio.timeout(_START_S):
+                words = await asyncio.get_running_loop().sock_recv(self.socket, 65536)
+            failed = json.loads(words)
+        except (TimeoutError, OSError, ValueError) as error:
+            raise VerifierError(
+                f"the verifiers' nursery does not start within {_START_S:.0f} s or died; its own "
+                f"words are in the log: {error!r}"
+            ) from error
+        if failed:
+            raise VerifierError(f"cannot load the verifiers:\n{failed}")
+
+    async def hire(self) -> "Worker":
+        """A new worker. Raises VerifierError if the nursery is gone."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                leash = self.fork(b"-", [theirs.fileno()])
+        except OSError as error:
+            ours.close()
+            raise VerifierError(f"the verifiers' nursery is gone: {error}") from error
+        return Worker(leash, *await asyncio.open_unix_connection(sock=ours))
+
+
+class Worker:
+    """One worker process, which has one task at a time."""
+
+    def __init__(
+        self, leash: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        leash.setblocking(False)
+        self._leash, self._reader, self._writer = leash, reader, writer
+        self.ended = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(leash, 4))
+
+    async def judge(self, task: bytes, timeout_s: float) -> bytes:
+        """The encoded verdict on a pickled ``(Prompt, text)``, or why there is none.
+
+        After anything but a verdict the worker must be ended.
+        """
+        self._writer.write(plain.framed(task))
+        reading = asyncio.ensure_future(self._read())
+        try:
+            # A busy loop may see the clock before it sees the verdict.
+            for limit in (timeout_s, _GRACE_S):
+                await asyncio.wait({reading}, timeout=limit)
+                if reading.done():
+                    return reading.result()
+            return OVERRAN
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return DIED
+        finally:
+            reading.cancel()
+
+    async def end(self) -> int:
+        """Kill it and everything it started, if it lives; its wait status."""
+        self._leash.shutdown(socket.SHUT_WR)
+        try:
+            status = await asyncio.wait_for(self.ended, _END_S)
+        except (TimeoutError, OSError) as error:
+            raise VerifierError(f"a verifier process cannot be ended: {error!r}") from error
+        finally:
+            self._leash.close()
+            self._writer.transport.abort()
+        return int.from_bytes(status or b"\x09", "little")  # none: killed with its keeper
+
+    async def _read(self) -> bytes:
+        size = int.from_bytes(await self._reader.readexactly(4), "little")
+        return await self._reader.readexactly(size)
 
 
 def encode(verdict: Verdict) -> bytes:
@@ -49,9 +143,19 @@ def encode(verdict: Verdict) -> bytes:
 
 
 def decode(payload: bytes) -> Verdict:
-    """The verdict that was encoded."""
     reward, outcome, detail, seconds, components = json.loads(payload)
     return Verdict(reward, Outcome(outcome), detail, seconds, components)
+
+
+def end_verdict(how: bytes, status: int, config: VerifierConfig) -> bytes:
+    """The verdict on the task at which a worker ended, encoded; ``status`` is its wait status."""
+    detail = f"the verifier's process died of it, twice ({ended(status)})"
+    if how == OUT_OF_MEMORY:
+        detail = f"out of memory, twice (verifier.memory_mib={config.memory_mib})"
+    if how != OVERRAN:
+        return encode(Verdict(0.0, Outcome.ERROR, detail))
+    detail = f"no verdict within verifier.timeout_s={config.timeout_s:g}"
+    return encode(Verdict(0.0, Outcome.TIMEOUT, detail, config.timeout_s))
 
 
 def _start(config: VerifierConfig, descriptors: list[int]) -> None:

@@ -203,19 +203,9 @@ def test_what_is_long_to_decide_is_told_at_once(gold: str, answer: str) -> None:
     assert time.process_time() - start < 3  # a parser that is still cold; a warm one: 0.5
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("the answer is 5", "no "),
-        (r"\boxed{5", "never closed"),
-        (r"\boxed{}", "empty"),
-        (r"\boxed{5} and \boxed{ }", "empty"),
-    ],
-)
-def test_no_answer_is_unparseable(text: str, reason: str) -> None:
-    verdict = verify_math("5", text)
-    assert verdict.outcome is Outcome.UNPARSEABLE
-    assert reason in verdict.detail
+def test_no_answer_is_unparseable() -> None:
+    verdict = verify_math("5", r"\boxed{5} and \boxed{ }")
+    assert verdict.outcome is Outcome.UNPARSEABLE and "empty" in verdict.detail
 
 
 def test_a_broken_gold_answer_is_no_verdict() -> None:
@@ -227,11 +217,6 @@ def test_the_last_box_counts() -> None:
     assert verify_math("5", r"\boxed{4}, no, \boxed{5}").reward == 1
     assert verify_math("5", r"\boxed{5}, no, \boxed{4}").reward == 0
     assert verify_math("5", "\\boxed{5}" * 10_000 + "\\boxed{6}").reward == 0
-
-
-def test_answer_line() -> None:
-    assert verify_math("34", "Some steps.\n\nAnswer: $34$").reward == 1
-    assert verify_math("34", "Some steps.\n\nAnswer: $35$").outcome is Outcome.INCORRECT
 
 
 def test_random_rationals_agree_with_exact_arithmetic(seed: int) -> None:

@@ -6,7 +6,6 @@ only; for a larger one this is a program in a sandbox, bound like the program th
 """
 
 import math
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -17,7 +16,6 @@ _EXACT = 15  # significant digits; with as many, a number is what a float looked
 
 
 def main(limits: dict[str, Any]) -> None:
-    """Compare one answer."""
     confine.drop_capabilities(limits)
     job, given = plain.receive(0), plain.read(0)
     confine.limit(limits, limits["output"])
@@ -29,7 +27,6 @@ def main(limits: dict[str, Any]) -> None:
 
 
 def compare_output(expected: str, given: bytes) -> tuple[bool, str]:
-    """Whether a script's output is the expected one, and if not, why."""
     output = given.decode("utf-8", "replace")
     if same_output(expected, output):
         return True, ""
@@ -54,10 +51,7 @@ def compare_result(expected: Any, given: bytes) -> tuple[bool, str]:
     return False, "its answer is none"
 
 
-KINDS: dict[str, Callable[[Any, bytes], tuple[bool, str]]] = {
-    "output": compare_output,
-    "result": compare_result,
-}
+KINDS = {"output": compare_output, "result": compare_result}
 
 
 def _shown(value: Any) -> str:

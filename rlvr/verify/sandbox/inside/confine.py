@@ -1,9 +1,7 @@
 """What a program under test loses before its first line runs.
 
-Its view of everything else, by namespaces of its own; its user and capabilities; processor time,
-memory, threads and the size of files, by limits; and system calls, by a filter (``syscalls``). The
-filter's main point is that a program stays one process: threads yes, children no. So the limits,
-most of which hold for one process each, hold for all of it.
+The filter of system calls (``syscalls``) has one main point: a program stays one process, with
+threads, but no children. So the limits, most of which hold for one process, hold for all of it.
 """
 
 import ctypes
@@ -23,7 +21,6 @@ _NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
 _SET_SECCOMP, _FILTER = 22, 2  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 _THREADS = 256  # of all that this fork server's sandboxes run at a time
 _INODE = 4096  # bytes of /tmp for each file that may be in it
-
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

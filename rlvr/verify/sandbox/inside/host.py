@@ -27,7 +27,6 @@ _STDERR = 2000  # characters of it that are kept
 
 
 def main(limits: dict[str, Any]) -> None:
-    """Serve one program."""
     plain.send(1, ["started"])
     job = plain.receive(0)
     try:

@@ -44,7 +44,6 @@ _COLLECTIONS = (tuple, set, frozenset)
 
 
 def encode(value: object) -> bytes:
-    """``value`` in the notation above."""
     text = json.dumps(_to_json(value, 0), ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "surrogatepass")
 
@@ -96,7 +95,6 @@ def _from_json(value: Any, depth: int) -> Any:
 
 
 def send(descriptor: int, value: object) -> None:
-    """Write ``value``."""
     write(descriptor, encode(value))
 
 
@@ -111,7 +109,6 @@ def framed(data: bytes) -> bytes:
 
 
 def write(descriptor: int, data: bytes, ready: Callable[[], object] = lambda: None) -> None:
-    """Write bytes as they are."""
     rest = memoryview(framed(data))
     while rest:
         ready()

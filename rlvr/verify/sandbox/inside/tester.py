@@ -14,12 +14,13 @@ import builtins
 import os
 import random
 import sys
+from functools import partial
 from types import FunctionType
-from typing import Any, Self
+from typing import Any
 
 from rlvr.verify.sandbox.inside import confine, plain
 
-_PIPES = 3, 4  # the program's input and output
+_REQUESTS, _ANSWERS = 3, 4  # pipes to and from the program
 _CHECKED = "__checked__"
 
 
@@ -35,30 +36,25 @@ class Program:
         self.calls = self.checks = 0
         self.ended: str | None = None  # why; a bare ``except`` may have caught the exception
 
-    def function(self, name: str) -> Any:
-        """A function of the program, by name."""
-
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            self.calls += 1
-            requests, answers = _PIPES
-            try:
-                plain.send(requests, [name, list(arguments), keywords])
-                answer = plain.receive(answers, self._limit)
-            except (EOFError, OSError):
-                raise self._end("") from None
-            except (plain.NotPlain, MemoryError) as error:
-                raise self._end(f"its answer cannot be read: {error!r}") from None
-            match answer:
-                case ["returned", value]:
-                    return value
-                case ["raised", str(kind), str(words)]:
-                    self.checks += 1
-                    raise _exception(kind)(words)
-                case ["missing"]:
-                    raise self._end(f"it defines no function {name}")
-            raise self._end("its answer is none")
-
-        return call
+    def call(self, name: str, /, *arguments: Any, **keywords: Any) -> Any:
+        """Call its function ``name``."""
+        self.calls += 1
+        try:
+            plain.send(_REQUESTS, [name, list(arguments), keywords])
+            answer = plain.receive(_ANSWERS, self._limit)
+        except (EOFError, OSError):
+            raise self._end("") from None
+        except (plain.NotPlain, MemoryError) as error:
+            raise self._end(f"its answer cannot be read: {error!r}") from None
+        match answer:
+            case ["returned", value]:
+                return value
+            case ["raised", str(kind), str(words)]:
+                self.checks += 1
+                raise _exception(kind)(words)
+            case ["missing"]:
+                raise self._end(f"it defines no function {name}")
+        raise self._end("its answer is none")
 
     def checked(self, condition: Any) -> Any:
         """What an assert is about."""
@@ -70,21 +66,7 @@ class Program:
         return Ended()
 
 
-class Solution:
-    """The program's class of this name: each of its methods is called on a fresh object."""
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-
-    def __call__(self) -> Self:
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        return self._program.function(name)
-
-
 def main(limits: dict[str, Any]) -> None:
-    """Run one set of tests."""
     confine.drop_capabilities(limits)
     job = plain.receive(0)
     result_to = os.dup(1)
@@ -101,6 +83,13 @@ def main(limits: dict[str, Any]) -> None:
 
 
 def _run(program: Program, tests: str, entry_point: str | None, prelude: str) -> list[str]:
+
+    class Solution:
+        """The program's class of this name: each of its methods is called on a fresh object."""
+
+        def __getattr__(self, name: str) -> Any:
+            return partial(program.call, name)
+
     namespace: dict[str, Any] = {"__name__": "tests", _CHECKED: program.checked}
     try:
         tree = ast.parse(tests)
@@ -112,8 +101,8 @@ def _run(program: Program, tests: str, entry_point: str | None, prelude: str) ->
             exec(compile(prelude, "prelude.py", "exec", dont_inherit=True), namespace)
     except Exception as error:
         return ["broken", f"{type(error).__name__}: {error}"]
-    namespace |= {name: program.function(name) for name in names}
-    namespace["Solution"] = Solution(program)
+    namespace |= {name: partial(program.call, name) for name in names}
+    namespace["Solution"] = Solution
     try:
         random.seed(0)  # the same verdict every time
         try:
