@@ -23,7 +23,9 @@ OnBadRow = StrEnum("OnBadRow", ["error", "drop"])
 Sandbox = StrEnum("Sandbox", ["bubblewrap", "unsafe"])
 Optimizer = StrEnum("Optimizer", ["adamw", "sgd"])
 FeatureStore = StrEnum("FeatureStore", ["auto", "device", "host", "recompute"])
+Offload = StrEnum("Offload", ["none", "during_rollout", "always"])
 Placement = StrEnum("Placement", ["disaggregated", "colocated"])
+BatchOrder = StrEnum("BatchOrder", ["prompt", "finished"])
 Wandb = StrEnum("Wandb", ["online", "offline", "disabled"])
 
 
@@ -69,7 +71,9 @@ class RolloutConfig:
     top_p: float = 1.0
     top_k: int = 0  # 0: off
     max_response_tokens: int = 1024
-    max_running: int = 256  # sequences that one engine decodes at once
+    # Sequences that one engine decodes at once, at most: it runs as many of them as its KV cache
+    # holds, about 80 of 20,000 tokens (8B, 80 GB); engine.kv_cache_dtype=fp8 holds twice as many
+    max_running: int = 256
     memory_utilization: float = 0.85  # share of a GPU that the engine may take
     cpu_cache_gib: int = 1  # KV cache of an engine without a GPU
     enforce_eager: bool = False
@@ -130,7 +134,9 @@ class LearnerConfig:
 
     ranks: int | None = None  # default: what the cluster has room for
     zero_stage: int = 3
-    offload: bool = False  # optimizer state (and, under ZeRO-3, parameters) in host memory
+    # Optimizer state in host memory: while engines have the GPUs (colocated), or always, where
+    # the CPU then steps (and, under ZeRO-3, parameters are there too)
+    offload: Offload = Offload.none
     gradient_checkpointing: bool = True
     sequence_parallel: int = 1  # ranks that share the tokens of every sequence: 1, 2, 4 or 8
     fused_kernels: bool | None = None  # liger-kernel's; default: on GPUs where it is installed
@@ -166,7 +172,7 @@ class ClusterConfig:
     nodes: int = 1
     gpus_per_node: int = 8
     placement: Placement = Placement.disaggregated
-    torch_threads: int | None = None  # of each CPU worker; default: shared out evenly
+    torch_threads: int | None = None  # of each rank, and engine on a CPU; default: all cores
 
     @property
     def gpus(self) -> int:
@@ -182,8 +188,9 @@ class TrainConfig:
     prompts_per_mini_batch: int | None = None  # default: one optimizer step per rollout batch
     epochs_per_step: int = 1  # passes over each rollout batch
     dynamic_sampling: bool = False  # sample until the batch is full of groups with spread
-    max_sampling_rounds: int = 20  # of dynamic sampling for one batch, before it gives up
+    max_sampling_rounds: int = 20  # times so many prompts for one batch, before it gives up
     max_staleness: int = 0  # 0: synchronous; else versions that rollout may lag behind
+    batch_order: BatchOrder = BatchOrder.prompt  # finished: groups overtake longer ones
     overlong_filter: bool = False  # truncated responses carry no gradient
     overlong_buffer: int = 0  # DAPO's soft penalty starts so many tokens before the limit; 0: off
     overlong_factor: float = 1.0

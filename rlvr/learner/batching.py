@@ -1,6 +1,7 @@
 """From verified groups to packed batches: who gets which sequence, and in what micro-batches."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,36 +47,58 @@ def rank_batches(
 
 
 def micro_batches(
-    batch: TokenBatch, sequences: Int[Tensor, "s"], budget: int
+    batch: TokenBatch,
+    sequences: Int[Tensor, "s"],
+    cost: Float[Tensor, "S"],
+    budget: int,
+    least: int = 1,
 ) -> list[Int[Tensor, "_"]]:
-    """``sequences`` cut into micro-batches of at most ``budget`` tokens: first fit, longest first.
+    """``sequences`` cut into at least so many micro-batches of about equal cost, dearest first.
 
-    A group stays together, so that its prompt is computed once. One that is larger than the
-    budget is cut into parts that repeat the prompt, and a sequence larger than the budget gets a
-    micro-batch of its own.
+    None has more than ``budget`` tokens. A group stays together, so that its prompt is computed
+    once; one that is larger than the budget is cut into parts that repeat the prompt, and a
+    sequence larger than the budget gets a micro-batch of its own.
     """
     whole = batch.sequence_length[sequences].tolist()
     response = batch.response_length[sequences].tolist()
-    parts: list[tuple[int, list[int]]] = []  # tokens, members
-    group = None
     rows = zip(sequences.tolist(), batch.group_id[sequences].tolist(), whole, response, strict=True)
+    parts: list[_Part] = []
+    group = None
     for i, own, n, r in sorted(rows, key=lambda row: row[1]):
-        if own == group and parts[-1][0] + r <= budget:
-            tokens, members = parts.pop()
-            parts.append((tokens + r, [*members, i]))
-        else:
-            parts.append((n, [i]))
-        group = own
-    full: list[list[int]] = []
-    room: list[int] = []
-    for tokens, members in sorted(parts, key=lambda part: -part[0]):
-        fits = next((m for m, free in enumerate(room) if tokens <= free), len(full))
-        if fits == len(full):
-            full.append([])
-            room.append(budget)
-        full[fits] += members
-        room[fits] -= tokens
-    return [torch.tensor(sorted(m)) for m in full]
+        if own != group or parts[-1].tokens + r > budget:
+            parts.append(_Part())
+            r, group = n, own
+        parts[-1].add([i], r, float(cost[i]))
+    parts.sort(key=lambda part: -part.cost)
+    for count in range(max(least, 1), len(parts) + 1):
+        if full := _spread(parts, count, budget):
+            return [torch.tensor(sorted(m.members)) for m in sorted(full, key=lambda m: -m.cost)]
+    return [torch.tensor(part.members) for part in parts]
+
+
+@dataclass
+class _Part:
+    """Sequences that go through the model together."""
+
+    members: list[int] = field(default_factory=list)
+    tokens: int = 0
+    cost: float = 0.0
+
+    def add(self, members: list[int], tokens: int, cost: float) -> None:
+        self.members += members
+        self.tokens += tokens
+        self.cost += cost
+
+
+def _spread(parts: Sequence[_Part], count: int, budget: int) -> list[_Part] | None:
+    """``parts``, dearest first, each to the cheapest of ``count`` micro-batches with room."""
+    full = [_Part() for _ in range(count)]
+    for part in parts:
+        room = [m for m in full if m.tokens + part.tokens <= budget or not m.members]
+        if not room:
+            return None
+        min(room, key=lambda m: m.cost).add(part.members, part.tokens, part.cost)
+    return full
 
 
 def _packed(

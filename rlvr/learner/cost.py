@@ -1,11 +1,11 @@
 """What a sequence costs to compute: the measure by which ranks and micro-batches are balanced."""
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlvr.algorithm.credit import CREDITS, Needs
 from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective
@@ -22,7 +22,7 @@ class Flops:
     response_token: float  # the head, of a token that is predicted
 
     @classmethod
-    def of_model(cls, model: nn.Module) -> "Flops":
+    def of_model(cls, model: Any) -> "Flops":
         """Of a Hugging Face causal language model, sharded or whole."""
         config = model.config
         heads = config.num_attention_heads

@@ -23,11 +23,11 @@ def deepspeed_config(learner: LearnerConfig, model: ModelConfig) -> dict[str, An
     zero: dict[str, Any] = {
         "stage": learner.zero_stage,
         "contiguous_gradients": True,
-        "overlap_comm": False,
+        "overlap_comm": learner.zero_stage >= 2,
     }
     if learner.zero_stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
-    if learner.offload:
+    if learner.offload == "always":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
         if learner.zero_stage == 3:
             zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -107,7 +107,7 @@ def _optimizer(parameters: Iterable[nn.Parameter], learner: LearnerConfig) -> to
         "eps": learner.eps,
         "weight_decay": learner.weight_decay,
     }
-    if learner.offload:
+    if learner.offload == "always":
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(weights, adamw_mode=True, **arguments)

@@ -46,6 +46,18 @@ class LearnerGroup:
         self._config = config
         await self._all("rebuild", config, starting=True)
 
+    async def gpus(self) -> list[str]:
+        """The GPU of every rank, as its node counts them; none without GPUs."""
+        return [gpu for own in await self._all("gpus", starting=True) for gpu in own]
+
+    async def sleep(self) -> None:
+        """Leave the GPUs to the engines, but for the weights; see ``learner.offload``."""
+        await self._all("sleep")
+
+    async def wake_up(self) -> None:
+        """Have everything at hand again that the stages need."""
+        await self._all("wake_up")
+
     async def load(
         self, groups: Sequence[Group], advantages: np.ndarray, inputs: CreditInputs | None = None
     ) -> None:

@@ -8,7 +8,7 @@ from rlvr.types import Packing, TokenBatch, cu_seqlens_of, ranges
 
 
 def shared_prompts(batch: TokenBatch) -> tuple[Packing, Int[Tensor, "N"]]:
-    """What a forward pass over ``batch`` has to compute, and where each response token is predicted.
+    """What a forward pass over ``batch`` computes, and where each response token is predicted.
 
     The packing has the prompts of all groups first and then the responses, each of which continues
     its prompt. A response's first token is predicted by the prompt's last one, every other by the

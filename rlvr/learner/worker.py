@@ -5,13 +5,14 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlvr.config import RunConfig
-from rlvr.errors import RunFolderError
+from rlvr.errors import LearnerError, RunFolderError
 from rlvr.learner.cost import Flops
 from rlvr.weights.base import Meeting, WeightBackend, backend_class
 from rlvr.weights.source import ShardedWeightSource
@@ -25,6 +26,14 @@ class LearnerWorker:
         self._rank_number = rank
         self._pad_token_id = pad_token_id
         self._weights: WeightBackend
+        self._parts: Iterator[dict[str, Any]] | None = None  # of the version that is being sent
+
+    def gpus(self) -> list[str]:
+        """What Ray calls the GPU of this rank on its node; none without GPUs."""
+        import ray
+
+        ids: list[str] = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        return ids
 
     def address(self) -> tuple[str, int]:
         """This node's address and a free port, for the process groups to meet."""
@@ -39,9 +48,16 @@ class LearnerWorker:
         # DeepSpeed compiles an operator with the ninja beside this Python, once per environment.
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
+        gpu = self._config.cluster.gpus > 0
+        if gpu and not torch.cuda.is_available():
+            raise LearnerError(
+                f"cluster.gpus_per_node={self._config.cluster.gpus_per_node}, but on "
+                f"{socket.gethostname()} PyTorch {torch.__version__} has no usable CUDA device. "
+                "See there whether nvidia-smi runs and its driver is new enough for this PyTorch, "
+                "and whether PyTorch is a build for GPUs; or train with cluster=local_cpu"
+            )
         import deepspeed
 
-        gpu = torch.cuda.is_available() and self._config.cluster.gpus > 0
         os.environ.update(
             MASTER_ADDR=address,
             MASTER_PORT=str(port),
@@ -53,29 +69,43 @@ class LearnerWorker:
         deepspeed.init_distributed("nccl" if gpu else "gloo", verbose=False)
 
         from rlvr.learner.engine import gathered
+        from rlvr.learner.host_state import HostState
         from rlvr.learner.rank import LearnerRank
 
         self._rank = LearnerRank(self._config, self._device, self._pad_token_id)
         self._source = ShardedWeightSource(self._rank.policy.model, gathered)
+        self._host_state = HostState(self._rank.engine)
         return self._rank.policy.flops
 
     def rebuild(self, config: RunConfig) -> None:
         """Load the model anew, for a run of ``config`` in the same process group."""
+        from rlvr.learner.host_state import HostState
         from rlvr.learner.rank import LearnerRank
 
         self._rank.engine.destroy()
         self._source.attach(torch.nn.Module())  # the old weights go before the new ones come
-        del self._rank
+        del self._rank, self._host_state
         gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         self._config = config
         self._rank = LearnerRank(config, self._device, self._pad_token_id)
         self._source.attach(self._rank.policy.model)
+        self._host_state = HostState(self._rank.engine)
 
     def stage(self, name: str, *arguments: Any) -> Any:
         """A stage of the training step: a method of ``LearnerRank``."""
         return getattr(self._rank, name)(*arguments)
+
+    def sleep(self) -> None:
+        """Leave the GPU to the engine, but for the weights, which it is still to get from here."""
+        if self._config.learner.offload == "during_rollout":
+            self._host_state.leave()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def wake_up(self) -> None:
+        """Be ready for the stages again."""
+        self._host_state.return_()
 
     # -- weights --------------------------------------------------------------------------------
 
@@ -84,12 +114,18 @@ class LearnerWorker:
         self._weights = backend_class(backend)(self._source, self._rank_number, meeting)
         return self._weights.announce()
 
-    def send_weights(self, version: int) -> dict[str, Any]:
-        """Send; a collective. Rank 0 returns what the engines must know after it."""
-        return self._weights.send(version)
+    def send_weights(self, version: int) -> dict[str, Any] | None:
+        """Send the next part of ``version``, None after the last; a collective.
+
+        What rank 0 returns is for the engines.
+        """
+        if self._parts is None:
+            self._parts = self._weights.send(version)
+        return next(self._parts, None)
 
     def release_weights(self) -> None:
-        """Free what the send left for the engines."""
+        """End the send, and free what it left for the engines."""
+        self._parts = None
         self._weights.release()
 
     # -- files ----------------------------------------------------------------------------------

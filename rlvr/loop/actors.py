@@ -12,7 +12,7 @@ from rlvr.config import RunConfig
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import Placement, connect, reserve
 from rlvr.rollout.pool import RolloutPool
-from rlvr.telemetry.progress import Phase
+from rlvr.telemetry.progress import phase
 from rlvr.verify.workers.pool import VerifierPool
 from rlvr.weights.publish import WeightPublisher
 
@@ -34,6 +34,7 @@ class Actors:
     ) -> None:
         self._built_from = _built_from(config, pad_token_id, verifier_names)
         self._placement = placement
+        self._in_turns = config.cluster.placement == "colocated"
         self.rollout = RolloutPool(config, placement.engines)
         self.verifiers = VerifierPool(
             config.verifier, placement.verifiers, verifiers=verifier_names
@@ -45,8 +46,8 @@ class Actors:
     async def start(
         cls, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]
     ) -> Self:
-        """Start all kinds at once; an error leaves none behind."""
-        with Phase("starting Ray"):
+        """Start all kinds; an error leaves none behind. It is then the learners' turn."""
+        with phase("starting Ray"):
             connect(config)
         # Ray takes SIGTERM for itself when it connects; here it shall end a run as Ctrl-C does.
         interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
@@ -60,26 +61,55 @@ class Actors:
         return actors
 
     async def _start(self, config: RunConfig) -> None:
-        with Phase(
+        with phase(
             f"starting {config.rollout.workers} vLLM, {config.learner.ranks} DeepSpeed and "
             f"{config.verifier.actors} verifier workers"
         ):
             async with asyncio.TaskGroup() as starting:
-                starting.create_task(self.rollout.start())
-                starting.create_task(self.learners.start())
                 starting.create_task(self.verifiers.start())
+                if self._in_turns:
+                    starting.create_task(self._start_in_turns(config.rollout.tensor_parallel))
+                else:
+                    starting.create_task(self.rollout.start())
+                    starting.create_task(self.learners.start())
         ends = self.learners.workers, self.rollout.actors
         self.weights = WeightPublisher(config.weights, *ends, config.rollout.tensor_parallel)
         await self.weights.start()
+
+    async def _start_in_turns(self, tensor_parallel: int) -> None:
+        """Engines first: they claim their share of a GPU, and want to find it free."""
+        gpus = await self.learners.gpus()
+        starts = range(0, len(gpus), tensor_parallel)
+        await self.rollout.start([gpus[i : i + tensor_parallel] for i in starts])
+        await self.rollout.sleep()
+        await self.learners.start()
+
+    async def learners_turn(self) -> None:
+        """Colocated, engines sleep and learners have the GPUs, until ``engines_turn``."""
+        if self._in_turns:
+            await self.rollout.sleep()
+            await self.learners.wake_up()
+
+    async def engines_turn(self, version: int) -> None:
+        """Every engine serves ``version``.
+
+        Colocated, this is how they get the GPUs: the learners keep the weights until they are
+        published, and the KV cache takes the room of the publish.
+        """
+        if self._in_turns:
+            await self.learners.sleep()
+            await self.rollout.wake_up("weights")
+        await self.weights.publish(version)
+        if self._in_turns:
+            await self.rollout.wake_up("kv_cache")
 
     def matches(self, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> bool:
         return self._built_from == _built_from(config, pad_token_id, verifier_names)
 
     async def restart(self, config: RunConfig) -> None:
         """Make them what they were at the start, for a run of ``config``, which they must match."""
-        async with self.rollout.engines_asleep():
-            await self.learners.rebuild(config)
-        await self.weights.publish(0)
+        await self.learners_turn()
+        await self.learners.rebuild(config)
 
     async def close(self) -> None:
         await asyncio.gather(

@@ -56,11 +56,7 @@ def connect(config: RunConfig) -> None:
 
 
 async def reserve(config: RunConfig) -> Placement:
-    """Reserve one bundle per learner rank and per rollout worker; ConfigError if there is no room.
-
-    Colocated, a bundle is one GPU of the learner, and a rollout worker borrows the GPUs of
-    ``tensor_parallel`` consecutive bundles.
-    """
+    """Reserve what the actors need; ConfigError if there is no room."""
     bundles = resource_bundles(config)
     group = placement_group(bundles, strategy="PACK")
     try:
@@ -81,33 +77,37 @@ async def reserve(config: RunConfig) -> Placement:
 
 
 def resource_bundles(config: RunConfig) -> list[dict[str, float]]:
-    """What to reserve: learner ranks first, then rollout workers."""
+    """What to reserve: learner ranks first, then rollout workers.
+
+    A bundle lies on one node. On shared GPUs it is those of an engine and of the learner ranks
+    that it shares them with.
+    """
     ranks, workers = config.learner.ranks or 1, config.rollout.workers or 1
     if config.cluster.gpus == 0:
         available = ray.cluster_resources().get("CPU", 1.0) if ray.is_initialized() else 1.0
         share = min(1.0, round(available / (ranks + workers + 1), 2))
         return [{"CPU": share}] * (ranks + workers)
-    learner = [{"CPU": 1.0, "GPU": 1.0}] * ranks
-    if config.cluster.placement == "colocated":
-        return learner
-    return [*learner, *[{"CPU": 1.0, "GPU": float(config.rollout.tensor_parallel)}] * workers]
+    gpus = float(config.rollout.tensor_parallel)
+    if _shares_gpus(config):
+        return [{"CPU": gpus, "GPU": gpus}] * workers
+    return [*[{"CPU": 1.0, "GPU": 1.0}] * ranks, *[{"CPU": 1.0, "GPU": gpus}] * workers]
 
 
 def learner_options(config: RunConfig, group: PlacementGroup | None) -> list[Options]:
     gpu = config.cluster.gpus > 0
-    share = 0.5 if config.cluster.placement == "colocated" else 1.0
-    env = dict(_QUIET)
-    if not gpu:
-        env |= {
-            "DS_ACCELERATOR": "cpu",
-            "OMP_NUM_THREADS": str(learner_threads(config)),
-            "CUDA_VISIBLE_DEVICES": "",
-        }
+    ranks_per_bundle = config.rollout.tensor_parallel if _shares_gpus(config) else 1
+    env = _QUIET | {"OMP_NUM_THREADS": str(learner_threads(config, _cores(config)))}
+    if gpu:
+        # Sequences of all lengths come: fragments would take the memory that they need.
+        own = os.environ.get("PYTORCH_ALLOC_CONF")
+        env["PYTORCH_ALLOC_CONF"] = own or "expandable_segments:True"
+    else:
+        env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return [
         {
             "num_cpus": 0,
-            "num_gpus": share if gpu else 0,
-            "scheduling_strategy": _bundle(group, i),
+            "num_gpus": float(gpu),
+            "scheduling_strategy": _bundle(group, i // ranks_per_bundle),
             "runtime_env": {"env_vars": env},
         }
         for i in range(config.learner.ranks or 1)
@@ -115,29 +115,42 @@ def learner_options(config: RunConfig, group: PlacementGroup | None) -> list[Opt
 
 
 def engine_options(config: RunConfig, group: PlacementGroup | None) -> list[Options]:
-    ranks, tp = config.learner.ranks or 1, config.rollout.tensor_parallel
-    colocated = config.cluster.placement == "colocated"
+    """Of each rollout worker. Ray is asked for no GPU that a learner rank has: the worker is told
+    when it starts which GPUs those are."""
+    shares = _shares_gpus(config)
+    first = 0 if shares else config.learner.ranks or 1
     env = {**_QUIET, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if config.cluster.gpus == 0:
         env |= {
             "VLLM_CPU_KVCACHE_SPACE": str(config.rollout.cpu_cache_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(rollout_threads(config)),
+            "OMP_NUM_THREADS": str(rollout_threads(config, _cores(config))),
             "TORCH_COMPILE_DISABLE": "1",
             "CUDA_VISIBLE_DEVICES": "",
         }
-        gpus = 0.0
-    else:
-        gpus = 0.5 if colocated else float(tp)
+    own = config.cluster.gpus > 0 and not shares
     return [
         {
             "num_cpus": 0,
-            "num_gpus": gpus,
-            "scheduling_strategy": _bundle(group, i * tp if colocated else ranks + i),
+            "num_gpus": float(config.rollout.tensor_parallel) if own else 0.0,
+            "scheduling_strategy": _bundle(group, first + i),
             "runtime_env": {"env_vars": env},
         }
         for i in range(config.rollout.workers or 1)
     ]
+
+
+def _shares_gpus(config: RunConfig) -> bool:
+    return config.cluster.gpus > 0 and config.cluster.placement == "colocated"
+
+
+def _cores(config: RunConfig) -> int:
+    """Of a node that learner ranks run on, as Ray counts them; else of this one."""
+    if config.cluster.gpus and ray.is_initialized():
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if cores := [int(r["CPU"]) for r in nodes if "GPU" in r and "CPU" in r]:
+            return min(cores)
+    return len(os.sched_getaffinity(0))
 
 
 def _bundle(group: PlacementGroup | None, index: int) -> Any:

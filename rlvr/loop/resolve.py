@@ -1,6 +1,5 @@
 """What a configuration leaves to its cluster: ranks, workers, threads, the weight backend."""
 
-import os
 from dataclasses import replace
 
 from rlvr.config import RunConfig
@@ -43,15 +42,20 @@ def longest_sequence(config: RunConfig) -> int:
     return config.data.max_prompt_tokens + response
 
 
-def learner_threads(config: RunConfig) -> int:
-    """torch threads of a learner rank on a CPU: all cores shared among the ranks."""
-    return config.cluster.torch_threads or max(1, _cores() // (config.learner.ranks or 1))
+def learner_threads(config: RunConfig, cores: int) -> int:
+    """torch threads of a learner rank: the cores of its node shared among the ranks there."""
+    ranks = config.learner.ranks or 1
+    if config.cluster.gpus:
+        ranks = min(ranks, config.cluster.gpus_per_node)
+    return config.cluster.torch_threads or max(1, cores // ranks)
 
 
-def rollout_threads(config: RunConfig) -> int:
-    """torch threads of a rollout worker on a CPU: one share of the cores is the driver's."""
-    return config.cluster.torch_threads or max(1, _cores() // ((config.rollout.workers or 1) + 1))
+def rollout_threads(config: RunConfig, cores: int) -> int:
+    """torch threads of an engine's process on a CPU.
 
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    In synchronous training all cores are shared among them; if the learner works at the same
+    time, one share is left out.
+    """
+    processes = (config.rollout.workers or 1) * config.rollout.tensor_parallel
+    shares = processes + int(config.train.max_staleness > 0)
+    return config.cluster.torch_threads or max(1, cores // shares)

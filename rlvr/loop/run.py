@@ -53,8 +53,8 @@ class Session:
             groups = GroupSource(config, stream, actors.rollout, actors.verifiers, tokenizer, stops)
             evaluation = Evaluation(config, held_out.prompts, groups, telemetry, stops)
             state = RunState(config, stream, actors.learners)
-            if await state.resume():
-                await actors.weights.publish(state.step)
+            await state.resume()
+            await actors.engines_turn(state.step)
             telemetry.start(config, state.step)
             credit = CreditDriver(config, actors.rollout, tokenizer)
             trainer = Trainer(config, groups, credit, actors, evaluation, state, telemetry)

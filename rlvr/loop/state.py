@@ -18,8 +18,8 @@ class RunState:
     """The step counter and the checkpoints of a run.
 
     A checkpoint is a folder that appears under its final name only when it is whole; ``latest``
-    names the newest. Sampling seeds derive from the step, so a resumed run sees the batches that
-    the interrupted one would have seen.
+    names the newest. The stream gives out again what was under way, with the same seeds, so a
+    resumed run sees the groups that the interrupted one would have seen.
     """
 
     def __init__(self, config: RunConfig, stream: PromptStream, learners: LearnerGroup) -> None:
@@ -34,16 +34,15 @@ class RunState:
         self.step = batch.step + 1
         self._stream_state = batch.stream_state
 
-    async def resume(self) -> bool:
-        """Go on from ``train.resume`` if it is set; returns whether a checkpoint was loaded."""
+    async def resume(self) -> None:
+        """Go on from ``train.resume`` if it is set."""
         if (found := resume_point(self._config)) is None:
-            return False
+            return
         folder, state = found
         self._stream.restore(state["stream"])
         self._stream_state = state["stream"]
         self.step = state["step"]
         await self._learners.load_checkpoint(str(folder / "learner"))
-        return True
 
     async def checkpoint_if_due(self) -> None:
         every = self._config.train.checkpoint_every

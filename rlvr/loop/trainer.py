@@ -36,9 +36,8 @@ class Trainer:
         self.advantage = ADVANTAGES.build(config.advantage, "advantage")
         self.groups = groups
         self.credit = credit
-        self.rollout = actors.rollout
+        self.actors = actors
         self.learners = actors.learners
-        self.weights = actors.weights
         self.evaluation = evaluation
         self.state = state
         self.telemetry = telemetry
@@ -52,16 +51,17 @@ class Trainer:
             advantages = batch.advantages(self.advantage)
             with self.watch.stage("credit"):
                 inputs = await self.credit.prepare(batch)
-            async with self.rollout.engines_asleep():
-                with self.watch.stage("score"):
-                    await self.learners.load(batch.groups, advantages, inputs)
-                    metrics = await self.learners.score()
-                with self.watch.stage("credit"):
-                    report, tokens = await self.learners.assign_credit(self.shown)
-                with self.watch.stage("update"):
-                    metrics |= report | await self.learners.update()
             with self.watch.stage("publish"):
-                await self.weights.publish(batch.step + 1)
+                await self.actors.learners_turn()
+            with self.watch.stage("score"):
+                await self.learners.load(batch.groups, advantages, inputs)
+                metrics = await self.learners.score()
+            with self.watch.stage("credit"):
+                report, tokens = await self.learners.assign_credit(self.shown)
+            with self.watch.stage("update"):
+                metrics |= report | await self.learners.update()
+            with self.watch.stage("publish"):
+                await self.actors.engines_turn(batch.step + 1)
             self.state.advance(batch)
             await self.log(batch, advantages, metrics, tokens)
             await self.state.checkpoint_if_due()

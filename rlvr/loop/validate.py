@@ -37,12 +37,16 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
 _Rules = list[tuple[object, str]]  # whether it is wrong, and what to say then
 
 
-def validated(config: RunConfig) -> RunConfig:
-    """The configuration, resolved; raises ConfigError with every problem and what to change."""
+def validated(config: RunConfig, *, files: bool = True) -> RunConfig:
+    """The configuration, resolved; raises ConfigError with every problem and what to change.
+
+    Without ``files`` those that it names need not be there.
+    """
     problems = [*_values(config), *_methods(config)]
     if not problems:
         config = resolved(config)
-        rules = [*_batch(config), *_cluster(config), *_files(config), *_heads(config)]
+        rules = [*_batch(config), *_cluster(config)]
+        rules += [*_files(config), *_heads(config)] if files else []
         problems = [complaint for wrong, complaint in rules if wrong]
     if problems:
         raise ConfigError("\n".join(f"- {p}" for p in problems))
@@ -66,8 +70,13 @@ def _values(config: RunConfig) -> list[str]:
         rules.append((wrong, f"{key}={value}: must be {valid_range}"))
     rules += [
         (
-            learner.offload and learner.zero_stage == 0,
-            "learner.offload=true needs learner.zero_stage of 1, 2 or 3",
+            learner.offload == "always" and learner.zero_stage == 0,
+            "learner.offload=always needs learner.zero_stage of 1, 2 or 3",
+        ),
+        (
+            learner.offload == "during_rollout" and config.cluster.placement != "colocated",
+            "learner.offload=during_rollout is for engines on the learner's GPUs: it needs "
+            "cluster.placement=colocated",
         ),
         (
             learner.zero_stage == 0 and config.model.dtype == "bfloat16",
@@ -159,11 +168,7 @@ def _cluster(config: RunConfig) -> _Rules:
         ),
     ]
     if cluster.gpus == 0:
-        return [
-            *rules,
-            (tp > 1, f"rollout.tensor_parallel={tp} needs GPUs; set it to 1"),
-            (colocated, "cluster.placement=colocated shares GPUs, and there are none"),
-        ]
+        return rules
     used = max(ranks, workers * tp) if colocated else ranks + workers * tp
     return [
         *rules,
@@ -176,11 +181,6 @@ def _cluster(config: RunConfig) -> _Rules:
         (
             tp > cluster.gpus_per_node,
             f"rollout.tensor_parallel={tp} exceeds cluster.gpus_per_node={cluster.gpus_per_node}",
-        ),
-        (
-            colocated and tp > 1,
-            f"rollout.tensor_parallel={tp} is not supported with cluster.placement=colocated; use "
-            "1, or cluster.placement=disaggregated",
         ),
         (
             colocated and ranks != workers * tp,

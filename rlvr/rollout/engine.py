@@ -5,6 +5,8 @@ import time
 from typing import Any
 
 import numpy as np
+import ray
+import torch
 
 from rlvr.config import RunConfig
 from rlvr.rollout.request import MOST_CHOICES, Request
@@ -26,10 +28,13 @@ class Engine:
         self._engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(config)))
         self._engine.set_weight_version("0")
         self._vocabulary = self._engine.model_config.get_vocab_size()
+        self._updating = False  # between the first part of a version and its end
+        self._has_weights = True
 
     @property
     def busy(self) -> bool:
-        return self._engine.has_unfinished_requests()
+        """Whether there is a step to take: none while its weights are those of no version."""
+        return not self._updating and self._engine.has_unfinished_requests()
 
     @property
     def running(self) -> int:
@@ -37,6 +42,8 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises ValueError for one that can never run (too long)."""
+        if not self._has_weights or self._engine.is_sleeping():
+            raise RuntimeError("asked to sample while it sleeps or has no weights")
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
         from vllm.sampling_params import RequestOutputKind
@@ -72,27 +79,62 @@ class Engine:
     def init_weight_transfer(self, info: dict[str, Any]) -> None:
         self._engine.collective_rpc("init_weight_transfer_engine", args=(info,))
 
-    def update_weights(self, info: dict[str, Any], version: int, until: float) -> None:
-        """Take over ``version``; running requests go on with it from their next token.
+    def update_weights(self, info: dict[str, Any], until: float) -> None:
+        """Load a part of the next version; no step is taken from here to ``finish_update``.
 
-        Their cached keys and values, and every cached prefix, belong to the old version: they
-        are dropped and recomputed. After ``until``, in seconds since the epoch, the publish has
-        been given up and its version is not loaded.
+        After ``until``, in seconds since the epoch, the publish has been given up and nothing is
+        loaded.
         """
         if time.time() > until:
-            raise TimeoutError(f"version {version} came too late: its publish was given up")
-        self._engine.collective_rpc("start_weight_update")
-        self._engine.collective_rpc("update_weights", args=(info,))
+            raise TimeoutError("a version came too late: its publish was given up")
+        if not self._updating:
+            # On GPUs vLLM schedules ahead: a batch in flight must have read the old weights.
+            self._engine.collective_rpc("synchronize_device")
+            self._engine.collective_rpc("start_weight_update")
+        self._updating = False  # if this part fails, vLLM forgets the update
+        self._engine.collective_rpc("update_weights", args=(_arrived(info),))
+        self._updating = True
+
+    def finish_update(self, version: int) -> None:
+        """Serve ``version``; running requests go on with it from their next token.
+
+        Their cached keys and values, every cached prefix and what a batch in flight has sampled
+        belong to the old version: they are dropped and recomputed.
+        """
         self._engine.collective_rpc("finish_weight_update")
+        self._updating = False
         self._engine.reset_prefix_cache(reset_running_requests=True)
         self._engine.set_weight_version(str(version))
+        self._has_weights = True
 
     def sleep(self) -> None:
-        """Give the GPU's memory to the learner: weights go to the host, the KV cache is dropped."""
-        self._engine.sleep(level=1)
+        """Give all of the GPU's memory away: weights and KV cache are gone.
 
-    def wake_up(self) -> None:
-        self._engine.wake_up()
+        A CPU keeps them, but nothing is sampled there either before the next version has come.
+        """
+        if self.running:
+            raise RuntimeError(f"told to sleep with {self.running} requests unfinished")
+        self._engine.sleep(level=2)
+        self._has_weights = False
+
+    def wake_up(self, tag: str) -> None:
+        """Take memory back, for the ``weights`` first, then for the ``kv_cache``; both empty."""
+        self._engine.collective_rpc(_empty_cache)
+        self._engine.wake_up([tag])
+
+
+def _empty_cache(worker: Any) -> None:
+    torch.cuda.empty_cache()
+
+
+def _arrived(info: dict[str, Any]) -> dict[str, Any]:
+    """``info`` with what Ray's references stand for; an engine's further processes have no Ray."""
+    return {
+        key: ray.get(value)
+        if isinstance(value, list) and any(isinstance(v, ray.ObjectRef) for v in value)
+        else value
+        for key, value in info.items()
+    }
 
 
 def engine_arguments(config: RunConfig) -> dict[str, Any]:
@@ -107,6 +149,8 @@ def engine_arguments(config: RunConfig) -> dict[str, Any]:
         "trust_remote_code": model.trust_remote_code,
         "dtype": str(model.dtype),
         "tensor_parallel_size": rollout.tensor_parallel,
+        # Inside of a placement group vLLM would ask Ray for a bundle a GPU.
+        "distributed_executor_backend": "mp" if rollout.tensor_parallel > 1 else None,
         "max_num_seqs": rollout.max_running,
         "logprobs_mode": "processed_logprobs",  # after temperature, as the learner computes them
         "max_logprobs": MOST_CHOICES,

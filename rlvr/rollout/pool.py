@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,14 +50,18 @@ class RolloutPool:
     def actors(self) -> list[ActorHandle]:
         return [w.actor for w in self._workers]
 
-    async def start(self) -> None:
+    async def start(self, gpus: Sequence[Sequence[str]] = ()) -> None:
+        """Start all engines at once, each on the GPUs that Ray gives it, or on its own ``gpus``."""
         actor_class: Any = ray.remote(RolloutWorker)
         self._workers = [
             _Worker(f"rollout worker {i}", actor_class.options(**o).remote(self._config))
             for i, o in enumerate(self._options)
         ]
         await answers(
-            {w.name: w.actor.start.remote() for w in self._workers},
+            {
+                w.name: w.actor.start.remote(gpus[i] if gpus else ())
+                for i, w in enumerate(self._workers)
+            },
             within_s=self._config.rollout.start_timeout_s,
             key="rollout.start_timeout_s",
             error=RolloutError,
@@ -69,9 +72,9 @@ class RolloutPool:
     async def sample(self, requests: Sequence[Request]) -> AsyncIterator[Sampled]:
         """Yield responses as they finish, several at a time, until each request has its own."""
         sink: asyncio.Queue[Sampled | RolloutError] = asyncio.Queue()
-        await self._route(requests, sink)
         missing = len(requests)
         try:
+            await self._route(requests, sink)
             while missing:
                 sampled = await sink.get()
                 if isinstance(sampled, RolloutError):
@@ -82,20 +85,19 @@ class RolloutPool:
             if missing:
                 await self._abandon(requests)
 
-    @asynccontextmanager
-    async def engines_asleep(self) -> AsyncIterator[None]:
-        """On the learner's GPUs the engines sleep inside of this, on others nothing happens."""
-        if self._config.cluster.placement != "colocated":
-            yield
-            return
-        await self._tell("sleep")
-        try:
-            yield
-        finally:
-            await self._tell("wake_up")
+    async def sleep(self) -> None:
+        """All engines give their memory away; they serve again when both have happened:
+        ``wake_up`` and the next publish."""
+        await self._control("sleep")
 
-    async def _tell(self, method: str) -> None:
-        await self._answers({w.name: getattr(w.actor, method).remote() for w in self._workers})
+    async def wake_up(self, tag: str) -> None:
+        """All engines take memory back: for the ``weights`` or for the ``kv_cache``."""
+        await self._control("wake_up", tag)
+
+    async def _control(self, name: str, *arguments: Any) -> None:
+        await self._answers(
+            {w.name: w.actor.control.remote(name, *arguments) for w in self._workers}
+        )
 
     async def close(self) -> None:
         collecting = [w.collecting for w in self._workers if w.collecting is not None]
@@ -123,7 +125,7 @@ class RolloutPool:
         ids = {r.id for r in requests}
         for worker in self._workers:
             if mine := [i for i in worker.outstanding if i in ids]:
-                worker.actor.abort.remote(mine)
+                worker.actor.control.remote("abort", mine)
                 for i in mine:
                     worker.outstanding.pop(i)
                     self._sinks.pop(i, None)

@@ -1,11 +1,12 @@
 """The Ray actor that owns a vLLM engine."""
 
 import asyncio
+import os
 import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -36,7 +37,10 @@ class RolloutWorker:
 
     # -- calls ----------------------------------------------------------------------------------
 
-    async def start(self) -> None:
+    async def start(self, gpus: Sequence[str]) -> None:
+        """Start the engine, on ``gpus`` of this node or, if there are none, on what Ray gave."""
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         ready: Future[None] = Future()
@@ -65,21 +69,9 @@ class RolloutWorker:
         finished, self._finished = self._finished, []
         return finished
 
-    async def abort(self, ids: list[str]) -> None:
-        await self._between_steps(lambda engine: engine.abort(ids))
-
-    async def init_weight_transfer(self, info: dict[str, Any]) -> None:
-        await self._between_steps(lambda engine: engine.init_weight_transfer(info))
-
-    async def update_weights(self, info: dict[str, Any], version: int, until: float) -> None:
-        """Take over a new policy version; raises the engine's own error."""
-        await self._between_steps(lambda engine: engine.update_weights(info, version, until))
-
-    async def sleep(self) -> None:
-        await self._between_steps(lambda engine: engine.sleep())
-
-    async def wake_up(self) -> None:
-        await self._between_steps(lambda engine: engine.wake_up())
+    async def control(self, name: str, *arguments: Any) -> None:
+        """Call a method of ``Engine`` between two steps; raises the engine's own error."""
+        await self._between_steps(lambda engine: getattr(engine, name)(*arguments))
 
     async def state(self) -> dict[str, float]:
         """For the stall detector and for error messages: steps taken, seconds since the last."""

@@ -14,6 +14,7 @@ Those of other packages are found through the entry-point group ``rlvr.weights``
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -37,14 +38,14 @@ class WeightBackend(ABC):
     """How a policy version travels from the learner's shards into the engines.
 
     The class tells the driver what it must know. Every learner rank has an instance and calls
-    it in step with the others, since reading the source is a collective; what rank 0 returns
+    it in step with the others, since reading the source is a collective; what rank 0 yields
     reaches the engines, as the update information of their side of the transfer.
     """
 
     concurrent: ClassVar[bool]
     """Whether it sends while the engines receive, so that they are told beforehand, by
     ``announce``. The others leave the weights where the engines find them and tell where, by
-    what ``send`` returns."""
+    what ``send`` yields."""
 
     engine: ClassVar[str | None] = None
     """``module:class`` of vLLM's end, a ``WeightTransferEngine``; None for one that vLLM has
@@ -69,8 +70,12 @@ class WeightBackend(ABC):
         return {}
 
     @abstractmethod
-    def send(self, version: int) -> dict[str, Any]:
-        """Send ``version``; a collective. Rank 0 returns what the engines must know after it."""
+    def send(self, version: int) -> Iterator[dict[str, Any]]:
+        """Send ``version`` in one part or more, as many on every rank; a collective.
+
+        Yields after each what the engines must know of it (rank 0; what others yield is
+        ignored), and goes on when all of them have loaded it.
+        """
 
     def release(self) -> None:  # noqa: B027  most have nothing to free
         """Free what the send left for the engines, who have it now or never will."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig
@@ -33,7 +32,7 @@ class ObjectStoreInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
-    """The parameters in their order, and the objects that hold their bytes, some in each."""
+    """The parameters in their order, and what the objects hold: the bytes of some in each."""
 
     names: list[str]
     dtype_names: list[str]
@@ -42,7 +41,7 @@ class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
 
     def map(self) -> Weights:
         """Views of the parameters in the object store; they keep its memory alive."""
-        arrays = [array for held in ray.get(self.objects) for array in held]
+        arrays = [array for held in self.objects for array in held]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable")  # they are only read
             return [

@@ -18,7 +18,7 @@ class WeightPublisher:
 
     The control calls to the engines are made here, beside the learner's collective and not
     behind it: an engine that raises is heard at once, one that falls silent after
-    ``weights.timeout_s``. The engines then still serve the version that they had.
+    ``weights.timeout_s``.
 
     Args:
         config: the backend, resolved, and the time limit.
@@ -50,32 +50,40 @@ class WeightPublisher:
             for who, rank in self._learners.items()
         }
         initialised = {
-            who: engine.init_weight_transfer.remote(
-                self._backend.engine_init_info(meeting, 1 + i * self._gpus_per_engine)
+            who: engine.control.remote(
+                "init_weight_transfer",
+                self._backend.engine_init_info(meeting, 1 + i * self._gpus_per_engine),
             )
             for i, (who, engine) in enumerate(self._engines.items())
         }
         self._announced, *_ = await self._answers({**opened, **initialised})
 
     async def publish(self, version: int) -> None:
-        """Every engine serves ``version`` when this returns; PublishError leaves the old one."""
+        """Every engine serves ``version`` when this returns.
+
+        After a PublishError engines may differ. One whose load has failed serves what it had,
+        if the backend sends a version in one part.
+        """
         try:
-            sent = {w: rank.send_weights.remote(version) for w, rank in self._learners.items()}
             if self._backend.concurrent:
-                await self._answers({**sent, **self._received(self._announced, version)})
+                told = self._told("update_weights", self._announced, self._deadline())
+                await self._answers({**self._sent(version), **told})
             else:
-                info, *_ = await self._answers(sent)
-                await self._answers(self._received(info, version))
+                while (part := (await self._answers(self._sent(version)))[0]) is not None:
+                    await self._answers(self._told("update_weights", part, self._deadline()))
+            await self._answers(self._told("finish_update", version))
         finally:
             released: list[Any] = [r.release_weights.remote() for r in self._learners.values()]
             await asyncio.wait([asyncio.ensure_future(r) for r in released], timeout=5.0)
 
-    def _received(self, info: dict[str, Any], version: int) -> dict[str, Any]:
-        until = time.time() + self._config.timeout_s
-        return {
-            who: engine.update_weights.remote(info, version, until)
-            for who, engine in self._engines.items()
-        }
+    def _sent(self, version: int) -> dict[str, Any]:
+        return {who: rank.send_weights.remote(version) for who, rank in self._learners.items()}
+
+    def _told(self, name: str, *arguments: Any) -> dict[str, Any]:
+        return {who: e.control.remote(name, *arguments) for who, e in self._engines.items()}
+
+    def _deadline(self) -> float:
+        return time.time() + self._config.timeout_s
 
     async def _answers(self, references: Mapping[str, Any]) -> list[Any]:
         return await answers(

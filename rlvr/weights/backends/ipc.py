@@ -1,16 +1,23 @@
 """``ipc``: engines open the memory of the learner ranks whose GPUs they share."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from rlvr.config import ClusterConfig
 from rlvr.weights.base import WEIGHT_BACKENDS, Meeting, WeightBackend
 from rlvr.weights.source import ShardedWeightSource
 from rlvr.weights.vllm_trainer import ListeningClient
 
+_BUFFER = 2**30  # bytes; a larger parameter has a buffer of its size
+
 
 @WEIGHT_BACKENDS.register("ipc")
 class IpcBackend(WeightBackend):
-    """Exports CUDA IPC handles of gathered copies; the engines on the same GPUs open them."""
+    """Shares one buffer on each GPU by its CUDA IPC handle with the engine on the same GPU."""
 
     concurrent = False
 
@@ -21,12 +28,10 @@ class IpcBackend(WeightBackend):
         )
 
         super().__init__(source, rank, meeting)
-        self._client = ListeningClient()
         unchecked: Any = source  # vLLM asks for its methods, not for its base class
         self._engine = IPCTrainerWeightTransferEngine.trainer_init(
-            IPCTrainerInitInfo(rank=rank), client=self._client, source=unchecked
+            IPCTrainerInitInfo(rank=rank, packed=True), client=ListeningClient(), source=unchecked
         )
-        self._exported: Any = None  # what the handles point at, until the engines have read it
 
     @staticmethod
     def refusal(cluster: ClusterConfig) -> str | None:
@@ -39,16 +44,47 @@ class IpcBackend(WeightBackend):
 
     @classmethod
     def engine_init_info(cls, meeting: Meeting, first_rank: int) -> dict[str, Any]:
-        """Every parameter has a handle of its own."""
-        return {"packed": False}
+        """Many parameters lie packed in one buffer."""
+        return {"packed": True}
 
-    def send(self, version: int) -> dict[str, Any]:
-        """Export one handle per parameter; rank 0 returns those of all ranks."""
-        self._exported = [
-            (name, tensor.clone()) for name, tensor in self.source
-        ]  # a gathered tensor is freed when its layer ends; the export must outlive that
-        self._engine._send_unpacked(self._exported)
-        return self._client.updates.pop() if self._client.updates else {}
+    def send(self, version: int) -> Iterator[dict[str, Any]]:
+        """Fill one buffer again and again; rank 0 yields the handles of all ranks' buffers."""
+        from vllm.distributed.weight_transfer.packed_tensor import packed_ipc_producer
+
+        chunks = packed_ipc_producer(
+            iter(self.source),
+            gpu_uuid=self._engine.gpu_uuid,
+            post_iter_func=lambda named: named[1],
+            buffer_size_bytes=max(_BUFFER, *(m.nbytes for m in self.source.metadata())),
+        )
+        with _fixed_segments():  # the buffer is made with the first chunk
+            chunk = next(chunks, None)
+        while chunk is not None:
+            [handles] = self._engine._all_gather_and_merge_handles([chunk.ipc_handle])
+            yield {
+                "names": chunk.names,
+                "dtype_names": chunk.dtype_names,
+                "shapes": chunk.shapes,
+                "tensor_sizes": chunk.tensor_sizes,
+                "ipc_handles": handles,
+            }
+            chunk = next(chunks, None)
 
     def release(self) -> None:
-        self._exported = None
+        """Give the buffer, and what gathering left behind, back to the GPU."""
+        gc.collect()
+        torch.cuda.ipc_collect()
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _fixed_segments() -> Iterator[None]:
+    """Memory that another process can open, which that of expandable segments may not be."""
+    from vllm.device_allocator.alloc_conf import current_alloc_conf, set_alloc_conf, with_conf_flag
+
+    before = current_alloc_conf()
+    set_alloc_conf(with_conf_flag(before, "expandable_segments", False))
+    try:
+        yield
+    finally:
+        set_alloc_conf(before)

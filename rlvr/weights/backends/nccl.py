@@ -1,6 +1,10 @@
 """``nccl``: rank 0 broadcasts to engines on GPUs of their own."""
 
+from collections.abc import Iterator
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from rlvr.config import ClusterConfig
 from rlvr.weights.base import WEIGHT_BACKENDS, Meeting, WeightBackend
@@ -22,7 +26,7 @@ class NcclBackend(WeightBackend):
 
         super().__init__(source, rank, meeting)
         self._client = ListeningClient()
-        unchecked: Any = source  # vLLM asks for its methods, not for its base class
+        unchecked: Any = _Fenced(source)  # vLLM asks for its methods, not for its base class
         self._engine = NCCLTrainerWeightTransferEngine.trainer_init(
             NCCLTrainerInitInfo(meeting.address, meeting.port, meeting.size, rank=rank),
             client=self._client,
@@ -53,7 +57,25 @@ class NcclBackend(WeightBackend):
         """The engines cut the packed stream by names, dtypes and shapes."""
         return self.described()
 
-    def send(self, version: int) -> dict[str, Any]:
+    def send(self, version: int) -> Iterator[dict[str, Any]]:
         self._engine.send_weights()
         self._client.updates.clear()
-        return {}
+        yield {}
+
+
+class _Fenced:
+    """A source whose tensors can be read and let go on any CUDA stream.
+
+    vLLM packs them on two streams in turn, and a layer that is gathered on one may be packed on
+    the other.
+    """
+
+    def __init__(self, source: ShardedWeightSource) -> None:
+        self._source = source
+        self.metadata = source.metadata
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for named in self._source:
+            torch.cuda.synchronize()  # it is whole
+            yield named
+            torch.cuda.synchronize()  # it has been read

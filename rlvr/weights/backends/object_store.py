@@ -1,6 +1,7 @@
 """``object_store``: a version lies in Ray's object store, which is shared memory between the
 processes of one machine and a transfer between two."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -31,18 +32,14 @@ class ObjectStoreBackend(WeightBackend):
         """The objects lie in the memory of the host."""
         return "is for CPUs; use auto" if cluster.gpus else None
 
-    def send(self, version: int) -> dict[str, Any]:
-        """Put this version, and return where it lies (an empty dict on the other ranks)."""
+    def send(self, version: int) -> Iterator[dict[str, Any]]:
+        """Put this version, all in one part, so that an engine can undo it; tell where it lies."""
         import ray
 
-        if self.rank:
-            for _ in self.source.layers():
-                pass
-            return {}
-        self._objects = [
-            ray.put([_as_bytes(tensor) for _, tensor in layer]) for layer in self.source.layers()
-        ]
-        return {**self.described(), "objects": self._objects}
+        for layer in self.source.layers():
+            if self.rank == 0:
+                self._objects.append(ray.put([_as_bytes(tensor) for _, tensor in layer]))
+        yield {**self.described(), "objects": self._objects}
 
     def release(self) -> None:
         """Drop what was sent. Engines that mapped it keep it."""

@@ -66,6 +66,7 @@ def run(rank: int, world: int, config, groups, advantages, per_mini_batch, input
         metrics = {**learner.score(), **learner.assign_credit(0)[0]}
         coefficients = learner.coefficients.clone()
         metrics |= learner.update()
+        moved = stay_on_the_host(learner) if config.learner.offload == "during_rollout" else 0
     source = ShardedWeightSource(learner.policy.model, gathered)
     return {
         "weights": {k: v.clone() for k, v in source},
@@ -73,7 +74,25 @@ def run(rank: int, world: int, config, groups, advantages, per_mini_batch, input
         "response_id": learner.batch.response_id,
         "sequence_id": learner.batch.sequence_id,
         "coefficients": coefficients,
+        "moved": moved,
     }
+
+
+def stay_on_the_host(learner) -> int:
+    """Bytes of the optimizer that have left the device, before they come back."""
+    from rlvr.learner.host_state import HostState
+
+    optimizer = getattr(learner.engine.optimizer, "optimizer", learner.engine.optimizer)
+    weights = {p.untyped_storage()._cdata for p in learner.policy.parameters()}
+    own = [t for state in optimizer.state.values() for t in state.values()] + list(optimizer.state)
+    on_device = {t.untyped_storage()._cdata: t.untyped_storage() for t in own}
+    state = HostState(learner.engine)
+    before = sum(storage.nbytes() for at, storage in on_device.items() if at not in weights)
+    state.leave()
+    left = sum(storage.nbytes() for at, storage in on_device.items() if at not in weights)
+    assert all(t.isfinite().all() for t in own), "it can be read on the host"
+    state.return_()
+    return before - left
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import pytest
+import ray
 import torch
 from torch import nn
 
@@ -36,19 +37,22 @@ def test_a_version_arrives_whole_and_outlives_its_release_where_it_is_mapped(ray
     from rlvr.weights.object_store_engine import ObjectStoreUpdateInfo
 
     sender = backend(network, rank=0)
-    views = dict(ObjectStoreUpdateInfo(**sender.send(1)).map())
+    [info] = sender.send(1)
+    arrived = {**info, "objects": ray.get(info["objects"])}
+    views = dict(ObjectStoreUpdateInfo(**arrived).map())
     sent = {name: p.detach().clone() for name, p in network.named_parameters()}
     assert list(views) == list(sent)
     sender.release()
     with torch.no_grad():
         for p in network.parameters():
             p.zero_()
-    sender.send(2)
+    list(sender.send(2))
     for name, tensor in sent.items():
         assert views[name].dtype == tensor.dtype and torch.equal(views[name], tensor)
 
 
 def test_other_ranks_only_gather(network):
     gathered: list[int] = []
-    assert backend(network, 1, gathered).send(1) == {}
+    [info] = backend(network, 1, gathered).send(1)
+    assert not info["objects"]
     assert sum(gathered) == len(list(network.parameters()))

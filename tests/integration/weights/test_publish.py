@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from rlvr.config import RunConfig
-from rlvr.errors import PublishError
+from rlvr.errors import PublishError, RolloutError
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import engine_options, learner_options
 from rlvr.loop.resolve import resolved
@@ -170,6 +170,55 @@ def learners(bench):
 
 def fingerprint(b: Bench) -> list[float]:
     return [float(r.logp_rollout.sum()) for r in b.responses()]
+
+
+def test_a_running_response_goes_on_with_the_new_version(bench, learners):
+    """Each token has the log-probability that it has under the version that it is said to be of."""
+    b = bench(True)
+    publisher = b.publisher(learners.workers)
+    b.do(publisher.publish(130))
+    train_a_step(b, learners, b.sample())
+    sampling, one = Sampling(TEMPERATURE, 1.0, 0, 110, ()), Sampling(TEMPERATURE, 1.0, 0, 1, ())
+
+    async def drawn(requests: list[Request]) -> dict[str, Response]:
+        return {r.id: response async for some in b.pool.sample(requests) for r, response in some}
+
+    async def across() -> dict[str, Response]:
+        requests = [Request(f"across{i}", [5, 9, 11], i, sampling) for i in range(8)]
+        sampled, _ = await asyncio.gather(drawn(requests), publisher.publish(131))
+        return sampled
+
+    across_two = [r for r in b.do(across()).values() if len(set(r.policy_version.tolist())) == 2]
+    assert across_two, "no response was running when the new version came"
+    for i, response in enumerate(across_two):
+        ids = [5, 9, 11, *response.token_ids.tolist()]
+        at = int(np.argmax(response.policy_version))  # the first token of the new version
+        asked = [
+            Request(f"again{i}:{t}", ids[: 3 + t], None, one, (ids[3 + t],)) for t in (at - 1, at)
+        ]
+        old, new = (r.choices.logp[0] for _, r in sorted(b.do(drawn(asked)).items(), key=last_int))
+        assert abs(new - response.logp_rollout[at]) < 1e-4
+        assert abs(old - response.logp_rollout[at - 1]) > 1e-4
+
+
+def last_int(item: tuple[str, Response]) -> int:
+    return int(item[0].rpartition(":")[2])
+
+
+def test_who_has_slept_serves_nothing_before_a_version_has_come(bench, learners):
+    b = bench(True)
+    publisher = b.publisher(learners.workers)
+    b.do(publisher.publish(150))
+    before = fingerprint(b)
+    b.do(b.pool.sleep())
+    for tag in ("weights", "kv_cache", None):
+        with pytest.raises(RolloutError, match="asked to sample while it sleeps"):
+            b.sample()
+        if tag:
+            b.do(b.pool.wake_up(tag))
+    b.do(publisher.publish(151))
+    assert fingerprint(b) == before
+    assert {int(v) for r in b.responses() for v in r.policy_version} == {151}
 
 
 class Tampered:

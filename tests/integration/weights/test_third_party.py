@@ -33,11 +33,10 @@ class DiskBackend(WeightBackend):
 
     def send(self, version):
         weights = {name: tensor.clone() for name, tensor in self.source}
-        if self.rank:
-            return {}
-        self.path = os.path.join(os.path.dirname(__file__), f"version-{version}")
-        torch.save(weights, self.path)
-        return {"path": self.path}
+        if self.rank == 0:
+            self.path = os.path.join(os.path.dirname(__file__), f"version-{version}")
+            torch.save(weights, self.path)
+        yield {"path": getattr(self, "path", "")}
 
     def release(self):
         if not self.rank:

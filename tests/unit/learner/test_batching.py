@@ -103,7 +103,10 @@ def test_micro_batches_keep_the_budget_and_groups_together(seed):
     groups[3].samples[1] = replace(long, response=response)
     [batch] = rank_batches(groups, np.zeros(48), ranks=1, groups_per_mini_batch=12)
     some = torch.randperm(48)[:40]
-    members = micro_batches(batch, some, 100)
+    cost = torch.rand(48)
+    members = micro_batches(batch, some, cost, 100)
+    total = [float(cost[own].sum()) for own in members]
+    assert total == sorted(total, reverse=True)
     assert sorted(torch.cat(members).tolist()) == sorted(some.tolist())
     owners: dict[int, int] = {}
     for own in members:
@@ -116,6 +119,18 @@ def test_micro_batches_keep_the_budget_and_groups_together(seed):
         own = [i for i in some.tolist() if i // 4 == g]
         tokens = prompt[g] + int(batch.response_length[own].sum())
         assert parts == 1 or tokens > 100
+
+
+def test_micro_batches_are_as_many_as_asked_and_cost_the_same(seed):
+    generator = np.random.default_rng(seed)
+    groups = random_groups(generator, count=30, size=4)
+    [batch] = rank_batches(groups, np.zeros(120), ranks=1, groups_per_mini_batch=30)
+    cost = batch.sequence_length.double() ** 1.3
+    members = micro_batches(batch, torch.arange(120), cost, 10_000, least=5)
+    total = torch.stack([cost[own].sum() for own in members])
+    assert len(members) == 5 and total.max() / total.mean() < 1.1
+    assert sorted(torch.cat(members).tolist()) == list(range(120))
+    assert micro_batches(batch, torch.arange(0), cost, 100) == []
 
 
 def test_a_shared_prompt_is_there_once_and_predicts_every_first_token(seed):

@@ -9,7 +9,7 @@ import pytest
 from rlvr.config import RunConfig
 from rlvr.learner.engine import deepspeed_config
 from rlvr.loop.cluster import engine_options, learner_options, resource_bundles
-from rlvr.loop.resolve import resolved
+from rlvr.loop.resolve import learner_threads, resolved, rollout_threads
 from rlvr.rollout.engine import engine_arguments
 from rlvr.weights.base import Meeting, backend_class
 
@@ -36,11 +36,33 @@ def test_disaggregated_bundles_give_every_rank_and_engine_its_own_gpus():
     assert engines[0]["runtime_env"]["env_vars"]["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
 
 
-def test_colocated_actors_share_a_gpu():
+@pytest.mark.parametrize("tp", [1, 4])
+def test_a_colocated_engine_lies_in_one_bundle_with_the_ranks_that_it_shares_gpus_with(tp):
+    config = configuration("colocated", tensor_parallel=tp)
+    assert resource_bundles(config) == [{"CPU": tp, "GPU": tp}] * (8 // tp)
+    learners, engines = learner_options(config, None), engine_options(config, None)
+    assert [o["num_gpus"] for o in learners] == [1.0] * 8
+    assert [o["num_gpus"] for o in engines] == [0.0] * (8 // tp)
+
+
+def test_ranks_on_gpus_have_the_threads_of_their_node(monkeypatch):
     config = configuration("colocated")
-    assert resource_bundles(config) == [{"CPU": 1.0, "GPU": 1.0}] * 8
-    assert {o["num_gpus"] for o in learner_options(config, None)} == {0.5}
-    assert {o["num_gpus"] for o in engine_options(config, None)} == {0.5}
+    monkeypatch.setattr("rlvr.loop.cluster._cores", lambda config: 96)
+    env = learner_options(config, None)[0]["runtime_env"]["env_vars"]
+    assert env["OMP_NUM_THREADS"] == "12"
+    assert env["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+
+
+@pytest.mark.parametrize(
+    ("staleness", "tp", "engine", "rank"), [(0, 1, 4, 8), (0, 2, 2, 8), (1, 1, 2, 8)]
+)
+def test_engines_and_ranks_that_take_turns_have_all_cores(staleness, tp, engine, rank):
+    config = RunConfig()
+    config.cluster.gpus_per_node, config.train.max_staleness = 0, staleness
+    config.rollout.workers, config.rollout.tensor_parallel = 2, tp
+    config = resolved(config)
+    assert rollout_threads(config, 8) == engine
+    assert learner_threads(config, 8) == rank
 
 
 def test_without_gpus_the_cores_are_shared_out():
@@ -74,8 +96,13 @@ def test_vllm_arguments(placement, backend):
 def test_user_arguments_go_to_vllm_last():
     config = configuration("disaggregated")
     config.rollout.engine["kv_cache_dtype"] = "fp8"
+    config.rollout.tensor_parallel = 2
     arguments = engine_arguments(config)
     assert arguments["kv_cache_dtype"] == "fp8"
+    assert arguments["distributed_executor_backend"] == "mp"
+    from vllm.config import CacheConfig
+
+    assert CacheConfig(cache_dtype=arguments["kv_cache_dtype"]).cache_dtype == "fp8"
 
 
 def test_nccl_ranks_follow_the_sender_without_gaps():
@@ -87,18 +114,20 @@ def test_nccl_ranks_follow_the_sender_without_gaps():
     from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferInitInfo
 
     assert NCCLWeightTransferInitInfo(**info).world_size == 7
-    assert ipc.engine_init_info(meeting, 1) == {"packed": False}
+    assert ipc.engine_init_info(meeting, 1) == {"packed": True}
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("offload", ["none", "during_rollout", "always"])
 def test_deepspeed_configuration(stage, offload):
     config = RunConfig()
     config.learner.zero_stage, config.learner.offload = stage, offload
     made = deepspeed_config(config.learner, config.model)
     assert made["zero_optimization"]["stage"] == stage
-    assert ("offload_optimizer" in made["zero_optimization"]) == offload
-    assert ("offload_param" in made["zero_optimization"]) == (offload and stage == 3)
+    always = offload == "always"
+    assert ("offload_optimizer" in made["zero_optimization"]) == always
+    assert ("offload_param" in made["zero_optimization"]) == (always and stage == 3)
+    assert made["zero_optimization"]["overlap_comm"] == (stage >= 2)
     assert made["bf16"]["enabled"] and made["communication_data_type"] == "fp32"
     assert made["managed_gradient_accumulation"] is False
     from deepspeed.runtime.config import DeepSpeedConfig

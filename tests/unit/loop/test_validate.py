@@ -39,12 +39,13 @@ def put(config: RunConfig, key: str, value: object) -> None:
         ({"rollout.tensor_parallel": 9}, r"rollout\.tensor_parallel=9: must be 1 to 8"),
         ({"rollout.temperature": 0.0}, r"rollout\.temperature=0\.0: must be above 0"),
         ({"learner.zero_stage": 4}, r"learner\.zero_stage=4"),
-        ({"learner.offload": True, "learner.zero_stage": 0}, r"learner\.offload=true needs"),
         ({"learner.sequence_parallel": 3}, r"sequence_parallel=3: must be 1, 2, 4 or 8"),
         (
             {"learner.sequence_parallel": 4, "learner.ranks": 6, "rollout.workers": 2},
             r"learner\.ranks=6 cannot be cut into groups of learner\.sequence_parallel=4",
         ),
+        ({"learner.offload": "always", "learner.zero_stage": 0}, r"learner\.offload=always needs"),
+        ({"learner.offload": "during_rollout"}, r"it needs cluster\.placement=colocated"),
         ({"cluster.placement": "colocatd"}, r"cluster\.placement=colocatd.*'colocated'"),
         ({"cluster.placement": "colocated", "train.max_staleness": 2}, r"train\.max_staleness>0"),
         (
@@ -52,10 +53,6 @@ def put(config: RunConfig, key: str, value: object) -> None:
             "must equal",
         ),
         ({"learner.zero_stage": 0}, r"learner\.zero_stage=0 keeps no fp32 master weights"),
-        (
-            {"cluster.placement": "colocated", "rollout.tensor_parallel": 2},
-            r"tensor_parallel=2 is not supported with cluster\.placement=colocated",
-        ),
         ({"weights.backend": "object_store"}, r"weights\.backend=object_store is for CPUs"),
         ({"weights.backend": "ipc"}, r"weights\.backend=ipc needs cluster\.placement=colocated"),
         ({"evaluation.every": 5}, r"data\.eval names no file"),
@@ -132,6 +129,8 @@ def test_all_problems_are_reported_at_once(config):
         ({"gpus_per_node": 8, "nodes": 2}, {"ranks": 12}, (12, 4, "nccl")),
         ({"gpus_per_node": 8}, {"workers": 2, "tensor_parallel": 2}, (4, 2, "nccl")),
         ({"gpus_per_node": 8, "placement": "colocated"}, {}, (8, 8, "ipc")),
+        ({"gpus_per_node": 8, "placement": "colocated"}, {"tensor_parallel": 4}, (8, 2, "ipc")),
+        ({"gpus_per_node": 0, "placement": "colocated"}, {}, (1, 1, "object_store")),
     ],
 )
 def test_the_cluster_decides_what_is_left_open(config, cluster, given, expected):
