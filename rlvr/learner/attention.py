@@ -38,6 +38,7 @@ def packed_attention(
     max_length_k: int,
     key_index: Int[Tensor, "K"] | None = None,
     sequence_parallel: SequenceParallel | None = None,
+    num_tokens: int = 0,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -47,13 +48,14 @@ def packed_attention(
 
     ``key_index``, made by ``with_prefixes``, says where in T the keys of every sequence lie, if
     they are not simply its own tokens; its queries belong to the last of them. With
-    ``sequence_parallel`` T are this rank's tokens alone, and the boundaries those of all ranks'.
+    ``sequence_parallel`` T are this rank's part of ``num_tokens``; the boundaries lie in all of
+    them.
     """
     if dropout:
         raise ValueError(f"attention dropout is {dropout}: a policy gradient needs it to be 0")
     q, k, v = query[0], key[0], value[0]
     if sequence_parallel is not None:
-        q, k, v = (sequence_parallel.to_heads(x, int(cu_seq_lens_q[-1])) for x in (q, k, v))
+        q, k, v = (sequence_parallel.to_heads(x, num_tokens) for x in (q, k, v))
     if key_index is not None:
         k, v = k[:, key_index], v[:, key_index]
     boundaries, longest = (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k)

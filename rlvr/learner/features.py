@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlvr.algorithm.credit import FrozenPolicy
+from rlvr.learner.collectives import DistributedRanks, ranks_on_node
 from rlvr.learner.engine import gathered
 from rlvr.learner.policy import Policy
 from rlvr.types import Packing
@@ -128,6 +129,13 @@ def _arrived(rows: Tensor, event: torch.cuda.Event) -> Tensor:
 
 
 STORES = ("device", "host", "recompute")  # in the order of their cost
+
+
+def agreed_store(asked: str, tokens: int, policy: LentPolicy, device: torch.device) -> str:
+    """``choose_store``, alike on all ranks, each with its own ``tokens``; a collective."""
+    own = choose_store(asked, tokens, policy, device, ranks_on_node())
+    # Recomputing is a collective: a rank short of memory decides for the others too.
+    return STORES[DistributedRanks(device).max_count(STORES.index(own))]
 
 
 def choose_store(

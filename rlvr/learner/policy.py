@@ -96,6 +96,7 @@ class Policy(nn.Module):
             max_length_k=int(keys.diff().max()),
             key_index=key_index,
             sequence_parallel=self.sequence if self.sequence.size > 1 else None,
+            num_tokens=packing.num_tokens,
         )
         return out.last_hidden_state[0]
 

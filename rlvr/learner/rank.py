@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,10 +16,10 @@ from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective
 from rlvr.algorithm.objectives.base import PerToken, Scalar
 from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
-from rlvr.learner.collectives import DistributedRanks, ranks_on_node
+from rlvr.learner.collectives import DistributedRanks
 from rlvr.learner.engine import start_engine, start_reference
 from rlvr.learner.extremes import extreme_tokens
-from rlvr.learner.features import STORES, LentPolicy, ScoringFeatures, choose_store
+from rlvr.learner.features import LentPolicy, ScoringFeatures, agreed_store
 from rlvr.learner.logprob import TokenStatistics
 from rlvr.learner.policy import load_policy
 from rlvr.learner.prompts import shared_prompts
@@ -45,20 +44,17 @@ class LearnerRank:
         self.device = device
         self.sequence = sequence_parallel(config.learner.sequence_parallel)
         self.ranks = DistributedRanks(device, self.sequence.data_parallel)
-        self.ranks_on_node = ranks_on_node()
         self.objective = OBJECTIVES.build(config.objective, "objective")
         self.credit = CREDITS.build(config.credit, "credit")
         self.correction = CORRECTIONS.build(config.correction, "correction")
-        temperature = config.rollout.temperature
-        load = partial(
-            load_policy, config.model, config.learner, temperature, device, self.sequence
-        )
-        self.policy = load()
+        setting = config.model, config.learner, config.rollout.temperature, device, self.sequence
+        self.policy = load_policy(*setting)
         self.frozen = LentPolicy(self.policy, pad_token_id)
         self.engine = start_engine(self.policy, config.learner, config.model)
         self.reference: Any = None
         if self.objective.needs_reference:
-            self.reference = start_reference(load(), config.learner, config.model)
+            reference = load_policy(*setting)
+            self.reference = start_reference(reference, config.learner, config.model)
         self.steps = 0  # optimizer steps taken
         self.moved = False  # whether a step has been taken on the current batch
         self.batch: TokenBatch
@@ -104,9 +100,7 @@ class LearnerRank:
         store = "recompute"
         if Needs.HIDDEN in self.credit.needs:
             asked, tokens = self.config.learner.features, int(scored.sum())
-            own = choose_store(asked, tokens, self.frozen, self.device, self.ranks_on_node)
-            # Recomputing is a collective: a rank short of memory decides for the others too.
-            store = STORES[DistributedRanks(self.device).max_count(STORES.index(own))]
+            store = agreed_store(asked, tokens, self.frozen, self.device)
         self.features = ScoringFeatures(
             scored,
             self.frozen,
@@ -145,7 +139,7 @@ class LearnerRank:
         """One optimizer step on a mini-batch, the same whatever its micro-batches and ranks.
 
         Every micro-batch's loss is divided by denominators of the whole mini-batch (``totals``),
-        so they simply add up. DeepSpeed averages over all ranks: hence the factor of their number.
+        so they simply add up. DeepSpeed averages over ranks, whose number is hence a factor.
         """
         totals = self._totals(members)
         coupled_loss = 0.0

@@ -87,6 +87,21 @@ def test_a_run_leaves_no_trace_in_the_next(session, tmp_path):
         assert x["response"].to_pylist() == y["response"].to_pylist()
 
 
+def test_ranks_that_share_sequences_train_as_others_do(session, tmp_path):
+    common = ["rollout.group_size=4", "credit=delta", "train.steps=1", "train.prompts_per_step=8"]
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    session.train(own, *common)
+    session.train(shared, *common, "learner.sequence_parallel=2")
+    [expected], [actual] = trained_steps(own), trained_steps(shared)
+    names = [k for k in expected if k.startswith(("score/", "credit/", "update/", "mismatch/"))]
+    names.remove("update/prompt_passes")  # of a group that is split between ranks, more than one
+    assert {"score/tokens", "update/grad_norm", "update/active_share"} <= set(names)
+    for name in names:
+        assert actual[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-6), name
+    a, b = weights(own), weights(shared)
+    assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
+
+
 def built_in(registry: Registry) -> list[str]:
     """Without the methods of other tests."""
     entries = {name: registry.find(name, registry.kind) for name in registry.names()}
