@@ -25,6 +25,7 @@ Optimizer = StrEnum("Optimizer", ["adamw", "sgd"])
 FeatureStore = StrEnum("FeatureStore", ["auto", "device", "host", "recompute"])
 Offload = StrEnum("Offload", ["none", "during_rollout", "always"])
 Placement = StrEnum("Placement", ["disaggregated", "colocated"])
+BatchOrder = StrEnum("BatchOrder", ["prompt", "finished"])
 Wandb = StrEnum("Wandb", ["online", "offline", "disabled"])
 
 
@@ -137,6 +138,8 @@ class LearnerConfig:
     # the CPU then steps (and, under ZeRO-3, parameters are there too)
     offload: Offload = Offload.none
     gradient_checkpointing: bool = True
+    sequence_parallel: int = 1  # ranks that share the tokens of every sequence: 1, 2, 4 or 8
+    fused_kernels: bool | None = None  # liger-kernel's; default: on GPUs where it is installed
     tokens_per_micro_batch: int = 16384  # of the update
     tokens_per_scoring_batch: int = 32768  # of passes without a gradient
     logits_mib: int = 256  # size of the one logits chunk that exists at a time
@@ -185,8 +188,9 @@ class TrainConfig:
     prompts_per_mini_batch: int | None = None  # default: one optimizer step per rollout batch
     epochs_per_step: int = 1  # passes over each rollout batch
     dynamic_sampling: bool = False  # sample until the batch is full of groups with spread
-    max_sampling_rounds: int = 20  # of dynamic sampling for one batch, before it gives up
+    max_sampling_rounds: int = 20  # times so many prompts for one batch, before it gives up
     max_staleness: int = 0  # 0: synchronous; else versions that rollout may lag behind
+    batch_order: BatchOrder = BatchOrder.prompt  # finished: groups overtake longer ones
     overlong_filter: bool = False  # truncated responses carry no gradient
     overlong_buffer: int = 0  # DAPO's soft penalty starts so many tokens before the limit; 0: off
     overlong_factor: float = 1.0

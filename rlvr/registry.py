@@ -45,18 +45,12 @@ class Entry:
 
 
 class Registry(Generic[T]):
-    """The methods of one kind.
-
-    Args:
-        kind: of the config node, say ``credit``; names the entry-point group ``rlvr.<kind>``.
-        home: package whose modules, or module that itself, holds the built-in methods.
-    """
+    """The methods of one ``kind``; the package or module ``home`` holds the built-in ones."""
 
     def __init__(self, kind: str, home: str) -> None:
         self.kind = kind
         self.home = home
         self._entries: dict[str, Entry] = {}
-        self._loaded = False
 
     def register(self, name: str, options: type | None = None) -> Callable[[C], C]:
         """Class decorator, of a dataclass; with ``options`` of a ``cls(options(...))``."""
@@ -75,14 +69,12 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Every method that can be named without a module path."""
-        self._load_built_in()
-        return sorted({*self._entries, *(point.name for point in self._entry_points())})
+        return sorted({*self._known(), *(point.name for point in self._entry_points())})
 
     def find(self, name: str, where: str) -> Entry:
         """The method called ``name``. Raises ConfigError with the nearest name."""
-        self._load_built_in()
-        if name in self._entries:
-            return self._entries[name]
+        if known := self._known().get(name):
+            return known
         for point in self._entry_points():
             if point.name == name:
                 return self._from_module(point.module, where)
@@ -95,8 +87,7 @@ class Registry(Generic[T]):
     def build(self, node: Mapping[str, Any] | DictConfig, where: str) -> T:
         """The method that ``node.name`` names, with the rest of ``node`` as its options.
 
-        ``where`` is the config path of ``node``, for error messages. Raises ConfigError for an
-        unknown method, an unknown option or an impossible value.
+        ConfigError, at ``where``, for an unknown method or option or an impossible value.
         """
         if node.get("name") is None:
             raise ConfigError(f"{where}.name: missing. Valid: {', '.join(self.names())}.")
@@ -115,14 +106,9 @@ class Registry(Generic[T]):
                 f"{where}.name: cannot import '{path}' ({error}). A name with a dot is a Python "
                 f"module; is it installed or on PYTHONPATH?"
             ) from error
-        chosen, here, every = (
-            getattr(module, "METHOD", None),
-            module.__name__,
-            self._entries.values(),
-        )
-        found = [
-            e for e in every if chosen is e.method or not chosen and e.method.__module__ == here
-        ]
+        found = [e for e in self._entries.values() if e.method.__module__ == module.__name__]
+        if chosen := getattr(module, "METHOD", None):
+            found = [e for e in self._entries.values() if e.method is chosen]
         if len(found) != 1:
             raise ConfigError(
                 f"{where}.name: module '{path}' registers {len(found)} {self.kind} methods "
@@ -133,13 +119,12 @@ class Registry(Generic[T]):
     def _entry_points(self) -> Any:
         return entry_points(group=f"rlvr.{self.kind}")
 
-    def _load_built_in(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
+    def _known(self) -> dict[str, Entry]:
+        """What is registered, once the modules at home have been."""
         home = importlib.import_module(self.home)
         for info in pkgutil.iter_modules(getattr(home, "__path__", [])):
             importlib.import_module(f"{self.home}.{info.name}")
+        return self._entries
 
 
 def require(condition: bool, message: str) -> None:

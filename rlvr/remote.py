@@ -10,14 +10,10 @@ import ray
 async def answer(
     reference: Awaitable[Any], who: str, *, within_s: float, error: type[Exception], key: str = ""
 ) -> Any:
-    """Await one Ray call.
+    """Await one Ray call, what ``actor.method.remote(...)`` returned.
 
-    Args:
-        reference: what ``actor.method.remote(...)`` returned.
-        who: the subject of the error message: ``rollout worker 3``.
-        within_s: seconds to wait.
-        error: the class that is raised, for the time-out as for the actor's own error.
-        key: the configuration key behind ``within_s``, for the message.
+    ``error`` is raised for a time-out as for the actor's own error, with ``who`` as its subject
+    (``rollout worker 3``) and the configuration's ``key`` behind ``within_s``.
     """
     [result] = await answers({who: reference}, within_s=within_s, error=error, key=key)
     return result

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlvr.errors import ConfigError, for_people
+from rlvr.plan.compare import compared
+from rlvr.plan.hardware import gpu, gpu_here
 from rlvr.telemetry.plot import plot
 from rlvr.telemetry.record import RunRecord
 from rlvr.telemetry.table import comparison
@@ -18,10 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder (train.output_dir)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the curves (.png ...)")
+    parser.add_argument("--gpu", help="that the runs had, to compare with their plans: h100, ...")
     options = parser.parse_args(arguments)
     with for_people():
         records = [RunRecord.read(run) for run in options.runs]
         print(comparison(records))
+        if device := gpu(options.gpu) if options.gpu else gpu_here():
+            for told in filter(None, (compared(record, device) for record in records)):
+                print(f"\n{told}")
         try:
             if options.plot:
                 plot(records, options.plot)

@@ -16,6 +16,7 @@ from rlvr.errors import for_people
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config, sweep_name
 from rlvr.loop.run import Session
 from rlvr.loop.validate import validated
+from rlvr.plan.compare import announced
 
 
 def main() -> None:
@@ -34,7 +35,9 @@ def main() -> None:
                 if name := sweep_name(sys.argv[1:]):
                     print(f"\n== {name}", flush=True)
                     config.train.output_dir = f"{config.train.output_dir}/{name}"
-                runner.run(session.train(validated(config)))
+                config = validated(config)
+                print(announced(config), flush=True)
+                runner.run(session.train(config))
 
         try:
             train()

@@ -105,22 +105,34 @@ def ranges(start: Int[Tensor, "s"], length: Int[Tensor, "s"]) -> Int[Tensor, "to
 
 @dataclass(frozen=True)
 class Packing:
-    """Sequences laid end to end without padding: all that a forward pass reads."""
+    """Sequences laid end to end without padding: all that a forward pass reads.
+
+    A sequence may continue tokens of another one, where that has them: ``prefix`` is [start, end)
+    in T of what each continues, empty for those that stand alone; None: all do. What a sequence
+    continues has no prefix itself.
+    """
 
     input_ids: Int[Tensor, "T"]
     position_ids: Int[Tensor, "T"]
     cu_seqlens: Int[Tensor, "S1"]  # int32: where each sequence begins, and the end of the last
+    prefix: Int[Tensor, "S 2"] | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(
-        cls, sequences: Sequence[Int[Tensor, "_"]], first: Sequence[int] | None = None
+        cls,
+        sequences: Sequence[Int[Tensor, "_"]],
+        prefix: Sequence[tuple[int, int]] | None = None,
     ) -> Packing:
-        """Pack ``sequences``, at least one; ``first`` is the position of each one's first token."""
+        """Pack ``sequences``, at least one, each with what it continues."""
         device = sequences[0].device
         lengths = torch.tensor([len(s) for s in sequences])
-        positions = ranges(torch.tensor(first or [0] * len(sequences)), lengths)
-        cu_seqlens = cu_seqlens_of(lengths)
-        return cls(torch.cat(list(sequences)), positions.to(device), cu_seqlens.to(device))
+        before = torch.tensor(prefix or [(0, 0)] * len(sequences))
+        return cls(
+            torch.cat(list(sequences)),
+            ranges(before[:, 1] - before[:, 0], lengths).to(device),
+            cu_seqlens_of(lengths).to(device),
+            prefix=before.to(device) if prefix else None,
+        )
 
     @classmethod
     def idle(cls, device: torch.device) -> Packing:

@@ -27,98 +27,92 @@ class Advantage(Protocol):
 
     def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
         """A_i of every response, in the dtype of ``reward``."""
-        ...
 
 
 ADVANTAGES: Registry[Advantage] = Registry("advantage", __name__)
 
 
-def grpo_advantages(reward: Rewards, group_id: GroupIds, *, eps: float = 1e-6) -> Rewards:
-    """(R_i − mean R) / (std R + eps) over the group, sample deviation (GRPO, 2402.03300)."""
-    centred, group, count = _centred(reward, group_id)
-    freedom = (torch.bincount(group, minlength=count) - 1).clamp(min=1)
-    std = (segment_sum(centred**2, group, count) / freedom).sqrt()
-    return (centred / (std[group] + eps)).to(reward.dtype)
-
-
-def dr_grpo_advantages(reward: Rewards, group_id: GroupIds) -> Rewards:
-    """R_i − mean R over the group (Dr.GRPO, 2503.20783)."""
-    return _centred(reward, group_id)[0].to(reward.dtype)
-
-
-def rloo_advantages(reward: Rewards, group_id: GroupIds) -> Rewards:
-    """R_i − mean R of the *other* responses of the group (RLOO); 0 for a response alone."""
-    centred, group, count = _centred(reward, group_id)
-    size = torch.bincount(group, minlength=count).double()
-    # R_i − (ΣR − R_i)/(G−1) = (R_i − mean R) · G/(G−1), which keeps equal rewards at exactly 0.
-    return (centred * (size / (size - 1).clamp(min=1))[group]).to(reward.dtype)
-
-
-def reinforce_pp_advantages(reward: Rewards, group_id: GroupIds, *, eps: float = 1e-6) -> Rewards:
-    """R_i − mean R over the group, divided by its deviation over the batch (REINFORCE++).
-
-    The baseline form: subtracting the group's mean leaves the batch's mean at 0, so whitening
-    is the division alone.
-    """
-    centred, _, _ = _centred(reward, group_id)
-    std = (centred.square().sum() / max(len(centred) - 1, 1)).sqrt()
-    return (centred / (std + eps)).to(reward.dtype)
-
-
-def _centred(reward: Rewards, group_id: GroupIds) -> tuple[Rewards, GroupIds, int]:
-    """R_i − mean R in float64, and the groups renumbered to 0..count−1, and count.
+def _centred(reward: Rewards, group_id: GroupIds) -> tuple[Rewards, GroupIds, Int[Tensor, "G"]]:
+    """R_i − mean R in float64, the groups renumbered from 0, and the size of each.
 
     Exactly 0 where rounding would leave a residue of the mean.
     """
-    ids, group = torch.unique(group_id, return_inverse=True)
+    ids, group, size = torch.unique(group_id, return_inverse=True, return_counts=True)
     reward, count = reward.double(), len(ids)
     centred = reward - segment_mean(reward, group, count)[group]
     spread = segment_max(reward, group, count) != segment_min(reward, group, count)
-    return torch.where(spread[group], centred, 0.0), group, count
+    return torch.where(spread[group], centred, 0.0), group, size
 
 
-@ADVANTAGES.register("grpo")
 @dataclass
-class Grpo:
-    """See grpo_advantages."""
+class _Divided:
+    """Advantages divided by a deviation."""
 
-    eps: float = 1e-6  # added to the group's standard deviation
+    eps: float = 1e-6  # added to the deviation
 
     def __post_init__(self) -> None:
         require(self.eps > 0, f"eps must be positive, not {self.eps}")
 
+
+@ADVANTAGES.register("grpo")
+@dataclass
+class Grpo(_Divided):
+    """(R_i − mean R) / (std R + eps) over the group, sample deviation (GRPO, 2402.03300)."""
+
     def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
-        return grpo_advantages(reward, group_id, eps=self.eps)
+        centred, group, size = _centred(reward, group_id)
+        std = (segment_sum(centred**2, group, len(size)) / (size - 1).clamp(min=1)).sqrt()
+        return (centred / (std[group] + self.eps)).to(reward.dtype)
 
 
 @ADVANTAGES.register("dr_grpo")
 @dataclass
 class DrGrpo:
-    """See dr_grpo_advantages."""
+    """R_i − mean R over the group (Dr.GRPO, 2503.20783)."""
 
     def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
-        return dr_grpo_advantages(reward, group_id)
+        return _centred(reward, group_id)[0].to(reward.dtype)
 
 
 @ADVANTAGES.register("rloo")
 @dataclass
 class Rloo:
-    """See rloo_advantages."""
+    """R_i − mean R of the *other* responses of the group (RLOO); 0 for a response alone."""
 
     def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
-        return rloo_advantages(reward, group_id)
+        centred, group, size = _centred(reward, group_id)
+        # R_i − (ΣR − R_i)/(G−1) = (R_i − mean R) · G/(G−1), which keeps equal rewards at exactly 0.
+        return (centred * (size.double() / (size - 1).clamp(min=1))[group]).to(reward.dtype)
 
 
 @ADVANTAGES.register("reinforce_pp")
 @dataclass
-class ReinforcePp:
-    """See reinforce_pp_advantages."""
+class ReinforcePp(_Divided):
+    """R_i − mean R over the group, divided by its deviation over the batch (REINFORCE++).
+
+    The baseline form: subtracting the group's mean leaves the batch's mean at 0, so whitening
+    is the division alone.
+    """
 
     needs_group = False
-    eps: float = 1e-6  # added to the batch's standard deviation
-
-    def __post_init__(self) -> None:
-        require(self.eps > 0, f"eps must be positive, not {self.eps}")
 
     def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
-        return reinforce_pp_advantages(reward, group_id, eps=self.eps)
+        centred, _, _ = _centred(reward, group_id)
+        std = (centred.square().sum() / max(len(centred) - 1, 1)).sqrt()
+        return (centred / (std + self.eps)).to(reward.dtype)
+
+
+def grpo_advantages(reward: Rewards, group_id: GroupIds, *, eps: float = 1e-6) -> Rewards:
+    return Grpo(eps)(reward, group_id)
+
+
+def dr_grpo_advantages(reward: Rewards, group_id: GroupIds) -> Rewards:
+    return DrGrpo()(reward, group_id)
+
+
+def rloo_advantages(reward: Rewards, group_id: GroupIds) -> Rewards:
+    return Rloo()(reward, group_id)
+
+
+def reinforce_pp_advantages(reward: Rewards, group_id: GroupIds, *, eps: float = 1e-6) -> Rewards:
+    return ReinforcePp(eps)(reward, group_id)

@@ -28,7 +28,6 @@ class Correction(Protocol):
 
     def weights(self, logp_old: PerToken, logp_rollout: PerToken, batch: TokenBatch) -> Weights:
         """w_t (None: all 1) and the mismatch metrics."""
-        ...
 
 
 CORRECTIONS: Registry[Correction] = Registry("correction", __name__)

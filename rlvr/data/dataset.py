@@ -70,91 +70,74 @@ def load_dataset(
     ``config.verifier``. Its id is its own or made of the file's name and its number; an id that
     occurs again gets ``#2``, ``#3``, ... so that ids are unique, and the same in every run.
 
-    Raises:
-        DataError: a file cannot be read, no row can be used, or one cannot and
-            ``config.on_bad_row`` is ``error``.
-        ConfigError: the template does not go with the tokenizer.
+    Raises DataError if a file cannot be read, if no row can be used, or if one cannot and
+    ``config.on_bad_row`` is ``error``; ConfigError if the template does not go with the tokenizer.
     """
-    loader = _Loader(config, prompt_template(config, tokenizer))
-    for file in files:
-        loader.read(Path(file).expanduser())
-    data, bad = loader.data, loader.data.bad_rows
-    first = "\n".join(_first(bad))
+    template = prompt_template(config, tokenizer)
+    data = Dataset()
+    ids: Counter[str] = Counter()
+    first_with: dict[str, tuple[str, str]] = {}  # text -> answer, place
+    for path in (Path(file).expanduser() for file in files):
+        for number, row, text, tokens in _tokenised(path, config, template):
+            if isinstance(row, Row):
+                prompt_id, row = _unique(row.id, ids), _usable(row, tokens, config)
+            if isinstance(row, RowError):
+                data.bad_rows.append(BadRow(str(path), number, row.reason, row.detail))
+                continue
+            place = f"{path}, row {number}"
+            answer, first = first_with.setdefault(text, (row.answer, place))
+            data.repeated += place != first
+            if answer != row.answer:
+                told = f"{place}: answer {row.answer!r}, but {answer!r} in {first}"
+                data.contradictions.append(told)
+            data.prompts.append(
+                Prompt(prompt_id, tokens, text, row.answer, row.verifier, row.source, row.meta)
+            )
+    bad, first_bad = data.bad_rows, "\n".join(_first(data.bad_rows))
     if bad and config.on_bad_row == "error":
         raise DataError(
             f"{len(bad):,} of {len(bad) + len(data.prompts):,} rows cannot be used "
-            f"({_counts(data.dropped)}):\n{first}\n"
+            f"({_counts(data.dropped)}):\n{first_bad}\n"
             "Repair them, or leave them out (and counted) with data.on_bad_row=drop."
         )
     if not data.prompts:
-        raise DataError(f"no usable row in {', '.join(files) or 'no file'}:\n{first}")
+        raise DataError(f"no usable row in {', '.join(files) or 'no file'}:\n{first_bad}")
     return data
 
 
-class _Loader:
-    def __init__(self, config: DataConfig, template: PromptTemplate) -> None:
-        self.config = config
-        self.template = template
-        self.data = Dataset()
-        self._ids: Counter[str] = Counter()
-        self._first_with: dict[str, tuple[str, str]] = {}  # text -> answer, place
+def _tokenised(
+    path: Path, config: DataConfig, template: PromptTemplate
+) -> Iterator[tuple[int, Row | RowError, str, list[int]]]:
+    """Every row of a file with its number, the text of its prompt and the text's tokens."""
+    rows = read_rows(path, config)
+    while chunk := list(islice(rows, _CHUNK)):
+        rendered = [(number, *_rendered(row, template)) for number, row in chunk]
+        encoded = template.encode([text for _, _, text in rendered])
+        yield from ((*row, tokens) for row, tokens in zip(rendered, encoded, strict=True))
 
-    def read(self, path: Path) -> None:
-        rows = read_rows(path, self.config)
-        before = len(self.data.bad_rows)
-        while chunk := list(islice(rows, _CHUNK)):
-            rendered = list(self._render(path, chunk))
-            texts = [text for _, _, text in rendered]
-            token_ids = self.template.encode(texts) if texts else []
-            for (number, row, text), ids in zip(rendered, token_ids, strict=True):
-                self._add(path, number, row, text, ids)
-        # A chunk's rows are rejected in two rounds, before and after it is tokenised.
-        self.data.bad_rows[before:] = sorted(self.data.bad_rows[before:], key=lambda bad: bad.row)
 
-    def _render(
-        self, path: Path, chunk: list[tuple[int, Row | RowError]]
-    ) -> Iterator[tuple[int, Row, str]]:
-        for number, row in chunk:
-            try:
-                if isinstance(row, RowError):
-                    raise row
-                yield number, row, self.template.render(row.messages)
-            except RowError as error:
-                self._reject(path, number, error.reason, error.detail)
+def _rendered(row: Row | RowError, template: PromptTemplate) -> tuple[Row | RowError, str]:
+    if isinstance(row, RowError):
+        return row, ""
+    try:
+        return row, template.render(row.messages)
+    except RowError as error:
+        return error, ""
 
-    def _add(self, path: Path, number: int, row: Row, text: str, ids: list[int]) -> None:
-        prompt_id = self._unique(row.id)
-        limit = self.config.max_prompt_tokens
-        if not ids:
-            self._reject(path, number, Reason.NO_PROBLEM, "the prompt has no tokens")
-            return
-        if len(ids) > limit:
-            detail = f"the prompt has {len(ids):,} tokens, over data.max_prompt_tokens={limit}"
-            self._reject(path, number, Reason.TOO_LONG, detail)
-            return
-        self._compare(text, row.answer, f"{path}, row {number}")
-        self.data.prompts.append(
-            Prompt(prompt_id, ids, text, row.answer, row.verifier, row.source, row.meta)
-        )
 
-    def _reject(self, path: Path, number: int, reason: Reason, detail: str) -> None:
-        self.data.bad_rows.append(BadRow(str(path), number, reason, detail))
+def _usable(row: Row, tokens: list[int], config: DataConfig) -> Row | RowError:
+    limit = config.max_prompt_tokens
+    if not tokens:
+        return RowError(Reason.NO_PROBLEM, "the prompt has no tokens")
+    if len(tokens) > limit:
+        detail = f"the prompt has {len(tokens):,} tokens, over data.max_prompt_tokens={limit}"
+        return RowError(Reason.TOO_LONG, detail)
+    return row
 
-    def _unique(self, row_id: str) -> str:
-        self._ids[row_id] += 1
-        if self._ids[row_id] == 1:
-            return row_id
-        return self._unique(f"{row_id}#{self._ids[row_id]}")
 
-    def _compare(self, text: str, answer: str, place: str) -> None:
-        first_answer, first_place = self._first_with.setdefault(text, (answer, place))
-        if place == first_place:
-            return
-        self.data.repeated += 1
-        if answer != first_answer:
-            self.data.contradictions.append(
-                f"{place}: answer {answer!r}, but {first_answer!r} in {first_place}"
-            )
+def _unique(row_id: str, ids: Counter[str]) -> str:
+    ids[row_id] += 1
+    return row_id if ids[row_id] == 1 else _unique(f"{row_id}#{ids[row_id]}", ids)
 
 
 def _counts(by_reason: dict[str, int]) -> str:

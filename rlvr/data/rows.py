@@ -78,10 +78,7 @@ def read_rows(path: Path, config: DataConfig) -> Iterator[tuple[int, Row | RowEr
     """The rows of a file, or what is wrong with them, with their numbers.
 
     Rows count from 1, as lines do in an editor. Blank lines of a JSONL file hold no row. At most
-    ``config.limit`` rows are read.
-
-    Raises:
-        DataError: there is no such file, or it is none of ours.
+    ``config.limit`` rows are read. Raises DataError if there is no such file, or none of ours.
     """
     for number, raw in islice(_raw_rows(path), config.limit):
         try:
@@ -115,15 +112,8 @@ def _raw_rows(path: Path) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
 
 def _row(raw: bytes | dict[str, Any], stem: str, number: int, config: DataConfig) -> Row:
     row = _decode(raw) if isinstance(raw, bytes) else raw
-    problem_keys = (config.problem_key,) if config.problem_key else PROBLEM_KEYS
-    answer_keys = (config.answer_key,) if config.answer_key else ANSWER_KEYS
-
-    problem_key, problem = _find(row, problem_keys)
-    if problem_key is None:
-        raise RowError(Reason.NO_PROBLEM, _missing("problem", problem_keys, row))
-    answer_key, answer = _find(row, answer_keys)
-    if answer_key is None:
-        raise RowError(Reason.NO_ANSWER, _missing("answer", answer_keys, row))
+    problem_key, problem = _needed(row, "problem", config.problem_key, PROBLEM_KEYS)
+    answer_key, answer = _needed(row, "answer", config.answer_key, ANSWER_KEYS)
     source_key, source = _find(row, SOURCE_KEYS)
     source = _text(source, source_key) if source_key else stem
 
@@ -149,6 +139,19 @@ def _decode(line: bytes) -> dict[str, Any]:
     return row
 
 
+def _needed(
+    row: Mapping[str, Any], what: str, named: str | None, known: tuple[str, ...]
+) -> tuple[str, Any]:
+    """The column that a row cannot do without, and its value."""
+    keys = (named,) if named else known
+    key, value = _find(row, keys)
+    if key is None:
+        told = f"nothing under {', '.join(keys)}; the row has {', '.join(row) or 'no column'}"
+        told = f"no {what}: {told}. Name the column with data.{what}_key"
+        raise RowError(Reason(f"no_{what}"), told)
+    return key, value
+
+
 def _find(row: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str | None, Any]:
     """The first key with a value, and the value. Null is no value: Parquet has no absent one."""
     for key in keys:
@@ -164,13 +167,6 @@ def _get(row: Mapping[str, Any], key: str) -> Any:
     head, _, rest = key.partition(".")
     inner = row.get(head)
     return _get(inner, rest) if rest and isinstance(inner, Mapping) else None
-
-
-def _missing(what: str, keys: tuple[str, ...], row: Mapping[str, Any]) -> str:
-    return (
-        f"no {what}: nothing under {', '.join(keys)}; the row has {', '.join(row) or 'no column'}. "
-        f"Name the column with data.{what}_key"
-    )
 
 
 def _id(row: Mapping[str, Any], stem: str, number: int) -> str:

@@ -1,7 +1,9 @@
 """The endless, shuffled, resumable stream of prompts."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,19 @@ from rlvr.errors import DataError
 from rlvr.types import Prompt
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A prompt at its turn; ``number`` counts the draws of a run from 0."""
+
+    number: int
+    prompt: Prompt
+
+
 class PromptStream:
     """Epoch after epoch of ``prompts``, each in an order that seed and epoch alone decide.
 
-    A batch may cross from one epoch into the next, and may then hold a prompt twice.
+    A draw is settled when it has been trained on or discarded. The state is what is settled, so
+    that a resumed run draws again what was under way, and nothing else, whatever the order.
     """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, shuffle: bool = True) -> None:
@@ -22,30 +33,45 @@ class PromptStream:
         self.prompts = prompts
         self.seed = seed
         self.shuffle = shuffle
-        self.epoch = 0
-        self._position = 0  # prompts of this epoch that were given out
-        self._order = self._order_of(0)
+        self._next = 0  # number of the next draw
+        self._first = 0  # all draws below it are settled
+        self._settled: set[int] = set()  # the others that are
+        self._order_of = lru_cache(maxsize=4)(self._order)
         self._fingerprint = _fingerprint(prompts)
 
-    def next_batch(self, n: int) -> list[Prompt]:
-        batch: list[Prompt] = []
-        while len(batch) < n:
-            if self._position == len(self.prompts):
-                self.epoch, self._position = self.epoch + 1, 0
-                self._order = self._order_of(self.epoch)
-            end = self._position + n - len(batch)
-            taken = self._order[self._position : end]
-            batch += [self.prompts[i] for i in taken]
-            self._position += len(taken)
-        return batch
+    def draw(self, n: int) -> list[Draw]:
+        """The next ``n`` that are not settled; they may cross from one epoch into the next."""
+        drawn: list[Draw] = []
+        while len(drawn) < n:
+            if self._next not in self._settled:
+                drawn.append(Draw(self._next, self._prompt(self._next)))
+            self._next += 1
+        return drawn
+
+    def repeats(self, draw: Draw, since: int) -> int:
+        """How often draws ``since`` .. ``draw.number`` - 1 have the same prompt."""
+        earlier_epochs = range(since, draw.number - draw.number % len(self.prompts))
+        return sum(self._prompt(number).id == draw.prompt.id for number in earlier_epochs)
+
+    def settle(self, draws: Iterable[Draw]) -> None:
+        self._settled |= {draw.number for draw in draws}
+        while self._first in self._settled:
+            self._settled.remove(self._first)
+            self._first += 1
+
+    def rewind(self) -> None:
+        """Give out again whatever is not settled."""
+        self._next = self._first
 
     def state(self) -> dict[str, Any]:
+        epoch, position = divmod(self._first, len(self.prompts))
         return {
             "fingerprint": self._fingerprint,
             "seed": self.seed,
             "shuffle": self.shuffle,
-            "epoch": self.epoch,
-            "position": self._position,
+            "epoch": epoch,
+            "position": position,
+            "settled": sorted(self._settled),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -65,10 +91,15 @@ class PromptStream:
                     f"the run cannot resume in another order: {key} is {ours}, the checkpoint's is "
                     f"{state[key]}. Set it back, or start a new run."
                 )
-        self.epoch, self._position = state["epoch"], state["position"]
-        self._order = self._order_of(self.epoch)
+        self._first = state["epoch"] * len(self.prompts) + state["position"]
+        self._settled = set(state.get("settled", ()))  # of a run in prompt order there are none
+        self.rewind()
 
-    def _order_of(self, epoch: int) -> np.ndarray:
+    def _prompt(self, number: int) -> Prompt:
+        epoch, position = divmod(number, len(self.prompts))
+        return self.prompts[self._order_of(epoch)[position]]
+
+    def _order(self, epoch: int) -> np.ndarray:
         """int64 [prompts]."""
         n = len(self.prompts)
         if not self.shuffle:

@@ -1,6 +1,6 @@
 """Prompt templates: from the messages of a row to the text, and the tokens, the policy reads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -12,11 +12,19 @@ from rlvr.errors import ConfigError
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """``render`` writes a prompt out (or raises RowError); ``encode`` gives its token ids."""
+    """Writes a prompt out, and gives its token ids; ``prompt_template`` makes one."""
 
+    config: DataConfig
     tokenizer: PreTrainedTokenizerBase
-    render: Callable[[Sequence[Message]], str]
     bos: list[int]  # the token that the tokenizer wants before a text, if it wants one
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The text of a prompt. Raises RowError where the chat template refuses the messages."""
+        if self.config.template == "chat":
+            return self._chat(messages)
+        problem = messages[-1]["content"]  # the user's: no other row gets here
+        plain = self.config.template == "plain"
+        return self.config.plain_template.format(problem=problem) if plain else problem
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered prompts. One beginning-of-sequence token at most."""
@@ -30,44 +38,12 @@ class PromptTemplate:
             for ids in encoded["input_ids"]
         ]
 
-
-def prompt_template(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
-    """The template that ``config.template`` names.
-
-    * ``chat``: the tokenizer's chat template, with the generation prompt.
-      ``config.system_prompt`` takes the place of a row's own system message.
-    * ``plain``: ``config.plain_template`` with the last user message for ``{problem}``.
-    * ``none``: the last user message as it is.
-
-    Raises:
-        ConfigError: the template does not go with the tokenizer.
-    """
-    if config.template == "chat":
-        return PromptTemplate(tokenizer, _chat(tokenizer, config.system_prompt), bos=[])
-    if config.system_prompt is not None:
-        raise ConfigError(
-            f"data.system_prompt: template '{config.template}' has no place for a system prompt; "
-            "use data.template=chat, or write it into data.plain_template."
-        )
-    render = _plain(config.plain_template) if config.template == "plain" else _last_message
-    return PromptTemplate(tokenizer, render, bos=_leading_bos(tokenizer))
-
-
-def _chat(
-    tokenizer: PreTrainedTokenizerBase, system_prompt: str | None
-) -> Callable[[Sequence[Message]], str]:
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            f"data.template=chat: the tokenizer {tokenizer.name_or_path!r} has no chat template. "
-            "Use data.template=plain, or a tokenizer that has one (model.tokenizer)."
-        )
-
-    def render(messages: Sequence[Message]) -> str:
-        if system_prompt is not None:
+    def _chat(self, messages: Sequence[Message]) -> str:
+        if (system_prompt := self.config.system_prompt) is not None:
             rest = [m for m in messages if m["role"] != "system"]
             messages = [{"role": "system", "content": system_prompt}, *rest]
         try:
-            text = tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # templates raise what they like about roles they do not know
@@ -76,13 +52,31 @@ def _chat(
             raise RowError(Reason.TEMPLATE, told) from error
         return str(text)
 
-    return render
 
+def prompt_template(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
+    """The template that ``config.template`` names; ConfigError if the tokenizer cannot have it.
 
-def _plain(template: str) -> Callable[[Sequence[Message]], str]:
+    * ``chat``: the tokenizer's chat template, with the generation prompt.
+      ``config.system_prompt`` takes the place of a row's own system message.
+    * ``plain``: ``config.plain_template`` with the last user message for ``{problem}``.
+    * ``none``: the last user message as it is.
+    """
+    if config.template == "chat":
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                f"data.template=chat: the tokenizer {tokenizer.name_or_path!r} has no chat "
+                "template. Use data.template=plain, or a tokenizer that has one (model.tokenizer)."
+            )
+        return PromptTemplate(config, tokenizer, bos=[])
+    if config.system_prompt is not None:
+        raise ConfigError(
+            f"data.system_prompt: template '{config.template}' has no place for a system prompt; "
+            "use data.template=chat, or write it into data.plain_template."
+        )
+    template = PromptTemplate(config, tokenizer, _leading_bos(tokenizer))
     mark = "\0problem\0"
     try:
-        sample = template.format(problem=mark)
+        sample = template.render([{"role": "user", "content": mark}])
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(
             f"data.plain_template: {error!r}; only {{problem}} is filled in, "
@@ -90,11 +84,7 @@ def _plain(template: str) -> Callable[[Sequence[Message]], str]:
         ) from error
     if mark not in sample:
         raise ConfigError("data.plain_template: it lacks {problem}, the place of the problem.")
-    return lambda messages: template.format(problem=_last_message(messages))
-
-
-def _last_message(messages: Sequence[Message]) -> str:
-    return messages[-1]["content"]  # the user's: no other row gets here
+    return template
 
 
 def _leading_bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from rlvr.learner.sequence_parallel import SequenceParallel
 from rlvr.types import cu_seqlens_of, ranges
 
 NAME = "rlvr_packed"
@@ -36,6 +37,7 @@ def packed_attention(
     max_length_q: int,
     max_length_k: int,
     key_index: Int[Tensor, "K"] | None = None,
+    sequence_parallel: SequenceParallel | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -44,29 +46,49 @@ def packed_attention(
     """Causal attention inside each packed sequence, in the signature of transformers.
 
     ``key_index``, made by ``with_prefixes``, says where in T the keys of every sequence lie, if
-    they are not simply its own tokens; its queries belong to the last of them.
+    they are not simply its own tokens; its queries belong to the last of them. With
+    ``sequence_parallel`` T are this rank's tokens alone, and the boundaries those of all ranks'.
     """
     if dropout:
         raise ValueError(f"attention dropout is {dropout}: a policy gradient needs it to be 0")
-    k, v = (x[0] if key_index is None else x[0][:, key_index] for x in (key, value))
+    q, k, v = query[0], key[0], value[0]
+    if sequence_parallel is not None:
+        q, k, v = (sequence_parallel.to_heads(x, int(cu_seq_lens_q[-1])) for x in (q, k, v))
+    if key_index is not None:
+        k, v = k[:, key_index], v[:, key_index]
     boundaries, longest = (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k)
-    if not query.is_cuda:  # the kernel for sequences of different lengths is CUDA's alone
-        return _padded(query[0], k, v, boundaries, longest, scaling, sliding_window)[None], None
+    # The kernel for sequences of different lengths is CUDA's alone.
+    attend = _varlen if query.is_cuda else _padded
+    out = attend(q, k, v, boundaries, longest, scaling, sliding_window)
+    if sequence_parallel is not None:
+        out = sequence_parallel.to_tokens(out)
+    return out[None], None
+
+
+def _varlen(
+    query: Float[Tensor, "H T d"],
+    key: Float[Tensor, "h K d"],
+    value: Float[Tensor, "h K d"],
+    boundaries: tuple[Int[Tensor, "S1"], Int[Tensor, "S1"]],
+    longest: tuple[int, int],
+    scaling: float | None,
+    window: int | None,
+) -> Float[Tensor, "T H d"]:
     from torch.nn.attention.varlen import varlen_attn
 
     out = varlen_attn(
-        query[0].transpose(0, 1),
-        k.transpose(0, 1),
-        v.transpose(0, 1),
+        query.transpose(0, 1),
+        key.transpose(0, 1),
+        value.transpose(0, 1),
         *boundaries,
         *longest,
         scale=scaling,
         # Causal, aligned at the end: the last query sees all keys.
-        window_size=(sliding_window - 1 if sliding_window else -1, 0),
+        window_size=(window - 1 if window else -1, 0),
         **_grouped(),
     )
     assert isinstance(out, Tensor)  # no auxiliary output was asked for
-    return out[None], None
+    return out
 
 
 def with_prefixes(

@@ -1,11 +1,12 @@
 """From verified groups to packed batches: who gets which sequence, and in what micro-batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlvr.types import CreditInputs, Group, Outcome, TokenBatch, cu_seqlens_of, ranges, samples_of
@@ -17,12 +18,13 @@ def rank_batches(
     *,
     ranks: int,
     groups_per_mini_batch: int,
+    cost: Callable[[TokenBatch], Float[Tensor, "S"]] | None = None,
     inputs: CreditInputs | None = None,
 ) -> list[TokenBatch]:
     """One packed batch per rank, each with its part of every mini-batch.
 
     A mini-batch is a run of consecutive groups. Its sequences are laid in a line and the line is
-    cut into ``ranks`` pieces of equal tokens, so at most ``ranks − 1`` groups are split, and no
+    cut into ``ranks`` pieces of equal cost, so at most ``ranks − 1`` groups are split, and no
     rank waits for another by more than one sequence.
 
     Args:
@@ -30,37 +32,73 @@ def rank_batches(
         advantages: A_i of every response, in sample order, [S].
         ranks: number of learner ranks.
         groups_per_mini_batch: groups of one optimizer step.
+        cost: of every sequence, in any unit; by default its tokens.
         inputs: what the credit method prepared, in sample order.
     """
     batch = _packed(groups, advantages, groups_per_mini_batch, inputs or CreditInputs())
+    costs = batch.sequence_length.double() if cost is None else cost(batch).double()
     owner = torch.zeros_like(batch.mini_batch)
     for number in torch.unique(batch.mini_batch):
         line = batch.mini_batch == number
-        length = batch.sequence_length[line]
-        middle = length.cumsum(0) - length.double() / 2
-        owner[line] = (middle * ranks / length.sum()).long().clamp(max=ranks - 1)
+        middle = costs[line].cumsum(0) - costs[line] / 2
+        share = middle / costs[line].sum().clamp(min=1e-9)
+        owner[line] = (share * ranks).long().clamp(max=ranks - 1)
     return [batch.select(torch.nonzero(owner == rank)[:, 0])[0] for rank in range(ranks)]
 
 
-def micro_batches(lengths: Int[Tensor, "S"], budget: int) -> list[Int[Tensor, "_"]]:
-    """Sequences cut into micro-batches of at most ``budget`` tokens: first fit, longest first.
+def micro_batches(
+    batch: TokenBatch,
+    sequences: Int[Tensor, "s"],
+    cost: Float[Tensor, "S"],
+    budget: int,
+    least: int = 1,
+) -> list[Int[Tensor, "_"]]:
+    """``sequences`` cut into at least so many micro-batches of about equal cost, dearest first.
 
-    A sequence longer than the budget gets a micro-batch of its own.
+    None has more than ``budget`` tokens. A group stays together, so that its prompt is computed
+    once; one that is larger than the budget is cut into parts that repeat the prompt, and a
+    sequence larger than the budget gets a micro-batch of its own.
     """
-    order = torch.argsort(lengths, descending=True, stable=True).tolist()
-    members: list[list[int]] = []
-    room: list[int] = []
-    for i in order:
-        n = int(lengths[i])
-        for m, free in enumerate(room):
-            if n <= free:
-                members[m].append(i)
-                room[m] -= n
-                break
-        else:
-            members.append([i])
-            room.append(budget - n)
-    return [torch.tensor(sorted(m)) for m in members]
+    whole = batch.sequence_length[sequences].tolist()
+    response = batch.response_length[sequences].tolist()
+    rows = zip(sequences.tolist(), batch.group_id[sequences].tolist(), whole, response, strict=True)
+    parts: list[_Part] = []
+    group = None
+    for i, own, n, r in sorted(rows, key=lambda row: row[1]):
+        if own != group or parts[-1].tokens + r > budget:
+            parts.append(_Part())
+            r, group = n, own
+        parts[-1].add([i], r, float(cost[i]))
+    parts.sort(key=lambda part: -part.cost)
+    for count in range(max(least, 1), len(parts) + 1):
+        if full := _spread(parts, count, budget):
+            return [torch.tensor(sorted(m.members)) for m in sorted(full, key=lambda m: -m.cost)]
+    return [torch.tensor(part.members) for part in parts]
+
+
+@dataclass
+class _Part:
+    """Sequences that go through the model together."""
+
+    members: list[int] = field(default_factory=list)
+    tokens: int = 0
+    cost: float = 0.0
+
+    def add(self, members: list[int], tokens: int, cost: float) -> None:
+        self.members += members
+        self.tokens += tokens
+        self.cost += cost
+
+
+def _spread(parts: Sequence[_Part], count: int, budget: int) -> list[_Part] | None:
+    """``parts``, dearest first, each to the cheapest of ``count`` micro-batches with room."""
+    full = [_Part() for _ in range(count)]
+    for part in parts:
+        room = [m for m in full if m.tokens + part.tokens <= budget or not m.members]
+        if not room:
+            return None
+        min(room, key=lambda m: m.cost).add(part.members, part.tokens, part.cost)
+    return full
 
 
 def _packed(

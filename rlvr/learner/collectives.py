@@ -1,5 +1,6 @@
 """Reductions among the learner's ranks, on tensors of any device."""
 
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,31 +12,40 @@ _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp
 
 
 class DistributedRanks:
-    """The learner's ranks as credit assigners see them (the ``Ranks`` protocol)."""
+    """The learner's ranks, all or those of a group, as the ``Ranks`` protocol has them."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.rank = dist.get_rank()
-        self.size = dist.get_world_size()
+    def __init__(self, device: torch.device, group: dist.ProcessGroup | None = None) -> None:
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
         self.device = device
+        self._group = group
 
     def all_reduce(self, x: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
         y = x.detach().to(self.device, copy=True)
-        dist.all_reduce(y, op=_OPS[op])
+        dist.all_reduce(y, op=_OPS[op], group=self._group)
         return y.to(x.device)
 
     def all_gather(self, x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "total ..."]:
         y = x.detach().to(self.device)
         lengths = torch.zeros(self.size, dtype=torch.long, device=self.device)
         lengths[self.rank] = len(y)
-        dist.all_reduce(lengths)
+        dist.all_reduce(lengths, group=self._group)
         longest = int(lengths.max())
         padded = y.new_zeros((longest, *y.shape[1:]))
         padded[: len(y)] = y
         parts = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded)
+        dist.all_gather(parts, padded, group=self._group)
         kept = [p[: int(n)] for p, n in zip(parts, lengths.tolist(), strict=True)]
         return torch.cat(kept).to(x.device)
 
     def max_count(self, count: int) -> int:
         """The largest ``count`` of any rank: how often all of them must run a collective."""
         return int(self.all_reduce(torch.tensor(count), "max"))
+
+
+def ranks_on_node() -> int:
+    """How many ranks run on this rank's machine, this one included; a collective."""
+    booted = Path("/proc/sys/kernel/random/boot_id").read_text()  # one a kernel, containers or not
+    everywhere: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(everywhere, booted)
+    return everywhere.count(booted)

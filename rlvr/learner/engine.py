@@ -47,6 +47,15 @@ def deepspeed_config(learner: LearnerConfig, model: ModelConfig) -> dict[str, An
     }
 
 
+def sharded(learner: LearnerConfig, model: ModelConfig) -> AbstractContextManager[Any]:
+    """Modules that are made inside keep this rank's shard of each of their parameters."""
+    import deepspeed
+
+    # Without overrides buffers are what they are elsewhere: none is rounded to the weights' type.
+    config = deepspeed_config(learner, model)
+    return deepspeed.zero.Init(config_dict_or_path=config, tensor_overrides=[])
+
+
 def start_engine(policy: nn.Module, learner: LearnerConfig, model: ModelConfig) -> Any:
     """Shard ``policy`` and its optimizer over the initialised process group."""
     import deepspeed
@@ -73,14 +82,19 @@ def start_reference(policy: nn.Module, learner: LearnerConfig, model: ModelConfi
     return engine
 
 
-def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
-    """The full values of ZeRO-3 shards, for reading; a collective. No-op for other stages."""
+def gathered(
+    parameters: Iterable[nn.Parameter], writer: int | None = None
+) -> AbstractContextManager[Any]:
+    """The full values of ZeRO-3 shards; a collective. No-op for other stages.
+
+    They are for reading, but for the rank ``writer``: what it writes all ranks keep.
+    """
     shards = [p for p in parameters if hasattr(p, "ds_id")]
     if not shards:
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(shards)
+    return deepspeed.zero.GatheredParameters(shards, modifier_rank=writer)
 
 
 def _optimizer(parameters: Iterable[nn.Parameter], learner: LearnerConfig) -> torch.optim.Optimizer:

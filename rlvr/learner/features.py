@@ -36,13 +36,8 @@ class LentPolicy:
     def embed(self, input_ids: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
         return self._policy.embed(input_ids).detach()
 
-    def hidden(
-        self,
-        embeddings: Float[Tensor, "T d"],
-        packing: Packing,
-        prefix: Int[Tensor, "S 2"] | None = None,
-    ) -> Float[Tensor, "T d"]:
-        return self._policy.hidden(packing, embeddings, prefix)
+    def hidden(self, embeddings: Float[Tensor, "T d"], packing: Packing) -> Float[Tensor, "T d"]:
+        return self._policy.hidden(packing, embeddings)
 
 
 class ScoringFeatures:
@@ -135,17 +130,23 @@ def _arrived(rows: Tensor, event: torch.cuda.Event) -> Tensor:
 STORES = ("device", "host", "recompute")  # in the order of their cost
 
 
-def choose_store(asked: str, tokens: int, policy: LentPolicy, device: torch.device) -> str:
-    """Resolve ``learner.features: auto`` from the memory at hand, for so many scored tokens."""
+def choose_store(
+    asked: str, tokens: int, policy: LentPolicy, device: torch.device, ranks_on_node: int
+) -> str:
+    """Resolve ``learner.features: auto`` from the memory at hand, for so many scored tokens.
+
+    The ranks of a node share its host memory.
+    """
     if asked != "auto":
         return asked
     needed = tokens * policy.hidden_size * policy.dtype.itemsize
+    fits_host = needed < _host_memory() / ranks_on_node * 0.25
     if device.type == "cpu":
-        return "device" if needed < _host_memory() * 0.25 else "recompute"
+        return "device" if fits_host else "recompute"
     free, _ = torch.cuda.mem_get_info(device)
     if needed < free * 0.4:
         return "device"
-    return "host" if needed < _host_memory() / torch.cuda.device_count() * 0.25 else "recompute"
+    return "host" if fits_host else "recompute"
 
 
 def _host_memory() -> int:

@@ -11,6 +11,7 @@ from rlvr.algorithm.metrics import summed, values
 from rlvr.config import RunConfig
 from rlvr.errors import LearnerError
 from rlvr.learner.batching import rank_batches
+from rlvr.learner.cost import Flops, StepCost
 from rlvr.learner.extremes import merged_extremes
 from rlvr.learner.worker import LearnerWorker
 from rlvr.remote import answers
@@ -28,6 +29,7 @@ class LearnerGroup:
         self, config: RunConfig, pad_token_id: int, options: Sequence[dict[str, Any]]
     ) -> None:
         self._config = config
+        self._flops: Flops
         actor_class: Any = ray.remote(LearnerWorker)
         self.workers: list[ActorHandle] = [
             actor_class.options(**o).remote(config, rank, pad_token_id)
@@ -37,7 +39,7 @@ class LearnerGroup:
     async def start(self) -> None:
         """Form the process group and load the model on every rank."""
         [address, *_] = await self._all("address", starting=True)
-        await self._all("start", *address, starting=True)
+        [self._flops, *_] = await self._all("start", *address, starting=True)
 
     async def rebuild(self, config: RunConfig) -> None:
         """Load the model anew on every rank, for another run of as many ranks."""
@@ -63,22 +65,23 @@ class LearnerGroup:
         batches = rank_batches(
             groups,
             advantages,
-            ranks=len(self.workers),
+            ranks=len(self.workers) // self._sharing,
             groups_per_mini_batch=self._config.train.prompts_per_mini_batch or len(groups),
+            cost=StepCost(self._config, self._flops),
             inputs=inputs,
         )
-        await self._each("stage", [("load", batch) for batch in batches])
+        await self._each("stage", [("load", b) for b in batches for _ in range(self._sharing)])
 
     async def score(self) -> dict[str, float]:
-        return values(summed(await self._all("stage", "score")))
+        return values(summed(await self._stage("score")))
 
     async def assign_credit(self, shown: int = 0) -> tuple[dict[str, float], RankedTokens]:
         """Token coefficients, and the ``shown`` largest and smallest of all ranks."""
-        reports, tokens = zip(*await self._all("stage", "assign_credit", shown), strict=True)
+        reports, tokens = zip(*await self._stage("assign_credit", shown), strict=True)
         return values(summed(reports)), merged_extremes(tokens, shown)
 
     async def update(self) -> dict[str, float]:
-        return values(summed(await self._all("stage", "update")))
+        return values(summed(await self._stage("update")))
 
     async def save_checkpoint(self, folder: str) -> None:
         await self._all("save_checkpoint", folder)
@@ -97,6 +100,15 @@ class LearnerGroup:
             pass
         for worker in self.workers:
             ray.kill(worker)
+
+    @property
+    def _sharing(self) -> int:
+        """Neighbouring ranks that have the same sequences."""
+        return self._config.learner.sequence_parallel
+
+    async def _stage(self, name: str, *arguments: Any) -> list[Any]:
+        """The replies to a stage, without those of ranks that only repeat their neighbour's."""
+        return (await self._all("stage", name, *arguments))[:: self._sharing]
 
     async def _all(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
         return await self._each(method, [arguments] * len(self.workers), **options)

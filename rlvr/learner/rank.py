@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,12 +17,14 @@ from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective
 from rlvr.algorithm.objectives.base import PerToken, Scalar
 from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
-from rlvr.learner.collectives import DistributedRanks
+from rlvr.learner.collectives import DistributedRanks, ranks_on_node
 from rlvr.learner.engine import start_engine, start_reference
 from rlvr.learner.extremes import extreme_tokens
 from rlvr.learner.features import STORES, LentPolicy, ScoringFeatures, choose_store
 from rlvr.learner.logprob import TokenStatistics
 from rlvr.learner.policy import load_policy
+from rlvr.learner.prompts import shared_prompts
+from rlvr.learner.sequence_parallel import sequence_parallel
 from rlvr.types import Packing, RankedTokens, TokenBatch, Totals
 
 Report = dict[str, Metric]
@@ -31,29 +34,35 @@ Places = Int[Tensor, "n"]  # of a sub-batch's tokens on the N axis
 class LearnerRank:
     """The policy's shard on one device, and the three stages of a training step on it.
 
-    Every stage is a collective: all ranks call it, in the same order. Ranks may hold different
-    numbers of sequences; whoever has fewer micro-batches than another runs an idle forward in
+    Every stage is a collective: all ranks call it, in the same order. Those that are sequence
+    parallel hold the same batch and reply the same. Others may hold different numbers of
+    sequences; whoever has fewer micro-batches than another runs an idle forward in
     their place, because ZeRO's collectives live inside forward and backward.
     """
 
     def __init__(self, config: RunConfig, device: torch.device, pad_token_id: int) -> None:
         self.config = config
         self.device = device
-        self.ranks = DistributedRanks(device)
+        self.sequence = sequence_parallel(config.learner.sequence_parallel)
+        self.ranks = DistributedRanks(device, self.sequence.data_parallel)
+        self.ranks_on_node = ranks_on_node()
         self.objective = OBJECTIVES.build(config.objective, "objective")
         self.credit = CREDITS.build(config.credit, "credit")
         self.correction = CORRECTIONS.build(config.correction, "correction")
         temperature = config.rollout.temperature
-        self.policy = load_policy(config.model, config.learner, temperature, device)
+        load = partial(
+            load_policy, config.model, config.learner, temperature, device, self.sequence
+        )
+        self.policy = load()
         self.frozen = LentPolicy(self.policy, pad_token_id)
         self.engine = start_engine(self.policy, config.learner, config.model)
         self.reference: Any = None
         if self.objective.needs_reference:
-            reference = load_policy(config.model, config.learner, temperature, device)
-            self.reference = start_reference(reference, config.learner, config.model)
+            self.reference = start_reference(load(), config.learner, config.model)
         self.steps = 0  # optimizer steps taken
         self.moved = False  # whether a step has been taken on the current batch
         self.batch: TokenBatch
+        self.cost: Float[Tensor, "S"]
         self.features: ScoringFeatures
         self.coefficients: Float[Tensor, "N"]
 
@@ -63,6 +72,8 @@ class LearnerRank:
         """Take this rank's part of a rollout batch."""
         if self.config.train.overlong_filter:
             batch, _ = batch.select(torch.nonzero(~batch.truncated)[:, 0])
+        everything = torch.ones(batch.num_sequences, dtype=torch.bool)
+        self.cost = self.policy.flops.of_sequences(batch, everything)
         n = batch.num_response_tokens
         self.batch = replace(batch, logp_old=torch.full((n,), torch.nan)).to(self.device)
         self.coefficients = torch.ones(n, device=self.device)
@@ -93,9 +104,9 @@ class LearnerRank:
         store = "recompute"
         if Needs.HIDDEN in self.credit.needs:
             asked, tokens = self.config.learner.features, int(scored.sum())
-            own = choose_store(asked, tokens, self.frozen, self.device)
+            own = choose_store(asked, tokens, self.frozen, self.device, self.ranks_on_node)
             # Recomputing is a collective: a rank short of memory decides for the others too.
-            store = STORES[self.ranks.max_count(STORES.index(own))]
+            store = STORES[DistributedRanks(self.device).max_count(STORES.index(own))]
         self.features = ScoringFeatures(
             scored,
             self.frozen,
@@ -134,20 +145,24 @@ class LearnerRank:
         """One optimizer step on a mini-batch, the same whatever its micro-batches and ranks.
 
         Every micro-batch's loss is divided by denominators of the whole mini-batch (``totals``),
-        so they simply add up. DeepSpeed averages over ranks: hence the factor ``ranks.size``.
+        so they simply add up. DeepSpeed averages over all ranks: hence the factor of their number.
         """
         totals = self._totals(members)
         coupled_loss = 0.0
         if self.objective.coupled:
             coupled_loss = self._couple_responses(members, totals)
         active = members[self._active()[members]]
+        ranks = self.ranks.size * self.sequence.size
+        once = 1.0 / self.ranks.size  # for what every rank reports of one and the same step
+        groups = self._count_groups(active)
         for micro, n in self._micro_batches(active, update=True):
             (logp, entropy, _), _ = self._forward(self.engine, micro)
             loss = logp.sum() * 0.0
             if micro is not None:
                 loss, report = self._loss(logp, entropy, micro, n, totals)
-                yield report
-            self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
+                prompts = len(torch.unique(micro.group_id))
+                yield report | {"update/prompt_passes": Mean(prompts, 0.0)}
+            self.engine.backward(loss * ranks, scale_wrt_gas=False)
         learner = self.config.learner
         warmed_up = (self.steps + 1) / max(learner.warmup_steps, 1)
         lr = learner.lr * min(1.0, warmed_up)
@@ -156,8 +171,8 @@ class LearnerRank:
         self.engine.step()
         self.steps += 1
         self.moved = True
-        once = 1.0 / self.ranks.size  # for what every rank reports of one and the same step
         yield {
+            "update/prompt_passes": Mean(0.0, groups * once),
             "update/loss": Mean(coupled_loss * once, once),
             "update/grad_norm": Mean(float(self.engine.get_global_grad_norm() or 0.0) * once, once),
             "update/lr": Mean(lr * once, once),
@@ -231,10 +246,14 @@ class LearnerRank:
         """
         learner = self.config.learner
         budget = learner.tokens_per_micro_batch if update else learner.tokens_per_scoring_batch
-        own = micro_batches(self.batch.sequence_length[sequences].cpu(), budget)
-        for k in range(self.ranks.max_count(max(len(own), int(update)))):
+        own = micro_batches(self.batch, sequences, self.cost, budget)
+        count = self.ranks.max_count(max(len(own), int(update)))
+        # Ranks meet in every micro-batch, so each cuts its work into as many.
+        evenly = micro_batches(self.batch, sequences, self.cost, budget, least=count)
+        own = evenly if len(evenly) <= count else own
+        for k in range(count):
             if k < len(own):
-                yield self.batch.select(sequences[own[k].to(self.device)])
+                yield self.batch.select(own[k])
             else:
                 yield None, sequences[:0]
 
@@ -243,8 +262,9 @@ class LearnerRank:
     ) -> tuple[TokenStatistics, Float[Tensor, "n d"]]:
         """The policy's or the reference's statistics and hidden states of a micro-batch."""
         if micro is not None:
-            return model(micro, micro.token_index)
-        return model(Packing.idle(self.device), torch.ones(1, dtype=torch.long, device=self.device))
+            return model(*shared_prompts(micro), micro.target)
+        nowhere = torch.zeros(1, dtype=torch.long, device=self.device)
+        return model(Packing.idle(self.device), nowhere, nowhere)
 
     def _logp(
         self,
@@ -270,7 +290,8 @@ class LearnerRank:
                 if micro is None:
                     self.policy.hidden(Packing.idle(self.device))
                 else:  # the head is not needed
-                    yield n, self.policy.hidden(micro)[micro.predict_index]
+                    packing, predict_index = shared_prompts(micro)
+                    yield n, self.policy.hidden(packing)[predict_index]
 
     # -- what takes part ------------------------------------------------------------------------
 
@@ -292,10 +313,13 @@ class LearnerRank:
             [self.batch.response_length[members].sum(), torch.tensor(len(members)).to(members)]
         )
         tokens, responses = self.ranks.all_reduce(own).tolist()
-        groups = torch.unique(self.ranks.all_gather(self.batch.group_id[members]))
         return Totals(
             tokens=int(tokens),
             responses=int(responses),
-            groups=len(groups),
+            groups=self._count_groups(members),
             max_response_tokens=self.config.rollout.max_response_tokens,
         )
+
+    def _count_groups(self, sequences: Int[Tensor, "s"]) -> int:
+        """Groups that have one of ``sequences``, on any rank."""
+        return len(torch.unique(self.ranks.all_gather(self.batch.group_id[sequences])))

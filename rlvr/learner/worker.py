@@ -13,6 +13,7 @@ import torch
 
 from rlvr.config import RunConfig
 from rlvr.errors import LearnerError, RunFolderError
+from rlvr.learner.cost import Flops
 from rlvr.learner.host_state import HostState
 from rlvr.weights.base import Meeting, WeightBackend, backend_class
 from rlvr.weights.source import ShardedWeightSource
@@ -43,8 +44,8 @@ class LearnerWorker:
             s.bind(("", 0))
             return ray.util.get_node_ip_address(), int(s.getsockname()[1])
 
-    def start(self, address: str, port: int) -> None:
-        """Join the other ranks and load the model."""
+    def start(self, address: str, port: int) -> Flops:
+        """Join the other ranks and load the model; returns what its sequences cost."""
         gpu = self._config.cluster.gpus > 0
         if gpu and not torch.cuda.is_available():
             raise LearnerError(
@@ -74,6 +75,7 @@ class LearnerWorker:
         self._rank = LearnerRank(self._config, self._device, self._pad_token_id)
         self._source = ShardedWeightSource(self._rank.policy.model, gathered)
         self._host_state = HostState(self._rank.engine)
+        return self._rank.policy.flops
 
     def rebuild(self, config: RunConfig) -> None:
         """Load the model anew, for a run of ``config`` in the same process group."""

@@ -12,7 +12,7 @@ from rlvr.config import RunConfig
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import Placement, connect, reserve
 from rlvr.rollout.pool import RolloutPool
-from rlvr.telemetry.progress import Phase
+from rlvr.telemetry.progress import phase
 from rlvr.verify.workers.pool import VerifierPool
 from rlvr.weights.publish import WeightPublisher
 
@@ -47,7 +47,7 @@ class Actors:
         cls, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]
     ) -> Self:
         """Start all kinds; an error leaves none behind. It is then the learners' turn."""
-        with Phase("starting Ray"):
+        with phase("starting Ray"):
             connect(config)
         # Ray takes SIGTERM for itself when it connects; here it shall end a run as Ctrl-C does.
         interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
@@ -61,7 +61,7 @@ class Actors:
         return actors
 
     async def _start(self, config: RunConfig) -> None:
-        with Phase(
+        with phase(
             f"starting {config.rollout.workers} vLLM, {config.learner.ranks} DeepSpeed and "
             f"{config.verifier.actors} verifier workers"
         ):

@@ -16,7 +16,7 @@ class RolloutBatch:
 
     step: int
     groups: list[Group]
-    stream_state: dict[str, Any]  # of the prompt stream, after this batch was drawn
+    stream_state: dict[str, Any]  # of the prompt stream, this batch settled
     discarded: int = 0  # groups without spread that dynamic sampling threw away
 
     def advantages(self, advantage: Advantage) -> np.ndarray:

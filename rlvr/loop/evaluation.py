@@ -64,9 +64,7 @@ class Evaluation:
 
     async def _measure(self, name: str, samples: int, sampling: Sampling, step: int) -> None:
         """Accuracy overall and, where there are several, by source."""
-        groups = await self._groups.sample(
-            self._prompts, samples, sampling, tag=f"eval{step}.{name}", seed_step=_SEED_STEP
-        )
+        groups = await self._groups.sample(self._prompts, samples, sampling, seed_step=_SEED_STEP)
         results = {"accuracy": _accuracy(groups)}
         sources = sorted({g.prompt.source for g in groups})
         for source in sources if len(sources) > 1 else []:

@@ -1,14 +1,14 @@
 """Verified groups, batch by batch: the only way from prompts to the learner."""
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from rlvr.config import RunConfig
 from rlvr.data.stream import PromptStream
-from rlvr.errors import RunError
 from rlvr.loop.batch import RolloutBatch
+from rlvr.loop.line import Line, Place
 from rlvr.loop.reward import Reward
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
@@ -24,12 +24,12 @@ class Decoder(Protocol):
 
 
 class GroupSource:
-    """Samples and verifies; yields whole groups in the order of their prompts.
+    """Samples and verifies; yields whole groups, batch by batch.
 
     Synchronous and asynchronous training are two settings of ``train.max_staleness``: how many
-    batches may be in the making beyond the one that is being waited for. With 0, a batch is
-    begun when the previous one has been trained on and published; with k, its oldest token lags
-    at most k policy versions behind.
+    policy versions the oldest token of a batch may lag behind. With 0, groups begin when the
+    previous batch has been trained on and published; with k, new ones begin as the engines have
+    places for them, as far as the ``Line`` allows.
     """
 
     def __init__(
@@ -54,6 +54,12 @@ class GroupSource:
             max_tokens=config.rollout.max_response_tokens,
             stop_token_ids=tuple(stop_token_ids),
         )
+        self._calls = itertools.count()  # of ``_sample``, so that the ids of requests are unique
+        self._line: Line | None = None
+        self._waves: set[asyncio.Task[None]] = set()
+        self._free = (config.rollout.workers or 1) * config.rollout.max_running  # engines' places
+        self._failure: Exception | None = None
+        self._news = asyncio.Event()
 
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """Texts of token ids, with all that is special in them."""
@@ -61,88 +67,118 @@ class GroupSource:
 
     async def batches(self, start: int) -> AsyncIterator[RolloutBatch]:
         """The batches of steps ``start`` .. ``train.steps - 1``."""
-        pending: deque[asyncio.Task[RolloutBatch]] = deque()
-        begun = start
+        self._line = line = Line(self._config.train, self._stream, start)
         try:
             for step in range(start, self._config.train.steps):
-                ahead = step + self._config.train.max_staleness
-                while begun <= min(ahead, self._config.train.steps - 1):
-                    pending.append(asyncio.create_task(self._batch(begun)))
-                    begun += 1
-                yield await pending.popleft()
+                line.version = step
+                self._begin()
+                while (batch := line.take()) is None:
+                    await self._news.wait()
+                    self._news.clear()
+                    if self._failure is not None:
+                        raise self._failure
+                if self._config.train.max_staleness == 0:
+                    await self._cancel()  # engines rest while the learner is at work
+                yield batch
         finally:
-            for task in pending:
-                task.cancel()
+            self._line = None
+            await self._cancel()
 
     async def sample(
+        self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, seed_step: int
+    ) -> list[Group]:
+        """``samples`` verified responses for each prompt, apart from training."""
+        groups: dict[int, Group] = {}
+        self._free -= len(prompts) * samples
+        turns = [(seed_step, 0)] * len(prompts)
+        await self._sample(prompts, turns, samples, sampling, groups.__setitem__)
+        return [groups[p] for p in range(len(prompts))]
+
+    def _begin(self) -> None:
+        """Begin what may begin now: a wave of groups."""
+        if self._line is None:
+            return
+        count = self._line.room
+        if self._config.train.max_staleness:  # else all at once, so that a run can be repeated
+            count = min(count, -(-self._free // self._config.rollout.group_size))
+        if count > 0:
+            self._free -= count * self._config.rollout.group_size
+            wave = asyncio.create_task(self._wave(self._line, self._line.begin(count)))
+            self._waves.add(wave)
+            wave.add_done_callback(self._waves.discard)
+
+    async def _wave(self, line: Line, places: Sequence[Place]) -> None:
+        size, rollout = self._config.train.prompts_per_step, self._config.rollout
+        turns = []
+        for draw in (place.draw for place in places):
+            step = draw.number // size
+            turns.append((step, self._stream.repeats(draw, since=step * size)))
+
+        def finish(number: int, group: Group) -> None:
+            line.finish(places[number], group)
+            self._begin()
+            self._news.set()
+
+        prompts = [place.draw.prompt for place in places]
+        try:
+            await self._sample(prompts, turns, rollout.group_size, self._sampling, finish)
+        except Exception as error:
+            self._failure = error
+            self._news.set()
+
+    async def _cancel(self) -> None:
+        for wave in self._waves:
+            wave.cancel()
+        await asyncio.gather(*self._waves, return_exceptions=True)
+
+    async def _sample(
         self,
         prompts: Sequence[Prompt],
+        turns: Sequence[tuple[int, int]],
         samples: int,
         sampling: Sampling,
-        tag: str,
-        seed_step: int,
-        drawn: Counter[str] | None = None,
-    ) -> list[Group]:
-        """``samples`` verified responses for each prompt; used by training and evaluation.
+        finish: Callable[[int, Group], None],
+    ) -> None:
+        """Call ``finish`` with the place of a prompt and its group as soon as that is verified.
 
-        Verification of a response starts as soon as it has arrived. ``drawn`` counts how often
-        a prompt has been drawn in this step: its next samples take the next seeds.
+        ``turns`` say of each prompt the step that seeds derive from, and how often it was drawn
+        for that step before. Verification of a response starts as soon as it has arrived. The
+        engines' places, which the caller has taken, are given back one by one.
         """
-        drawn = Counter() if drawn is None else drawn
-        places: dict[str, tuple[int, int]] = {}
+        call = next(self._calls)
+        where: dict[str, tuple[int, int]] = {}
         requests = []
-        for p, prompt in enumerate(prompts):
+        for p, (prompt, (step, repeat)) in enumerate(zip(prompts, turns, strict=True)):
             for i in range(samples):
-                number = drawn[prompt.id] * samples + i
-                seed = sample_seed(self._config.train.seed, prompt.id, seed_step, number)
-                requests.append(Request(f"{tag}:{p}:{i}", prompt.token_ids, seed, sampling))
-                places[requests[-1].id] = p, i
-            drawn[prompt.id] += 1
+                number = repeat * samples + i
+                seed = sample_seed(self._config.train.seed, prompt.id, step, number)
+                requests.append(Request(f"{call}:{p}:{i}", prompt.token_ids, seed, sampling))
+                where[requests[-1].id] = p, i
         cells: list[list[Any]] = [[None] * samples for _ in prompts]
+        missing = [samples] * len(prompts)
 
         async def verify(sampled: list[tuple[Request, Response]]) -> None:
             responses = [response for _, response in sampled]
             texts = self._decoder.batch_decode(
                 [r.token_ids for r in responses], skip_special_tokens=True
             )
-            at = [places[request.id] for request, _ in sampled]
+            at = [where[request.id] for request, _ in sampled]
             verdicts = await self._verifiers.verify(
                 [(prompts[p], text) for (p, _), text in zip(at, texts, strict=True)]
             )
             for (p, i), response, text, verdict in zip(at, responses, texts, verdicts, strict=True):
                 cells[p][i] = Sample(response, text, self._reward(verdict, text, response))
+                missing[p] -= 1
+                if not missing[p]:
+                    finish(p, Group(prompts[p], cells[p]))
 
-        async with asyncio.TaskGroup() as verifying:
-            async for sampled in self._rollout.sample(requests):
-                verifying.create_task(verify(sampled))
-        return [Group(prompt, own) for prompt, own in zip(prompts, cells, strict=True)]
-
-    async def _batch(self, step: int) -> RolloutBatch:
-        wanted = self._config.train.prompts_per_step
-        groups: list[Group] = []
-        discarded, attempt = 0, 0
-        drawn: Counter[str] = Counter()
-        while len(groups) < wanted:
-            prompts = self._stream.next_batch(wanted)
-            state = self._stream.state()
-            new = await self.sample(
-                prompts,
-                self._config.rollout.group_size,
-                self._sampling,
-                tag=f"step{step}.{attempt}",
-                seed_step=step,
-                drawn=drawn,
-            )
-            kept = [g for g in new if g.has_spread or not self._config.train.dynamic_sampling]
-            discarded += len(new) - len(kept)
-            groups += kept
-            attempt += 1
-            if attempt == self._config.train.max_sampling_rounds and len(groups) < wanted:
-                raise RunError(
-                    f"dynamic sampling found {len(groups)} groups with spread among "
-                    f"{attempt * wanted} prompts at step {step + 1}, and {wanted} are needed: the "
-                    "task is too easy or too hard for this policy. Raise "
-                    "train.max_sampling_rounds or rollout.group_size, or set "
-                    "train.dynamic_sampling=false"
-                )
-        return RolloutBatch(step, groups[:wanted], state, discarded)
+        running = len(requests)
+        try:
+            async with asyncio.TaskGroup() as verifying:
+                async for sampled in self._rollout.sample(requests):
+                    verifying.create_task(verify(sampled))
+                    running -= len(sampled)
+                    self._free += len(sampled)
+                    self._begin()
+        finally:
+            self._free += running

@@ -18,8 +18,8 @@ class RunState:
     """The step counter and the checkpoints of a run.
 
     A checkpoint is a folder that appears under its final name only when it is whole; ``latest``
-    names the newest. Sampling seeds derive from the step, so a resumed run sees the batches that
-    the interrupted one would have seen.
+    names the newest. The stream gives out again what was under way, with the same seeds, so a
+    resumed run sees the groups that the interrupted one would have seen.
     """
 
     def __init__(self, config: RunConfig, stream: PromptStream, learners: LearnerGroup) -> None:

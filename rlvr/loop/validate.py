@@ -37,12 +37,16 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
 _Rules = list[tuple[object, str]]  # whether it is wrong, and what to say then
 
 
-def validated(config: RunConfig) -> RunConfig:
-    """The configuration, resolved; raises ConfigError with every problem and what to change."""
+def validated(config: RunConfig, *, files: bool = True) -> RunConfig:
+    """The configuration, resolved; raises ConfigError with every problem and what to change.
+
+    Without ``files`` those that it names need not be there.
+    """
     problems = [*_values(config), *_methods(config)]
     if not problems:
         config = resolved(config)
-        rules = [*_batch(config), *_cluster(config), *_files(config)]
+        rules = [*_batch(config), *_cluster(config)]
+        rules += [*_files(config), *_heads(config)] if files else []
         problems = [complaint for wrong, complaint in rules if wrong]
     if problems:
         raise ConfigError("\n".join(f"- {p}" for p in problems))
@@ -78,6 +82,10 @@ def _values(config: RunConfig) -> list[str]:
             learner.zero_stage == 0 and config.model.dtype == "bfloat16",
             "learner.zero_stage=0 keeps no fp32 master weights of a bfloat16 model; use 1, 2 or "
             "3, or model.dtype=float32",
+        ),
+        (
+            learner.sequence_parallel not in (1, 2, 4, 8),
+            f"learner.sequence_parallel={learner.sequence_parallel}: must be 1, 2, 4 or 8",
         ),
         (not 0 < rollout.top_p <= 1, f"rollout.top_p={rollout.top_p}: must be in (0, 1]"),
         (
@@ -153,6 +161,11 @@ def _cluster(config: RunConfig) -> _Rules:
             f"learner.ranks={ranks} and rollout.workers={workers} on {cluster.gpus} GPUs: each "
             "needs at least one; lower the other or rollout.tensor_parallel",
         ),
+        (
+            ranks % config.learner.sequence_parallel,
+            f"learner.ranks={ranks} cannot be cut into groups of learner.sequence_parallel="
+            f"{config.learner.sequence_parallel}",
+        ),
     ]
     if cluster.gpus == 0:
         return rules
@@ -174,6 +187,30 @@ def _cluster(config: RunConfig) -> _Rules:
             f"cluster.placement=colocated: learner.ranks={ranks} must equal rollout.workers x "
             f"rollout.tensor_parallel = {workers * tp}",
         ),
+    ]
+
+
+def _heads(config: RunConfig) -> _Rules:
+    """Sequence-parallel ranks divide the heads of attention among them."""
+    size = config.learner.sequence_parallel
+    if size == 1:
+        return []
+    from transformers import AutoConfig
+
+    try:
+        model = AutoConfig.from_pretrained(
+            config.model.path, trust_remote_code=config.model.trust_remote_code
+        )
+    except (OSError, ValueError):
+        return []  # whoever loads the model says what is wrong with it
+    heads = model.num_attention_heads
+    key_heads = getattr(model, "num_key_value_heads", None) or heads
+    return [
+        (
+            heads % size or (key_heads % size and size % key_heads),
+            f"learner.sequence_parallel={size} does not divide the attention heads of "
+            f"{config.model.path}: {heads}, with {key_heads} for keys and values",
+        )
     ]
 
 

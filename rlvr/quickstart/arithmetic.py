@@ -25,12 +25,10 @@ class Addition:
 
     @property
     def answer(self) -> str:
-        """What it has to put into the last box."""
         return str(self.a + self.b)
 
     @property
     def operands(self) -> frozenset[int]:
-        """The same for ``a+b`` and ``b+a``."""
         return frozenset((self.a, self.b))
 
     def solved_by(self, response: str) -> bool:
@@ -40,23 +38,21 @@ class Addition:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Somebody who writes solutions down, with the probability of each slip."""
+    """Somebody who writes solutions down, with the probability of each slip; faultless if 0."""
 
     forgets_carry: float = 0.0  # of each carry
     misadds: float = 0.0  # of each column, by one
     miscopies: float = 0.0  # one digit of the final answer
 
 
-FAULTLESS = Writer()
-CAREFUL = Writer(forgets_carry=0.0, misadds=0.08, miscopies=0.03)
+CAREFUL = Writer(misadds=0.08, miscopies=0.03)
 SLOPPY = Writer(forgets_carry=0.95, misadds=0.08, miscopies=0.03)
 CAREFUL_SHARE = 0.2  # of the solutions that the base model learns from
 
 
 def work_out(addition: Addition, writer: Writer, rng: Random) -> str:
     steps, digits, carry = [], "", 0
-    columns = zip(reversed(str(addition.a)), reversed(str(addition.b)), strict=True)
-    for x, y in columns:
+    for x, y in zip(reversed(str(addition.a)), reversed(str(addition.b)), strict=True):
         total = int(x) + int(y)
         if rng.random() < writer.misadds:
             total = abs(total + rng.choice((-1, 1)))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -27,6 +28,8 @@ _LR = 3e-3
 _LR_WARMUP = 20
 _LR_FLOOR = 0.05  # of _LR
 _IGNORED = -100  # the label of a token that carries no loss
+
+Batch = tuple[Int[Tensor, "S L"], Int[Tensor, "S L"]]  # token ids and labels, padded on the right
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +63,23 @@ def warm_up(
 ) -> WarmUp:
     """Train ``model`` on ``corpus`` until its skill on ``held_out`` is that of a base model.
 
-    Raises:
-        WarmUpError: it never is, or the model has become too good.
+    WarmUpError if it never is, or if the model has become too good.
     """
     began = time.perf_counter()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=_LR, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
-    step, until, skill = 0, _STEPS, Skill(0.0, 0.0, 0.0)
-    with tqdm(desc="warm-up", unit=" step", disable=None) as bar:
-        while not skill.enough and until <= _MAX_STEPS:
-            bar.total = until
-            while step < until:
-                batch = _batch(islice(corpus, _BATCH), tokenizer)
-                loss = _train(model, optimizer, _learning_rate(step), batch)
-                step += 1
-                bar.set_postfix_str(f"loss {loss:.2f}", refresh=False)
-                bar.update()
-            until += _MORE_STEPS
-            skill = measure(model, tokenizer, held_out)
+    skill = Skill(0.0, 0.0, 0.0)
+    with tqdm(desc="warm-up", unit=" step", total=_STEPS, disable=None) as bar:
+        for step in range(1, _MAX_STEPS + 1):
+            batch = _batch(islice(corpus, _BATCH), tokenizer)
+            loss = _train(model, optimizer, _learning_rate(step - 1), batch)
+            bar.set_postfix_str(f"loss {loss:.2f}", refresh=False)
+            bar.update()
+            if step == bar.total:
+                if (skill := measure(model, tokenizer, held_out)).enough:
+                    break
+                bar.total += _MORE_STEPS
     if not skill.enough or skill.accuracy > WINDOW[1]:
         low, high = WINDOW
         raise WarmUpError(
@@ -137,28 +138,20 @@ def _learning_rate(step: int) -> float:
     return _LR * ramp * max(_LR_FLOOR, 1 - step / _STEPS)
 
 
-def _batch(
-    solved: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerFast
-) -> tuple[Int[Tensor, "S L"], Int[Tensor, "S L"]]:
-    """Token ids and labels, padded on the right; only the solution carries a loss."""
+def _batch(solved: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> Batch:
+    """Problems with their solutions; only the solution carries a loss."""
     ids, labels = [], []
     for problem, solution in solved:
         prompt = tokenizer(_prompt(problem, tokenizer))["input_ids"]
         response = tokenizer(solution + tokenizer.eos_token)["input_ids"]
         ids.append(torch.tensor(prompt + response))
         labels.append(torch.tensor([_IGNORED] * len(prompt) + response))
-    pad = tokenizer.pad_token_id
-    return (
-        torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad),
-        torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=_IGNORED),
-    )
+    padded = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    return padded(ids, padding_value=tokenizer.pad_token_id), padded(labels, padding_value=_IGNORED)
 
 
 def _train(
-    model: Qwen3ForCausalLM,
-    optimizer: torch.optim.Optimizer,
-    rate: float,
-    batch: tuple[Int[Tensor, "S L"], Int[Tensor, "S L"]],
+    model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, rate: float, batch: Batch
 ) -> float:
     """One step; the loss before it. Padding comes last, where causal attention ignores it."""
     for group in optimizer.param_groups:

@@ -72,9 +72,9 @@ class RolloutPool:
     async def sample(self, requests: Sequence[Request]) -> AsyncIterator[Sampled]:
         """Yield responses as they finish, several at a time, until each request has its own."""
         sink: asyncio.Queue[Sampled | RolloutError] = asyncio.Queue()
-        await self._route(requests, sink)
         missing = len(requests)
         try:
+            await self._route(requests, sink)
             while missing:
                 sampled = await sink.get()
                 if isinstance(sampled, RolloutError):

@@ -1,6 +1,6 @@
 """The numbers of a training step, as pure functions of its groups."""
 
-import math
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +10,7 @@ from rlvr.types import Group, Outcome, samples_of
 
 
 def rollout_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
-    """Rewards, verdicts, lengths, spread and staleness of a rollout batch.
-
-    Args:
-        groups: the batch, at least one response.
-        version: the policy version that the batch updates.
-    """
+    """Rewards, verdicts, lengths, spread and staleness of the batch that updates ``version``."""
     samples = samples_of(groups)
     responses, verdicts = [s.response for s in samples], [s.verdict for s in samples]
     reward = np.array([v.reward for v in verdicts])
@@ -51,23 +46,10 @@ def throughput(groups: Sequence[Group], timings: Mapping[str, float]) -> dict[st
 
 def json_clean(row: Mapping[str, Any]) -> dict[str, Any]:
     """``row`` as JSON can say it: NaN and infinity become None, ``nonfinite`` counts them."""
-    lost = 0
-
-    def clean(value: Any) -> Any:
-        nonlocal lost
-        if hasattr(value, "tolist"):  # numpy and torch
-            value = value.tolist()
-        if isinstance(value, Mapping):
-            return {str(k): clean(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [clean(v) for v in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            lost += 1
-            return None
-        return value
-
-    cleaned = clean(row)
-    return {**cleaned, "nonfinite": lost} if lost else cleaned
+    lost: list[str] = []
+    text = json.dumps(row, default=lambda x: x.tolist() if hasattr(x, "tolist") else dict(x))
+    cleaned: dict[str, Any] = json.loads(text, parse_constant=lost.append)
+    return {**cleaned, "nonfinite": len(lost)} if lost else cleaned
 
 
 def _share(flags: Iterable[bool]) -> float:

@@ -15,12 +15,7 @@ _PANELS = (
 
 
 def plot(records: Sequence[RunRecord], path: Path) -> None:
-    """Write the picture; the suffix of ``path`` says in which format.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: matplotlib does not know the format.
-    """
+    """Write the picture; the suffix of ``path`` says in which format, ValueError if it is none."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 7), layout="constrained")

@@ -2,55 +2,45 @@
 
 import threading
 import time
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from rlvr.telemetry import display
 
 
-class Phase:
-    """Shows that something slow is under way: ``starting rollout worker 1/2 ... 3.1 s``.
+@contextmanager
+def phase(name: str, quiet_s: float = 1.0) -> Iterator[None]:
+    """Show that something slow is under way: ``starting rollout worker 1/2 ... 3.1 s``.
 
     A phase that ends within ``quiet_s`` prints nothing, unless it failed. Phases may overlap.
     """
+    started, shown = time.perf_counter(), threading.Event()
 
-    def __init__(self, name: str, quiet_s: float = 1.0) -> None:
-        self.name = name
-        self.quiet_s = quiet_s
-        self._announcer = threading.Timer(quiet_s, self._announce)
-        self._announcer.daemon = True
-        self._announcer.name = f"phase {name}"
-        self._shown = False
-        self._started = 0.0
+    def line(width: int) -> Any:
+        return display.row(f"{name} ... {time.perf_counter() - started:.0f} s")
 
-    def __enter__(self) -> Self:
-        self._started = time.perf_counter()
-        self._announcer.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        elapsed = time.perf_counter() - self._started
-        self._announcer.cancel()
-        self._announcer.join()
-        if self._shown:
-            display.hide(self._line)
-        if kind is not None:
-            what = "failed" if issubclass(kind, Exception) else "stopped"
-            print(f"{self.name} ... {what} after {elapsed:.1f} s", flush=True)
-        elif elapsed >= self.quiet_s:
-            print(f"{self.name} ... {elapsed:.1f} s", flush=True)
-
-    def _announce(self) -> None:
+    def announce() -> None:
         if display.possible():
-            display.show(self._line)
-            self._shown = True
+            display.show(line)
+            shown.set()
         else:
-            print(f"{self.name} ...", flush=True)
+            print(f"{name} ...", flush=True)
 
-    def _line(self, width: int) -> Any:
-        return display.row(f"{self.name} ... {time.perf_counter() - self._started:.0f} s")
+    announcer = threading.Timer(quiet_s, announce)
+    announcer.daemon, announcer.name = True, f"phase {name}"
+    announcer.start()
+    ending = ""
+    try:
+        yield
+    except BaseException as error:
+        ending = "failed after " if isinstance(error, Exception) else "stopped after "
+        raise
+    finally:
+        elapsed = time.perf_counter() - started
+        announcer.cancel()
+        announcer.join()
+        if shown.is_set():
+            display.hide(line)
+        if ending or elapsed >= quiet_s:
+            print(f"{name} ... {ending}{elapsed:.1f} s", flush=True)

@@ -32,11 +32,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read the folder ``path``.
-
-        Raises:
-            RunFolderError: it is no run's folder, or a file in it is damaged.
-        """
+        """Read the folder ``path``; RunFolderError if it is no run's, or a file is damaged."""
         folder = RunFolder(path)
         if not folder.config.exists() and not folder.metrics.exists():
             raise RunFolderError(f"{path}: not a run's folder (no config.yaml, no metrics.jsonl).")

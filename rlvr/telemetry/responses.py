@@ -16,6 +16,9 @@ from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.run_folder import replacing
 from rlvr.types import Group, samples_of
 
+Groups = Sequence[Group]
+Advantages = np.ndarray | None  # [S] A_i in sample order; None where nothing is trained
+
 
 class ResponseLog:
     """Writes response files in a thread of its own, one at a time.
@@ -28,24 +31,9 @@ class ResponseLog:
         self._under_way: Future[None] | None = None
 
     async def write(
-        self,
-        path: Path,
-        step: int,
-        groups: Sequence[Group],
-        advantages: np.ndarray | None = None,
+        self, path: Path, step: int, groups: Groups, advantages: Advantages = None
     ) -> None:
-        """Begin to write ``path``, once the file before it is done (so memory stays bounded).
-
-        Args:
-            path: the file, replaced if it exists.
-            step: the training step, or the one that an evaluation follows.
-            groups: the batch.
-            advantages: [S] A_i in sample order; None where nothing is trained.
-
-        Raises:
-            ResponseLogError: the file before it could not be written.
-            ValueError: as many advantages as responses are needed.
-        """
+        """Begin to write ``path``, once the file before it is done (so memory stays bounded)."""
         count = len(samples_of(groups))
         if advantages is not None and len(advantages) != count:
             raise ValueError(f"{count} responses came with {len(advantages)} advantages")
@@ -62,10 +50,8 @@ class ResponseLog:
             before.result()
 
 
-def response_table(
-    step: int, groups: Sequence[Group], advantages: np.ndarray | None = None
-) -> pa.Table:
-    """The rows of a file, in sample order; arguments as of ``ResponseLog.write``."""
+def response_table(step: int, groups: Groups, advantages: Advantages = None) -> pa.Table:
+    """The rows of a file, in sample order; ``step`` trained on them, or they evaluate it."""
     whole, real, text = (partial(pa.array, type=t) for t in (pa.int32(), pa.float64(), pa.string()))
     samples = samples_of(groups)
     prompts = [group.prompt for group in groups for _ in group.samples]
@@ -102,12 +88,11 @@ def response_table(
     )
 
 
-def _write(path: Path, step: int, groups: Sequence[Group], advantages: np.ndarray | None) -> None:
+def _write(path: Path, step: int, groups: Groups, advantages: Advantages) -> None:
     try:
         with replacing(path) as temporary:
-            parquet.write_table(
-                response_table(step, groups, advantages), temporary, compression="zstd"
-            )
+            table = response_table(step, groups, advantages)
+            parquet.write_table(table, temporary, compression="zstd")
     except (OSError, pa.ArrowException) as error:
         raise ResponseLogError(
             f"{path} could not be written: {error}. Make room there, or set "

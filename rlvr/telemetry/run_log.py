@@ -28,11 +28,7 @@ class Telemetry:
     """
 
     def __init__(self, config: TelemetryConfig, folder: RunFolder) -> None:
-        """Set up; nothing is written before ``start``.
-
-        Raises:
-            ConfigError: ``telemetry.sinks`` asks for an unknown one.
-        """
+        """Nothing is written before ``start``; ConfigError for a sink that is unknown."""
         self._log_responses = config.log_responses
         self._folder = folder
         own = {"files": Files(), "console": Console(bar=config.progress)}
@@ -60,26 +56,14 @@ class Telemetry:
     ) -> None:
         """Record and show a finished training step.
 
-        Args:
-            step: the step's number, from 1.
-            groups: its rollout batch.
-            advantages: [S] A_i in sample order.
-            metrics: what the other stages measured (``update/loss``, ``mismatch/kl``, ...).
-            timings: a lap of the ``Stopwatch``.
-            tokens: those whose credit stands out, as ``token_rows`` has them.
-
-        Raises:
-            ResponseLogError: the responses of the step before could not be written.
+        ``metrics`` are what the other stages measured, ``timings`` a lap of the ``Stopwatch``,
+        ``tokens`` those whose credit stands out, as ``token_rows`` has them. Raises
+        ResponseLogError if the responses of the step before could not be written.
         """
         if step < 1:
             raise ValueError(f"steps count from 1, got {step}")
-        row = {
-            **rollout_metrics(groups, version=step - 1),
-            **metrics,
-            **timings,
-            **throughput(groups, timings),
-        }
-        self._log(step, row)
+        sampled = rollout_metrics(groups, version=step - 1)
+        self._log(step, {**sampled, **metrics, **timings, **throughput(groups, timings)})
         if self._log_responses:
             if tokens:
                 cleaned = [json_clean(token) for token in tokens]
@@ -87,11 +71,7 @@ class Telemetry:
             await self._responses.write(self._folder.responses(step), step, groups, advantages)
 
     async def evaluation(
-        self,
-        step: int,
-        name: str,
-        results: Mapping[str, float],
-        groups: Sequence[Group] = (),
+        self, step: int, name: str, results: Mapping[str, float], groups: Sequence[Group] = ()
     ) -> None:
         """Record and show an evaluation; with ``groups`` also its responses."""
         self._log(step, {f"evaluation/{name}/{key}": value for key, value in results.items()})

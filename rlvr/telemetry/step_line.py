@@ -20,25 +20,18 @@ _PARTS = (
 )
 _STAGES_GO = 5
 
+Row = Mapping[str, float | None]  # None: no finite number
+
 
 def step_line(
-    step: int,
-    total: int,
-    row: Mapping[str, float | None],
-    *,
-    width: int = 0,
-    eta_s: float | None = None,
+    step: int, total: int, row: Row, *, width: int = 0, eta_s: float | None = None
 ) -> str:
     """The line of a step, in columns that stay in place from step to step.
 
-    Args:
-        step: the step that is done, of ``total``.
-        row: its metrics, None for one that is no finite number; any may be missing.
-        width: columns of the terminal, the least important parts are left out; 0: no limit.
-        eta_s: seconds that the rest of the run will take, shown if given.
+    A metric may be missing from ``row``. A terminal of ``width`` columns loses the least important
+    parts (0: any width). ``eta_s``: seconds that the rest of the run will take.
     """
-    digits = len(str(total))
-    parts = [(f"step {step:{digits}d}/{total}", 0)]
+    parts = [(f"step {step:{len(str(total))}d}/{total}", 0)]
     parts += [
         (text.format(math.nan if (value := row[name]) is None else value), rank)
         for name, text, rank in _PARTS
@@ -60,7 +53,7 @@ def step_line(
     return line
 
 
-def stage_times(row: Mapping[str, float | None]) -> str:
+def stage_times(row: Row) -> str:
     """``rollout 0.51 learn 0.48``: the stages that take at least a hundredth of the step."""
     least = (row.get("time/step_s") or 0.0) / 100
     stages = {n: v for n, v in row.items() if n.startswith("time/") and n != "time/step_s"}

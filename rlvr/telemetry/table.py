@@ -21,24 +21,21 @@ _GAP = 3
 def comparison(records: Sequence[RunRecord], width: int | None = None) -> str:
     """A column per run, a line per quantity; runs that do not fit beside each other go below.
 
-    Args:
-        records: the runs.
-        width: columns to fit into, by default the terminal's, or 100 where there is none.
+    ``width`` is the terminal's, or 100 where there is none.
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
     columns = [_column(record) for record in records]
     labels = _merged(columns)
-    label_width = max(len(label) for label in labels)
-    blocks: list[list[dict[str, str]]] = [[]]
-    used = label_width
+    blocks: list[list[dict[str, str]]] = []
+    room = 0
     for column in columns:
-        needed = _GAP + _width(column)
-        if blocks[-1] and used + needed > width:
+        needed = _GAP + max(map(len, column.values()))
+        if not blocks or needed > room:
             blocks.append([])
-            used = label_width
+            room = width - max(map(len, labels))
         blocks[-1].append(column)
-        used += needed
-    return "\n\n".join(_block(labels, label_width, block) for block in blocks)
+        room -= needed
+    return "\n\n".join(_block(labels, block) for block in blocks)
 
 
 def _column(record: RunRecord) -> dict[str, str]:
@@ -78,16 +75,9 @@ def _merged(columns: Sequence[dict[str, str]]) -> list[str]:
     return labels
 
 
-def _block(labels: Sequence[str], label_width: int, columns: Sequence[dict[str, str]]) -> str:
-    lines = []
-    for label in labels:
-        cells = [column.get(label, "-") for column in columns]
-        if any(cell != "-" for cell in cells):
-            pairs = zip(cells, columns, strict=True)
-            padded = [cell.ljust(_width(column)) for cell, column in pairs]
-            lines.append((" " * _GAP).join([label.ljust(label_width), *padded]).rstrip())
-    return "\n".join(lines)
-
-
-def _width(column: dict[str, str]) -> int:
-    return max(len(text) for text in column.values())
+def _block(labels: list[str], columns: Sequence[dict[str, str]]) -> str:
+    cells = [labels, *([column.get(label, "-") for label in labels] for column in columns)]
+    padded = [[cell.ljust(max(map(len, own))) for cell in own] for own in cells]
+    lines = zip(*padded, strict=True)
+    shown = [line for line in lines if any(cell.strip() != "-" for cell in line[1:])]
+    return "\n".join((" " * _GAP).join(line).rstrip() for line in shown)

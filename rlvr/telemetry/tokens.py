@@ -15,35 +15,26 @@ Decode = Callable[[Sequence[Sequence[int]]], list[str]]
 def token_rows(
     tokens: RankedTokens, groups: Sequence[Group], advantages: np.ndarray, decode: Decode
 ) -> list[dict[str, Any]]:
-    """A row for each token, the most raised first, the most lowered last.
+    """A row for each token, half of them raised, the most raised first, the most lowered last.
 
-    Args:
-        tokens: half of them raised, half lowered.
-        groups: the rollout batch.
-        advantages: [S] A_i in sample order.
-        decode: texts of token ids.
+    ``advantages`` are A_i [S] in sample order, as the tokens' responses are numbered.
     """
     places = [(g, i) for g, group in enumerate(groups) for i in range(len(group.samples))]
-    own, before, rows = [], [], []
-    raised = (len(tokens.response) + 1) // 2
-    for rank, (response, position, coefficient) in enumerate(
-        zip(tokens.response, tokens.position, tokens.coefficient, strict=True)
-    ):
-        g, i = places[response]
-        ids = groups[g].samples[i].response.token_ids
-        own.append(ids[position : position + 1])
-        before.append(ids[max(position - _BEFORE, 0) : position])
-        rows.append(
-            {
-                "side": "raised" if rank < raised else "lowered",
-                "coefficient": float(coefficient),
-                "advantage": float(advantages[response]),
-                "group": g,
-                "sample": i,
-                "position": int(position),
-            }
-        )
-    texts = decode([*before, *own])
+    found = list(zip(tokens.response, tokens.position, tokens.coefficient, strict=True))
+    ids = [groups[g].samples[i].response.token_ids for g, i in (places[r] for r, _, _ in found)]
+    at = [int(position) for _, position, _ in found]
+    before = [y[max(t - _BEFORE, 0) : t] for y, t in zip(ids, at, strict=True)]
+    texts = decode([*before, *(y[t : t + 1] for y, t in zip(ids, at, strict=True))])
     return [
-        {**row, "before": texts[k], "token": texts[len(rows) + k]} for k, row in enumerate(rows)
+        {
+            "side": "raised" if k < (len(found) + 1) // 2 else "lowered",
+            "coefficient": float(coefficient),
+            "advantage": float(advantages[response]),
+            "group": places[response][0],
+            "sample": places[response][1],
+            "position": at[k],
+            "before": texts[k],
+            "token": texts[len(found) + k],
+        }
+        for k, (response, _, coefficient) in enumerate(found)
     ]

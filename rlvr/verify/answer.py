@@ -4,8 +4,6 @@ Or what ``verifier.answer_pattern`` finds. Without that, it takes one pass over 
 it holds: the text is hostile.
 """
 
-from __future__ import annotations
-
 import re
 from collections import deque
 
@@ -64,7 +62,7 @@ def final_answer(text: str, pattern: re.Pattern[str] | None = None) -> str:
 def closing_answer(text: str, pattern: re.Pattern[str] | None = None) -> str:
     r"""``final_answer``, but boxes at the end that commas, "and" or "or" join are one list.
 
-    Boxes anywhere else stay what they are: a second guess never helps.
+    A second guess anywhere else never helps.
     """
     answers = _answers(text, pattern)
     written = answers[0][1]
@@ -86,7 +84,7 @@ def _answers(text: str, pattern: re.Pattern[str] | None) -> list[tuple[str, str]
         answers = _last_boxes(text) or [("", answer) for answer in _last_label(text)]
     if not answers:
         raise NoAnswer(f"no {wanted}")
-    answers = [(joint, _unwrap(answer)) for joint, answer in answers]
+    answers = [(joint, _BOX.sub("", answer).strip()) for joint, answer in answers]
     if not answers[-1][1]:
         raise NoAnswer("the final answer is empty")
     return answers
@@ -114,18 +112,15 @@ def _last_boxes(text: str) -> list[tuple[str, str]]:
     if any(box > (boxes[-1][0] if boxes else -1) for box, _ in opened):
         raise NoAnswer("the last \\boxed{ is never closed")
     answers: list[tuple[str, str]] = []
-    for i in range(len(boxes) - 1, -1, -1):
-        between = text[boxes[i - 1][3] : boxes[i][0]] if i else ""
+    end = 0  # of the box before
+    for start, inside, closing, after in boxes[-_MAX_JOINED:]:
+        between = text[end:start]
+        if len(between) > 80 or not _JOINED.fullmatch(between):
+            answers.clear()
         joint = " or " if re.search(r"\bor\b", between[:80]) else ", "
-        answers.insert(0, (joint, text[boxes[i][1] : boxes[i][2]]))
-        if len(between) > 80 or not _JOINED.fullmatch(between) or len(answers) == _MAX_JOINED:
-            break
+        answers.append((joint, text[inside:closing]))
+        end = after
     return answers
-
-
-def _unwrap(content: str) -> str:
-    """``content`` with the boxes inside it replaced by what they hold."""
-    return _BOX.sub("", content).strip() if _BOX.search(content) else content.strip()
 
 
 def _last_label(text: str) -> list[str]:

@@ -4,8 +4,6 @@ The name is a built-in one, one that an installed package registers in the entry
 ``rlvr.verifier``, or the dotted path of a module that sets ``VERIFIER``.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterable
 from importlib.metadata import entry_points
@@ -22,8 +20,6 @@ BUILT_IN = {
     for name in "choice code composite exact format instruction json_schema math regex".split()
 }
 
-_loaded: dict[tuple[str, str], Verifier] = {}
-
 
 class Verifier(Protocol):
     """Judges one response, in a process that is killed when it overruns its time or memory.
@@ -31,9 +27,10 @@ class Verifier(Protocol):
     So it needs no time-out, and must use no signal. What it raises becomes the outcome ``error``.
     """
 
-    def verify(self, prompt: Prompt, response_text: str) -> Verdict:
-        """The verdict on ``response_text``."""
-        ...
+    def verify(self, prompt: Prompt, response_text: str) -> Verdict: ...
+
+
+_loaded: dict[tuple[str, str], Verifier] = {}
 
 
 def module_of(name: str) -> str:
@@ -46,25 +43,35 @@ def module_of(name: str) -> str:
     registered = {point.name: point.module for point in entry_points(group="rlvr.verifier")}
     if name in registered:
         return registered[name]
-    if "." in name:
-        try:
-            if find_spec(name) is not None:
-                return name
-        except ModuleNotFoundError:
-            pass
+    if "." not in name:
+        near = nearest(name, [*BUILT_IN, *registered])
+        raise ConfigError(f"verifier '{name}': no such verifier. {near}")
+    try:
+        found = find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
         raise ConfigError(
             f"verifier '{name}': no such module. A name with a dot is a Python module; is it "
             f"installed or on PYTHONPATH?"
         )
-    valid = [*BUILT_IN, *registered]
-    raise ConfigError(f"verifier '{name}': no such verifier. {nearest(name, valid)}")
+    return name
 
 
 def load(name: str, config: VerifierConfig) -> Verifier:
     """The verifier called ``name``; a process makes one and keeps it. Imports its module."""
     key = (name, repr(config))
     if key not in _loaded:
-        _loaded[key] = _make(name, config)
+        module = importlib.import_module(module_of(name))
+        verifier: Any = getattr(module, "VERIFIER", None)
+        if isinstance(verifier, type):
+            verifier = verifier(config) if signature(verifier).parameters else verifier()
+        if not callable(getattr(verifier, "verify", None)):
+            raise ConfigError(
+                f"verifier '{name}': module '{module.__name__}' does not set VERIFIER to a class "
+                f"(or an object) that has verify(prompt, response_text)."
+            )
+        _loaded[key] = verifier
     return _loaded[key]
 
 
@@ -76,20 +83,6 @@ def names(prompts: Iterable[Prompt]) -> list[str]:
         if prompt.verifier == "composite" and isinstance(parts := prompt.meta.get("parts"), list):
             found |= {part["verifier"] for part in parts}
     return sorted(found)
-
-
-def _make(name: str, config: VerifierConfig) -> Verifier:
-    module = importlib.import_module(module_of(name))
-    verifier: Any = getattr(module, "VERIFIER", None)
-    if isinstance(verifier, type):
-        verifier = verifier(config) if signature(verifier).parameters else verifier()
-    if not callable(getattr(verifier, "verify", None)):
-        raise ConfigError(
-            f"verifier '{name}': module '{module.__name__}' does not set VERIFIER to a class (or "
-            f"an object) that has verify(prompt, response_text)."
-        )
-    loaded: Verifier = verifier
-    return loaded
 
 
 def judged(correct: bool, detail: str = "") -> Verdict:

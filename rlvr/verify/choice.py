@@ -5,8 +5,6 @@ option's text: ``C``, ``(C)``, ``C. Paris``, ``\text{C}``. Without such an answe
 ``answer is C`` counts. A row's answer is a letter, written in any of these ways.
 """
 
-from __future__ import annotations
-
 import re
 
 from rlvr.config import VerifierConfig
@@ -29,23 +27,17 @@ class Choice:
         self._pattern = answer_pattern(config)
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
-        """Compare the letters. Raises ValueError if ``prompt.answer`` has none."""
-        gold = _letter(prompt.answer)
+        gold = _LETTER.match(prompt.answer)
         if gold is None:
             raise ValueError(f"the answer '{prompt.answer[:200]}' does not begin with a letter")
         try:
-            letter = _letter(final_answer(response_text, self._pattern))
+            found = _LETTER.match(final_answer(response_text, self._pattern))
         except NoAnswer:
-            phrases = _PHRASE.findall(response_text)
-            letter = phrases[-1] if phrases else None
-        if letter is None:
+            *_, found = [None, *_PHRASE.finditer(response_text)]
+        if found is None:
             return unparseable("no letter of an option")
-        return judged(letter == gold, letter)
-
-
-def _letter(answer: str) -> str | None:
-    found = _LETTER.match(answer)
-    return found[1].upper() if found else None
+        letter = found[1].upper()
+        return judged(letter == gold[1].upper(), letter)
 
 
 VERIFIER = Choice

@@ -3,8 +3,6 @@
 What a program can do about its verdict is to give the right outputs.
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from typing import Any
@@ -38,12 +36,7 @@ def verify_code(
             the prelude define are taken from the program where there is no ``entry_point``.
         limits: of the sandbox.
 
-    A program that ends early, breaks a limit or answers nonsense is incorrect, one that takes too
-    long is a time-out, one that does not compile is unparseable.
-
-    Raises:
-        ValueError: the tests are none.
-        SandboxError: the sandbox failed, twice.
+    Raises ValueError if the tests are none, SandboxError if the sandbox failed twice.
     """
     limits = limits or CodeConfig()
     cases = read_tests(tests, entry_point)
@@ -55,13 +48,7 @@ def verify_code(
 
 
 class Code:
-    """``verify_code`` as a verifier.
-
-    The tests are the row's ``tests`` or ``input_output`` or its answer, the function's name its
-    ``entry_point``; see ``extract_program`` for what is the program.
-
-    Raises ConfigError without a working sandbox.
-    """
+    """``verify_code`` as a verifier. Raises ConfigError without a working sandbox."""
 
     def __init__(self, config: VerifierConfig) -> None:
         if config.code.wall_s >= config.timeout_s:
@@ -73,7 +60,6 @@ class Code:
         self._limits = config.code
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
-        """Test the program in ``response_text``."""
         tests = prompt.meta.get("tests") or prompt.meta.get("input_output") or prompt.answer
         entry_point = (prompt.meta.get("entry_point") or "").rpartition(".")[2]  # Solution().f
         prelude = task_code(prompt.text, entry_point) if entry_point else ""
@@ -111,17 +97,16 @@ def extract_program(text: str, entry_point: str | None = None, prelude: str = ""
 
 def _blocks(text: str) -> list[str] | None:
     """The closed blocks that may be Python; None if there is no block of any kind."""
-    blocks: list[str] | None = None
-    start, fence, language = -1, "", ""
+    blocks: list[str] = []
+    opening = None
     for found in _FENCE.finditer(text):
-        if start < 0:
-            start, fence, language = found.end() + 1, found[1], found[2].lower()
-            blocks = blocks or []
-        elif found[1].startswith(fence) and not found[2]:
-            if blocks is not None and language in ("", "py", "python", "python3"):
-                blocks.append(text[start : found.start()])
-            start = -1
-    return blocks
+        if opening is None:
+            opening = found
+        elif found[1].startswith(opening[1]) and not found[2]:
+            if opening[2].lower() in ("", "py", "python", "python3"):
+                blocks.append(text[opening.end() + 1 : found.start()])
+            opening = None
+    return blocks if _FENCE.search(text) else None
 
 
 @lru_cache(maxsize=1024)
@@ -132,19 +117,18 @@ def task_code(text: str, entry_point: str) -> str:
     """
     lines = text.splitlines()
     head = re.compile(rf"def\s+{re.escape(entry_point)}\s*\(")
-    starts = [
-        i for i, line in enumerate(lines) if re.match(r"(from|import|def|class|@)\s?\w", line)
-    ]
+    code = re.compile(r"(from|import|def|class|@)\s?\w")
+    starts = [i for i, line in enumerate(lines) if code.match(line)]
     heads = [i for i, line in enumerate(lines) if head.match(line)]
     if not heads or not starts:
         return ""
     for end in range(heads[-1] + 1, min(len(lines), heads[-1] + 200) + 1):
-        code = "\n".join(lines[starts[0] : end])
+        source = "\n".join(lines[starts[0] : end]) + "\n"
         try:
-            compile(code, "prompt", "exec", dont_inherit=True)
+            compile(source, "prompt", "exec", dont_inherit=True)
         except (SyntaxError, ValueError):
             continue
-        return code + "\n"
+        return source
     return ""
 
 

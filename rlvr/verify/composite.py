@@ -10,8 +10,6 @@ A part may have an ``answer`` of its own, else it has the row's. The outcome is 
 part is, else incorrect. What each part gave is among the components, under its verifier's name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,7 +26,6 @@ class Composite:
         self._config = config
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
-        """Ask every part. Raises ValueError if the row's parts are none."""
         parts, combine = prompt.meta.get("parts"), prompt.meta.get("combine") or "sum"
         if not isinstance(parts, list) or not parts or not all(map(_is_part, parts)):
             raise ValueError("'parts' must be a list of {'verifier': name, 'weight': number}")
@@ -37,13 +34,11 @@ class Composite:
         components: dict[str, float] = {}
         details, correct = [], True
         for part in parts:
-            name = part["verifier"]
-            answer = part.get("answer")
+            name, answer, weight = (part.get(key) for key in ("verifier", "answer", "weight"))
             own = replace(prompt, verifier=name, answer=prompt.answer if answer is None else answer)
             verdict = load(name, self._config).verify(own, response_text)
-            given = (1.0 if part.get("weight") is None else part["weight"]) * verdict.reward
             label = name if name not in components else f"{name}_{len(components) + 1}"
-            components[label] = given
+            components[label] = verdict.reward * (1.0 if weight is None else weight)
             details.append(f"{label}: {verdict.outcome} {verdict.detail}".strip())
             correct = correct and verdict.outcome is Outcome.CORRECT
         reward = float(correct) if combine == "all" else sum(components.values())

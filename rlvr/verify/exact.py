@@ -1,9 +1,4 @@
-"""``exact``: the final answer is the gold answer, letter by letter.
-
-White space and case do not count. The final answer is found as by ``math``.
-"""
-
-from __future__ import annotations
+"""``exact``: the final answer, found as by ``math``, is the gold answer but for space and case."""
 
 from rlvr.config import VerifierConfig
 from rlvr.task import Prompt, Verdict
@@ -18,7 +13,6 @@ class Exact:
         self._pattern = answer_pattern(config)
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
-        """Compare the final answer of ``response_text`` with ``prompt.answer``."""
         try:
             answer = final_answer(response_text, self._pattern)
         except NoAnswer as reason:

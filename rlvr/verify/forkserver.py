@@ -3,8 +3,8 @@
 There are two kinds: the nursery of the verifiers' workers, and the one inside of bubblewrap.
 """
 
-from __future__ import annotations
-
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -46,10 +46,16 @@ class ForkServer:
         return leash
 
     def close(self) -> None:
-        """End it."""
         self.socket.close()
         try:
             self.process.wait(timeout=_END_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def ended(status: int) -> str:
+    """How a process ended, by its wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    names = {-number.value: number.name for number in signal.Signals}
+    return f"killed by {names.get(code, f'signal {-code}')}" if code < 0 else f"exit status {code}"

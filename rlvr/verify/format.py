@@ -4,8 +4,7 @@ Each tag once, in this order, with nothing outside of them. As an extra on top o
 see ``verifier.format.bonus``; as a part of the reward, ``composite``.
 """
 
-from __future__ import annotations
-
+import re
 from collections.abc import Sequence
 
 from rlvr.config import VerifierConfig
@@ -20,23 +19,15 @@ class Format:
         self._tags = config.format.tags
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
-        """Look for the tags."""
         tags = prompt.meta.get("tags") or self._tags
         return judged(well_formed(response_text, tags), ", ".join(tags))
 
 
 def well_formed(text: str, tags: Sequence[str]) -> bool:
     """Whether ``text`` is ``<a>...</a> <b>...</b>`` for these tags, each once, in this order."""
-    position = 0
-    for tag in tags:
-        opening, closing = f"<{tag}>", f"</{tag}>"
-        if text.count(opening) != 1 or text.count(closing) != 1:
-            return False
-        start, end = text.index(opening), text.index(closing)
-        if start < position or text[position:start].strip() or end < start + len(opening):
-            return False
-        position = end + len(closing)
-    return not text[position:].strip()
+    once = all(text.count(mark) == 1 for tag in tags for mark in (f"<{tag}>", f"</{tag}>"))
+    pattern = "".join(rf"\s*<{tag}>.*</{tag}>" for tag in map(re.escape, tags))
+    return once and re.fullmatch(rf"{pattern}\s*", text, re.DOTALL) is not None
 
 
 VERIFIER = Format

@@ -10,8 +10,6 @@ its name. Known are IFEval's rules but for ``language:response_language``. Words
 letters, digits and apostrophes; sentences end in ``.``, ``!`` or ``?`` before white space.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +26,6 @@ class Instruction:
     """All rules of the row."""
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
-        """Check each. Raises ValueError if the row's rules are none."""
         rules = list(_rules(prompt.meta))
         if not response_text.strip():
             return unparseable("an empty response")
@@ -63,11 +60,13 @@ def _words(text: str) -> list[str]:
 
 
 def _compare(count: int, relation: str, number: int) -> bool:
-    if relation == "at least":
-        return count >= number
-    if relation == "less than":
-        return count < number
-    raise ValueError(f"a relation is 'at least' or 'less than', not '{relation}'")
+    if relation not in ("at least", "less than"):
+        raise ValueError(f"a relation is 'at least' or 'less than', not '{relation}'")
+    return (count >= number) == (relation == "at least")
+
+
+def _found(pattern: str, text: str) -> int:
+    return len(re.findall(pattern, text, re.MULTILINE))
 
 
 def _count(word: str, text: str) -> int:
@@ -95,12 +94,8 @@ def _postscript(text: str, postscript_marker: str) -> bool:
     return re.search(rf"^\s*{marker}\s*\S", text, re.IGNORECASE | re.MULTILINE) is not None
 
 
-def _bullets(text: str) -> list[str]:
-    return re.findall(r"^[ \t]*(?:\*(?!\*)|-)[ \t]*[^\s*-]", text, re.MULTILINE)
-
-
-def _highlights(text: str) -> list[str]:
-    return [h for h in re.findall(r"\*\*[^\n*]+\*\*|\*[^\n*]+\*", text) if h.strip("* ")]
+def _highlights(text: str) -> int:
+    return sum(bool(h.strip("* ")) for h in re.findall(r"\*\*[^\n*]+\*\*|\*[^\n*]+\*", text))
 
 
 def _is_json(text: str) -> bool:
@@ -142,17 +137,17 @@ RULES: dict[str, Rule] = {
     ),
     "length_constraints:nth_paragraph_first_word": _first_word,
     "detectable_content:number_placeholders": lambda text, num_placeholders: (
-        len(re.findall(r"\[[^\[\]\n]{1,200}\]", text)) >= num_placeholders
+        _found(r"\[[^\[\]\n]{1,200}\]", text) >= num_placeholders
     ),
     "detectable_content:postscript": _postscript,
     "detectable_format:number_bullet_lists": lambda text, num_bullets: (
-        len(_bullets(text)) == num_bullets
+        _found(r"^[ \t]*(?:\*(?!\*)|-)[ \t]*[^\s*-]", text) == num_bullets
     ),
     "detectable_format:number_highlighted_sections": lambda text, num_highlights: (
-        len(_highlights(text)) >= num_highlights
+        _highlights(text) >= num_highlights
     ),
     "detectable_format:multiple_sections": lambda text, section_spliter, num_sections: (
-        len(re.findall(rf"{re.escape(section_spliter)}\s?\d+", text)) >= num_sections
+        _found(rf"{re.escape(section_spliter)}\s?\d+", text) >= num_sections
     ),
     "detectable_format:json_format": _is_json,
     "detectable_format:title": lambda text: any(

@@ -4,8 +4,6 @@ The schema is the row's ``schema`` or its answer, as JSON. The JSON is the last 
 response, else the whole response. Nothing is fetched: a ``$ref`` must point into the schema.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from functools import lru_cache
@@ -24,12 +22,11 @@ class JsonSchema:
     """Validity under a JSON schema of any draft."""
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
-        """Validate. Raises ValueError if the schema is none."""
         schema = prompt.meta.get("schema") or prompt.answer
         check = _validator(schema if isinstance(schema, str) else json.dumps(schema))
-        blocks = _BLOCK.findall(response_text)
         try:
-            value = json.loads(blocks[-1] if blocks else response_text, parse_constant=_refuse)
+            text = [response_text, *_BLOCK.findall(response_text)][-1]
+            value = json.loads(text, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             return unparseable(f"not JSON: {error}")
         try:

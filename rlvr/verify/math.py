@@ -4,8 +4,6 @@ Numbers are compared exactly, collections element by element, words as words, an
 formulas by math-verify. The decisions in doubtful cases are listed in this folder's README.
 """
 
-from __future__ import annotations
-
 import re
 
 from rlvr.config import VerifierConfig
@@ -65,8 +63,8 @@ def verify_math(gold: str, prediction: str, pattern: re.Pattern[str] | None = No
 class Math:
     """``verify_math`` as a verifier.
 
-    A new one reads some formulas of every kind first: the parser learns its tables as it goes,
-    and its first formulas take it a hundred times as long as the later ones.
+    A new one reads some formulas of every kind first: the parser learns its tables as it goes, and
+    its first formulas take a hundred times as long as the later ones.
     """
 
     def __init__(self, config: VerifierConfig) -> None:
@@ -75,7 +73,6 @@ class Math:
             _equal(gold, answer)
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
-        """Compare the final answer of ``response_text`` with ``prompt.answer``."""
         return verify_math(prompt.answer, response_text, self._pattern)
 
 
@@ -86,14 +83,16 @@ def _equal(gold: str, answer: str) -> bool:
         return True
     if (chosen := _equal_options(gold, answer)) is not None:
         return chosen
-    gold, answer, renamed = _without_names(gold, answer)
-    if renamed or gold == answer:
-        return not renamed
-    if (words := _equal_words(gold, answer)) is not None:
-        return words
+    if (values := _values(gold, answer)) is None:
+        return False
+    gold, answer = values
+    if gold == answer:
+        return True
+    if latex.is_word(gold) or latex.is_word(answer):
+        return latex.bare_word(gold) == latex.bare_word(answer)
     gold, gold_unit = units.split(gold)
     answer, unit = units.split(answer)
-    if not units.agree(gold_unit, unit):
+    if gold_unit and unit and gold_unit != unit:
         return False
     gold, answer = latex.formula(gold), latex.formula(answer)
     if gold == answer:
@@ -130,26 +129,16 @@ def _equal_options(gold: str, answer: str) -> bool | None:
     return None
 
 
-def _without_names(gold: str, answer: str) -> tuple[str, str, bool]:
-    """Drop ``x =`` on both sides, or where the other side is no relation.
-
-    The third value says that the two name different things.
-    """
+def _values(gold: str, answer: str) -> tuple[str, str] | None:
+    """Both without ``x =``, unless they are relations; None if they name different things."""
     gold_name, gold_value = latex.split_name(gold)
     name, value = latex.split_name(answer)
     if latex.has_relation(gold_value) or latex.has_relation(value):
-        return gold, answer, False
+        return gold, answer
     if gold_name and name and gold_name != name:
-        solved = gold_name in value and name in gold_value  # y = 3x, x = y/3
-        return gold, answer, not solved
-    return gold_value, value, False
-
-
-def _equal_words(gold: str, answer: str) -> bool | None:
-    """Words; None if neither side is made of words."""
-    if latex.word(gold) is None and latex.word(answer) is None:
-        return None
-    return latex.bare_word(gold) == latex.bare_word(answer)
+        # y = 3x and x = y/3 are one equation.
+        return (gold, answer) if gold_name in value and name in gold_value else None
+    return gold_value, value
 
 
 def _equal_parts(gold: str, answer: str) -> bool | None:

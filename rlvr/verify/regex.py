@@ -4,8 +4,6 @@ The final answer is found as by ``math``; a response without one is taken whole.
 with ``(?i)`` or ``(?s)`` for its flags, and with ``.*`` to search.
 """
 
-from __future__ import annotations
-
 import re
 
 from rlvr.config import VerifierConfig
@@ -21,16 +19,14 @@ class Regex:
         self._pattern = answer_pattern(config)
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:
-        """Match ``prompt.answer``. Raises ValueError if it is no pattern."""
         try:
             answer = final_answer(response_text, self._pattern)
         except NoAnswer:
             answer = response_text.strip()
         try:
-            found = re.fullmatch(prompt.answer, answer)
+            return judged(bool(re.fullmatch(prompt.answer, answer)), answer[:200])
         except re.error as error:
             raise ValueError(f"'{prompt.answer[:200]}' is no pattern: {error}") from None
-        return judged(found is not None, answer[:200])
 
 
 VERIFIER = Regex

@@ -1,9 +1,9 @@
 """What a publish costs without a GPU: python tests/bench/publish.py
 
 Random Qwen3 models, real learner ranks and engines on this machine. The yardstick is a copy of
-the same bytes from one array into another. Memory is the sum of the shares (Pss) of the learner
-ranks, the engines and Ray's own processes: the most during one further publish, beyond what they
-held before it. Times are the shortest of some, since the machine may have other work.
+the same bytes into fresh memory, made between the publishes. Memory is the sum of the shares (Pss)
+of the learner ranks, the engines and Ray's own processes: the most during one further publish,
+beyond what they held before it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import os
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from repeats import Repeats, table
+from synthetic import save_qwen3
 
 from rlvr.config import RunConfig
 from rlvr.learner.group import LearnerGroup
@@ -44,27 +45,12 @@ class Model:
 
     def save(self, folder: str) -> None:
         """Write it as a Hugging Face folder."""
-        config = Qwen3Config(
-            hidden_size=self.hidden,
-            intermediate_size=3 * self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.hidden // 64,
-            num_key_value_heads=self.hidden // 128,
-            head_dim=64,
-            vocab_size=self.vocabulary,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=1,
-            pad_token_id=0,
-        )
-        model = Qwen3ForCausalLM(config).to(getattr(torch, self.dtype))
-        size = sum(p.numel() for p in model.parameters())
+        size = save_qwen3(folder, self.hidden, self.layers, self.vocabulary, self.dtype)
         print(f"\n{self.name}: {size / 1e6:.0f} M parameters, {self.dtype}", flush=True)
-        model.save_pretrained(folder)
 
 
 MODELS = [
+    Model("tiny", "float32", 128, 2, 512, ((0, 1),)),
     Model("small", "float32", 512, 6, 16_000, ((0, 1), (2, 2), (3, 2))),
     Model("large", "bfloat16", 1024, 24, 64_000, ((2, 1), (3, 2))),
 ]
@@ -122,71 +108,60 @@ def held() -> int:
     return total
 
 
-def plain_copy(nbytes: int) -> float:
-    """Seconds to copy as many bytes into memory that is mapped for it, as a publish does."""
-    source, seconds = torch.ones(nbytes, dtype=torch.uint8), []
-    for _ in range(9):
-        started = time.perf_counter()
-        source.clone()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
-async def measure(model: Model, backends: list[str], repeats: int, engines: int) -> None:
-    """Print one row for each backend, sharding and number of engines."""
+async def measure(model: Model, repeats: int, engines: int) -> None:
+    """Print a row for each sharding and number of engines."""
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)
         nbytes = sum(f.stat().st_size for f in Path(folder).glob("*.safetensors"))
-        copy = plain_copy(nbytes)
-        print(f"{nbytes / MIB:.0f} MiB, copied in {1000 * copy:.0f} ms\n")
-        print("| backend | ZeRO | ranks | engines | ms | x copy | peak memory, x model |")
-        print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
-        pools = {}
-        for backend in backends:
-            config = configuration(folder, model.dtype, 2, 1, engines)
-            config.weights.backend = backend
-            pools[backend] = RolloutPool(config, engine_options(config, None))
-            await pools[backend].start()
+        source = torch.ones(nbytes, dtype=torch.uint8)
+        rows, copies = [], []
+        config = configuration(folder, model.dtype, 2, 1, engines)
+        pool = RolloutPool(config, engine_options(config, None))
+        await pool.start()
         for stage, ranks in model.learners:
             config = configuration(folder, model.dtype, stage, ranks, engines)
             learners = LearnerGroup(config, 0, learner_options(config, None))
             await learners.start()
-            for backend, pool in pools.items():
-                for count in range(1, engines + 1):
-                    weights = replace(config.weights, backend=backend)
-                    publisher = WeightPublisher(weights, learners.workers, pool.actors[:count])
-                    await publisher.start()
-                    seconds = []
-                    for version in range(repeats + 1):
-                        started = time.perf_counter()
-                        await publisher.publish(version)
-                        seconds.append(time.perf_counter() - started)
-                    took = min(seconds[1:])
-                    with Peak() as peak:
-                        await publisher.publish(repeats + 1)
-                    beyond = (peak.bytes - peak.before) / nbytes
-                    print(
-                        f"| `{backend}` | {stage} | {ranks} | {count} | {1000 * took:.0f} | "
-                        f"{took / copy:.1f} | {beyond:.1f} |",
-                        flush=True,
-                    )
+            for count in range(1, engines + 1):
+                publisher = WeightPublisher(config.weights, learners.workers, pool.actors[:count])
+                await publisher.start()
+                await publisher.publish(0)
+                seconds, copied = [], []
+                for version in range(1, repeats + 1):
+                    started = time.perf_counter()
+                    await publisher.publish(version)
+                    seconds.append(time.perf_counter() - started)
+                    copied += Repeats.seconds(source.clone, 1).values
+                with Peak() as peak:
+                    await publisher.publish(repeats + 1)
+                beyond = (peak.bytes - peak.before) / nbytes
+                took, copy = (Repeats([1000 * s for s in x]) for x in (seconds, copied))
+                ratio = f"{took.median / copy.median:.2f}"
+                layout = [str(stage), str(ranks), str(count)]
+                rows.append([*layout, f"{took:.0f}", f"{copy:.0f}", ratio, f"{beyond:.1f}"])
+                copies += copied
             await learners.close()
-        for pool in pools.values():
-            await pool.close()
+        await pool.close()
+        print(f"{nbytes / MIB:.0f} MiB, copied in {1000 * Repeats(copies).median:.0f} ms; ", end="")
+        print(f"medians of {repeats}, least and most in brackets\n")
+        print(table(TITLES, rows), flush=True)
+
+
+TITLES = ["ZeRO", "ranks", "engines", "publish, ms", "copy, ms", "publish ÷ copy", "memory ÷ model"]
 
 
 def main() -> None:
     """Measure all models."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backends", nargs="+", default=["object_store"])
-    parser.add_argument("--models", nargs="+", default=[m.name for m in MODELS])
-    parser.add_argument("--repeats", type=int, default=7)
+    names = [m.name for m in MODELS]
+    parser.add_argument("--models", nargs="+", choices=names, default=["small", "large"])
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--engines", type=int, default=2)
     given = parser.parse_args()
     ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)
     for model in MODELS:
         if model.name in given.models:
-            asyncio.run(measure(model, given.backends, given.repeats, given.engines))
+            asyncio.run(measure(model, given.repeats, given.engines))
 
 
 if __name__ == "__main__":

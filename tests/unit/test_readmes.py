@@ -186,6 +186,7 @@ def parses(program: list[str], arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", parse)
         patch.setattr(sys, "argv", [program[-1], *arguments])
+        patch.syspath_prepend(Path(program[-1]).parent)  # as Python does for a script
         with pytest.raises(Parsed):
             if program[0] == "-m":
                 runpy.run_module(program[1], run_name="__main__")

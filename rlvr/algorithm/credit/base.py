@@ -51,11 +51,9 @@ class Ranks(Protocol):
 
     def all_reduce(self, x: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
         """The reduction of ``x`` over ranks, as a new tensor."""
-        ...
 
     def all_gather(self, x: Tensor) -> Tensor:
         """``x`` of all ranks, in rank order, along the first dimension; lengths may differ."""
-        ...
 
 
 class SoloRanks:
@@ -79,24 +77,12 @@ class FrozenPolicy(Protocol):
 
     def head(self) -> AbstractContextManager[Float[Tensor, "V d"]]:
         """The rows of lm_head, whole while the context is open. Collective."""
-        ...
 
     def embed(self, input_ids: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
         """Input embeddings, detached. Collective."""
-        ...
 
-    def hidden(
-        self,
-        embeddings: Float[Tensor, "T d"],
-        packing: Packing,
-        prefix: Int[Tensor, "S 2"] | None = None,
-    ) -> Float[Tensor, "T d"]:
-        """Body and final norm, differentiable in ``embeddings``. Collective.
-
-        A sequence may continue tokens of another one, where that has them: ``prefix`` is
-        [start, end) in T of what each continues, empty for those that stand alone.
-        """
-        ...
+    def hidden(self, embeddings: Float[Tensor, "T d"], packing: Packing) -> Float[Tensor, "T d"]:
+        """Body and final norm, differentiable in ``embeddings``. Collective."""
 
 
 @runtime_checkable
@@ -124,7 +110,6 @@ class Features(Protocol):
 
         Can be iterated again. Collective (it may recompute), and to be iterated to its end.
         """
-        ...
 
 
 @runtime_checkable
@@ -140,7 +125,6 @@ class CreditAssigner(Protocol):
 
     def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
         """c_t on the N axis, without a gradient. Collective."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -165,15 +149,12 @@ class Driver(Protocol):
 
     def answer_span(self, sample: Sample) -> tuple[int, int]:
         """[start, end) of the final answer among the response's tokens; (-1, -1): there is none."""
-        ...
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``, without special ones."""
-        ...
 
     async def ask(self, questions: Iterable[Question]) -> list[TokenChoices]:
         """The replies of the rollout workers, in order."""
-        ...
 
 
 @runtime_checkable
@@ -186,7 +167,6 @@ class PreparesInputs(Protocol):
 
     async def prepare(self, groups: Sequence[Group], driver: Driver) -> CreditInputs:
         """The method's own inputs; once a step, between publishing a version and the next."""
-        ...
 
 
 CREDITS: Registry[CreditAssigner] = Registry("credit", "rlvr.algorithm.credit")

@@ -8,9 +8,10 @@ is D⁺ = ‖v−μ₋‖² − ‖v−μ₊‖² = 2 v·w + b: one dot product 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,62 +19,29 @@ from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks, SoloRanks
-from rlvr.algorithm.credit.delta_solver import (
-    DeltaOptions,
-    DeltaSolver,
-    FewStreamsSolver,
-    Proxies,
-)
+from rlvr.algorithm.credit.delta_solver import DeltaOptions, DeltaSolver, FewStreamsSolver, Proxies
 from rlvr.algorithm.credit.diagnostics import coefficient_metrics
 from rlvr.algorithm.credit.noise import response_uniform
 from rlvr.registry import require, require_one_of
 from rlvr.types import TokenBatch
 
+PerToken = Float[Tensor, "N"]
+Member = Bool[Tensor, "N"]
+
 _CHUNK = 1 << 26  # elements of logits, or of gathered rows of lm_head
 
 
 def delta_coefficients(
-    v: Float[Tensor, "T d"],
-    advantage: Float[Tensor, "T"],
-    *,
-    refinements: int = 1,
-    lambda_range: Sequence[float] = (0.8, 1.2),
-    within_side: bool = False,
-    gamma: str = "adaptive",
-    fixed_gamma: str = "mean_distance",
-    hard: bool = False,
-    normalise: bool = True,
-    range_map: bool = True,
+    v: Float[Tensor, "T d"], advantage: Float[Tensor, "T"], **options: Any
 ) -> Float[Tensor, "T"]:
-    """c_t of all response tokens of a batch.
+    """c_t of all response tokens of a batch, under ``DeltaOptions(**options)``.
 
-    Args:
-        v: token-gradient proxies, e.g. (1 − p_t(y_t)) h_t.
-        advantage: A_i of the response that each token belongs to.
-        refinements: K.
-        lambda_range: λ_min and λ_max.
-        within_side: D = −‖v − μ_own‖², the distance to the own centroid only.
-        gamma: ``adaptive`` scales D by its deviation on the token's side, ``fixed`` by one scale
-            in all passes.
-        fixed_gamma: that scale: ``mean_distance``, the mean of |D| to the first centroids, or
-            ``first_step``, the first deviation.
-        hard: α = 1[D > 0] in place of the sigmoid.
-        normalise: multiply by N/Z, so that Σ c = T.
-        range_map: map α to ``lambda_range``; else λ = α.
+    ``v`` are token-gradient proxies, e.g. (1 − p_t(y_t)) h_t; ``advantage`` is A_i of the response
+    that each token belongs to.
     """
-    options = DeltaOptions(
-        refinements=refinements,
-        lambda_range=list(lambda_range),
-        within_side=within_side,
-        gamma=gamma,
-        fixed_gamma=fixed_gamma,
-        hard=hard,
-        normalise=normalise,
-        range_map=range_map,
-    )
     everything = torch.arange(len(v), device=v.device)
     proxies = [(everything, at_least_float32(v))]
-    solver = DeltaSolver(lambda: iter(proxies), advantage, options, SoloRanks())
+    solver = DeltaSolver(lambda: iter(proxies), advantage, DeltaOptions(**options), SoloRanks())
     return solver.coefficients().to(at_least_float32(v).dtype)
 
 
@@ -121,7 +89,7 @@ class Delta(DeltaOptions):
                 proxies = realised_proxies(features)
                 few = features.recomputes and FewStreamsSolver.suits(self)
             solver_class = FewStreamsSolver if few else DeltaSolver
-            kept = self.state.get("gamma")
+            kept = self.state.get("gamma") if self.gamma == "fixed" else None
             solver = solver_class(proxies, advantage, self, scope, counted, kept)
             coefficients = solver.coefficients()
         if self.fixed_gamma == "first_step":
@@ -129,23 +97,15 @@ class Delta(DeltaOptions):
         metrics = coefficient_metrics(coefficients, advantage, ranks) | solver.metrics(ranks)
         return Credit(self._selected(coefficients, member, batch, ranks).to(dtype), metrics)
 
-    def _selected(
-        self,
-        coefficients: Float[Tensor, "N"],
-        member: Bool[Tensor, "N"],
-        batch: TokenBatch,
-        ranks: Ranks,
-    ) -> Float[Tensor, "N"]:
+    def _selected(self, c: PerToken, member: Member, batch: TokenBatch, ranks: Ranks) -> PerToken:
         """The selected coefficients, 0 elsewhere. Collective."""
         if self.select == "all":
-            return coefficients
-        if self.select == "random":
-            rank = response_uniform(batch, self.seed).to(coefficients)
-        else:
-            rank = -coefficients if self.select == "top" else coefficients
+            return c
+        by = {"top": -c, "bottom": c}
+        rank = by[self.select] if self.select in by else response_uniform(batch, self.seed).to(c)
         everywhere = ranks.all_gather(rank[member])
         last = everywhere.kthvalue(math.ceil(self.share * len(everywhere))).values
-        return torch.where(member & (rank <= last), coefficients, 0.0)
+        return torch.where(member & (rank <= last), c, 0.0)
 
 
 def realised_proxies(features: Features) -> Proxies:

@@ -68,7 +68,7 @@ class DeltaSolver:
         """c_t, float64; all 1 if a side is empty. Streams v 2 (K + 1) times."""
         self.centroids = self._mean(lambda n, v: self.weight[n])
         self.margin = self._margins()
-        gamma = self.first_gamma = self._first_gamma()
+        gamma = self._begun()
         for _ in range(self.options.refinements):
             weight = self.weight * self._assign(self.margin, self._on_side(gamma))
             self.centroids = self._mean(lambda n, v, weight=weight: weight[n])  # type: ignore[misc]
@@ -123,13 +123,16 @@ class DeltaSolver:
         towards_plus = 2 * (v @ w.to(v.dtype)).double() + b
         return torch.where(self.sides[0, n], towards_plus, -towards_plus) * self.sides[:, n].any(0)
 
+    def _begun(self) -> Float[Tensor, "2"]:
+        """γ± to begin with, which is also kept in ``first_gamma``."""
+        kept = self.kept_gamma
+        self.first_gamma = self._first_gamma() if kept is None else self.weight.new_tensor(kept)
+        return self.first_gamma
+
     def _first_gamma(self) -> Float[Tensor, "2"]:
         """γ± from the margins to the first centroids."""
-        if self.options.gamma == "fixed":
-            if self.options.fixed_gamma == "mean_distance":
-                return self._side_mean(self.margin.abs()).clamp(min=_MIN_VARIANCE**0.5)
-            if self.kept_gamma is not None:
-                return self.weight.new_tensor(self.kept_gamma)
+        if self.options.gamma == "fixed" and self.options.fixed_gamma == "mean_distance":
+            return self._side_mean(self.margin.abs()).clamp(min=_MIN_VARIANCE**0.5)
         return self._deviation()
 
     def _next_gamma(self, gamma: Float[Tensor, "2"]) -> Float[Tensor, "2"]:
@@ -185,7 +188,7 @@ class FewStreamsSolver(DeltaSolver):
         self.first: Float[Tensor, "2 d"] = self.weight.new_zeros(2, 0)
         self.second: Float[Tensor, "2 d d"] = self.weight.new_zeros(2, 0, 0)
         self.centroids = self._mean(self._observe)
-        gamma = self.first_gamma = self._first_gamma()
+        gamma = self._begun()
         for _ in range(self.options.refinements):
             self.centroids = self._mean(partial(self._refine, gamma))
             gamma = self._next_gamma(gamma)
@@ -205,8 +208,6 @@ class FewStreamsSolver(DeltaSolver):
 
     def _first_gamma(self) -> Float[Tensor, "2"]:
         """γ± of the margins to the first centroids, before any of them is formed."""
-        if self.options.gamma == "fixed" and self.kept_gamma is not None:
-            return self.weight.new_tensor(self.kept_gamma)
         w = self.centroids[0] - self.centroids[1]
         sums = self.weight.new_zeros(2, 2)
         if self.first.shape[1]:  # else a rank without tokens

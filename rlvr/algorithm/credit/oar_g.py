@@ -14,13 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import at_least_float32
-from rlvr.algorithm.credit.base import CREDITS, Credit, Features, Needs, Ranks
-from rlvr.algorithm.credit.diagnostics import coefficient_metrics
+from rlvr.algorithm.credit.base import CREDITS, Features, Needs, Ranks
 from rlvr.algorithm.credit.noise import response_generators
-from rlvr.algorithm.credit.oar import Oar, mean_rank_correlation
+from rlvr.algorithm.credit.oar import Oar, Scores
 from rlvr.algorithm.credit.oar_outcome import outcome_divergence, outcomes
-from rlvr.algorithm.credit.oar_p import exact_scores
-from rlvr.algorithm.credit.oar_segments import Segments, segments
+from rlvr.algorithm.credit.oar_segments import Segments
+from rlvr.algorithm.credit.rounds import in_step, rounds
 from rlvr.registry import require, require_one_of
 from rlvr.types import Packing, TokenBatch
 
@@ -42,18 +41,12 @@ class OarG(Oar):
         require_one_of("saliency", self.saliency, ("product", "grad_norm"))
         require(self.noise > 0, f"noise must be positive, not {self.noise}")
 
-    def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
-        device = batch.input_ids.device
-        found = segments(batch, features, ranks, self.target)
-        generators = list(response_generators(batch, self.seed, device))
-        noise = [generators[part.sequence] for part in found]
-        scores = self.saliency_scores(found, noise, features, ranks, device)
-        coefficients = self.reshaped(batch, features, found, scores)
-        metrics = coefficient_metrics(coefficients, batch.token_advantage, ranks)
-        if self.check_responses:
-            exact = exact_scores(self, found, features, ranks, device)
-            metrics |= mean_rank_correlation(scores, exact, ranks)
-        return Credit(coefficients, metrics)
+    def scores(
+        self, found: Sequence[Segments], batch: TokenBatch, features: Features, ranks: Ranks
+    ) -> tuple[Scores, dict[str, float]]:
+        generators = list(response_generators(batch, self.seed, features.logp.device))
+        own = [generators[part.sequence] for part in found]
+        return self.saliency_scores(found, own, features, ranks), {}
 
     def saliency_scores(
         self,
@@ -61,29 +54,25 @@ class OarG(Oar):
         generators: Sequence[torch.Generator],
         features: Features,
         ranks: Ranks,
-        device: torch.device,
-    ) -> list[Float[Tensor, "_R"]]:
+    ) -> Scores:
         """s_t of all reasoning tokens; noise of each response from its generator. Collective."""
-        chunks = _chunks([len(part.token_ids) for part in found], self.tokens_per_chunk)
-        rounds = int(ranks.all_reduce(torch.tensor(len(chunks)), "max"))
+        pairs = zip(found, generators, strict=True)
+        chunks = rounds(pairs, lambda pair, _: len(pair[0].token_ids), self.tokens_per_chunk)
         scores = []
         with features.policy.head() as head:
-            for r in range(rounds):
-                members = chunks[r] if r < len(chunks) else []
-                parts = [found[i] for i in members]
-                packing = Packing.idle(device)
-                if parts:
-                    packing = Packing.of([part.token_ids for part in parts])
+            for chunk in in_step(chunks, ranks):
+                packing = Packing.idle(features.logp.device)
+                if chunk:
+                    packing = Packing.of([part.token_ids for part, _ in chunk])
                 embeddings = features.policy.embed(packing.input_ids).detach()
-                begins = packing.cu_seqlens.tolist()
-                starts = [begin + p.start for begin, p in zip(begins, parts, strict=False)]
-                spans = [slice(s, s + p.reasoning) for s, p in zip(starts, parts, strict=True)]
-                noise = torch.zeros_like(embeddings)
-                for i, span in zip(members, spans, strict=True):
+                noise, spans = torch.zeros_like(embeddings), []
+                for begin, (part, dice) in zip(packing.cu_seqlens.tolist(), chunk, strict=False):
+                    span = slice(begin + part.start, begin + part.start + part.reasoning)
                     noise[span] = self.noise * torch.randn(
-                        noise[span].shape, generator=generators[i], device=device, dtype=noise.dtype
+                        noise[span].shape, generator=dice, device=noise.device, dtype=noise.dtype
                     )
-                answers = [part.answer for part in parts] or [1]
+                    spans.append(span)
+                answers = [part.answer for part, _ in chunk] or [1]
                 saliency = self._saliency(embeddings, noise, packing, answers, head, features)
                 scores += [saliency[span] for span in spans]
         return scores
@@ -113,16 +102,3 @@ class OarG(Oar):
         if self.saliency == "grad_norm":
             return gradient.norm(dim=1)
         return (gradient * e).sum(1).abs()
-
-
-def _chunks(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices 0..n−1 in order, cut so that each chunk has at most ``budget`` tokens."""
-    cut: list[list[int]] = []
-    room = 0
-    for i, length in enumerate(lengths):
-        if length > room or not cut:
-            cut.append([])
-            room = budget
-        cut[-1].append(i)
-        room -= length
-    return cut

@@ -38,24 +38,18 @@ def outcomes(
         temperature: divides the logits.
     """
     ends = packing.cu_seqlens[1:].tolist()
+    predicting = [slice(end - n - 1, end - 1) for end, n in zip(ends, answers, strict=True)]
     if mode == "answer_joint":
-        phi = []
-        for end, length in zip(ends, answers, strict=True):
-            targets = packing.input_ids[end - length : end]
-            states = hidden[end - length - 1 : end - 1]
-            phi.append(_log_likelihood(states, targets, head, temperature) / length)
-        return torch.stack(phi)
+        targets = [packing.input_ids[at.start + 1 : at.stop + 1] for at in predicting]
+        pairs = zip(predicting, targets, strict=True)
+        return torch.stack([_mean_logp(hidden[at], y, head, temperature) for at, y in pairs])
     if mode == "last":
-        at = at_least_float32(hidden[[end - 1 for end in ends]])
+        states = at_least_float32(hidden[[end - 1 for end in ends]])
     elif mode == "first":
-        before = [end - n - 1 for end, n in zip(ends, answers, strict=True)]
-        at = at_least_float32(hidden[before])
+        states = at_least_float32(hidden[[at.start for at in predicting]])
     else:  # the mean of logits is the logit of the mean state
-        spans = zip(ends, answers, strict=True)
-        at = torch.stack(
-            [at_least_float32(hidden[end - n - 1 : end - 1]).mean(0) for end, n in spans]
-        )
-    return _logits(at, head, temperature).log_softmax(-1)
+        states = torch.stack([at_least_float32(hidden[at]).mean(0) for at in predicting])
+    return _logits(states, head, temperature).log_softmax(-1)
 
 
 def outcome_divergence(
@@ -92,18 +86,19 @@ def _logits(
     return torch.cat([checkpoint(block, hidden, b, use_reentrant=False) for b in blocks], dim=1)
 
 
-def _log_likelihood(
+def _mean_logp(
     hidden: Float[Tensor, "a d"],
-    targets: Int[Tensor, "a"],
+    y: Int[Tensor, "a"],
     head: Float[Tensor, "V d"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Σ log p(target), a chunk of the logits at a time, in the backward pass too."""
+    """Mean of log p(y), a chunk of the logits at a time, in the backward pass too."""
 
     def chunk(h: Tensor, y: Tensor) -> Tensor:
         logits = _logits(at_least_float32(h), head, temperature)
         return -F.cross_entropy(logits, y, reduction="sum")
 
     rows = max(_CHUNK // len(head), 1)
-    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.stack([checkpoint(chunk, h, y, use_reentrant=False) for h, y in parts]).sum()
+    parts = zip(hidden.split(rows), y.split(rows), strict=True)
+    logp = [checkpoint(chunk, h, y, use_reentrant=False) for h, y in parts]
+    return torch.stack(logp).sum() / len(y)

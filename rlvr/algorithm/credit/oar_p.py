@@ -18,16 +18,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlvr.algorithm.credit.base import CREDITS, Credit, Driver, Features, Needs, Question, Ranks
-from rlvr.algorithm.credit.diagnostics import coefficient_metrics
-from rlvr.algorithm.credit.oar import Oar, mean_rank_correlation
-from rlvr.algorithm.credit.oar_outcome import outcome_divergence, outcomes
-from rlvr.algorithm.credit.oar_segments import Segments, planned_segments, segments
+from rlvr.algorithm.credit.base import CREDITS, Driver, Features, Needs, Question, Ranks
+from rlvr.algorithm.credit.oar import Oar, Scores
+from rlvr.algorithm.credit.oar_outcome import outcome_divergence
+from rlvr.algorithm.credit.oar_segments import Segments, planned_segments
 from rlvr.registry import require, require_one_of
-from rlvr.types import CreditInputs, Group, Packing, TokenBatch, samples_of
+from rlvr.types import CreditInputs, Group, TokenBatch, samples_of
 
 _TOLD = "told_scores"  # float32 [N]: s_t by the rollout workers; NaN: not asked
-_KEYS_PER_TOKEN = 8  # keys that take as much memory as what a token needs in one layer
 _NOTHING = 1e-6  # probability that a float32 sum of others cannot tell from 0
 
 
@@ -76,41 +74,28 @@ class OarP(Oar):
         positions = [self._positions(p).flip(0) for p in planned]
         clean = await driver.ask(self._question(p, p.token_ids, self.top_tokens) for p in planned)
         replies = await driver.ask(
-            self._question(
-                p, _blanked(p, p.start + t, driver.pad_token_id), before.token_ids.tolist()
-            )
+            self._question(p, p.blanked(t, driver.pad_token_id), before.token_ids.tolist())
             for p, at, before in zip(planned, positions, clean, strict=True)
             for t in at.tolist()
         )
         after = iter(replies)
-        scores = torch.full(
-            (sum(len(s.response.token_ids) for s in samples_of(groups)),), torch.nan
-        )
+        tokens = sum(len(s.response.token_ids) for s in samples_of(groups))
+        scores = torch.full((tokens,), torch.nan)
         for p, at, before in zip(planned, positions, clean, strict=True):
             changed = torch.stack([torch.tensor(next(after).logp) for _ in at])
             scores[p.first + at] = coarse_divergence(torch.tensor(before.logp), changed)
         return CreditInputs(inputs.sequence, {_TOLD: scores})
 
-    @torch.no_grad()
-    def assign(self, batch: TokenBatch, features: Features, ranks: Ranks) -> Credit:
-        device = batch.input_ids.device
-        found = segments(batch, features, ranks, self.target)
+    def scores(
+        self, found: Sequence[Segments], batch: TokenBatch, features: Features, ranks: Ranks
+    ) -> tuple[Scores, dict[str, float]]:
         positions = [self._positions(p) for p in found]
-        told: dict[str, float] = {}
         if self.engine == "rollout":
-            some, told = told_scores(found, positions, batch.inputs.token[_TOLD], ranks)
+            some, metrics = told_scores(found, positions, batch.inputs.token[_TOLD], ranks)
         else:
-            some = perturbation_scores(self, found, positions, features, ranks, device)
-        scores = [
-            interpolated(s, at, p.reasoning)
-            for s, at, p in zip(some, positions, found, strict=True)
-        ]
-        coefficients = self.reshaped(batch, features, found, scores)
-        metrics = told | coefficient_metrics(coefficients, batch.token_advantage, ranks)
-        if self.check_responses:
-            exact = exact_scores(self, found, features, ranks, device)
-            metrics |= mean_rank_correlation(scores, exact, ranks)
-        return Credit(coefficients, metrics)
+            some, metrics = self.perturbation_scores(found, positions, features, ranks), {}
+        each = zip(some, positions, found, strict=True)
+        return [interpolated(s, at, p.reasoning) for s, at, p in each], metrics
 
     def _question(
         self, part: Segments, token_ids: Int[Tensor, "L"], choices: int | list[int]
@@ -167,7 +152,7 @@ def told_scores(
     positions: Sequence[Int[Tensor, "_k"]],
     told: Float[Tensor, "N"],
     ranks: Ranks,
-) -> tuple[list[Float[Tensor, "_k"]], dict[str, float]]:
+) -> tuple[Scores, dict[str, float]]:
     """s_t that the rollout engines told, and the share of responses that were too long for them.
 
     These have flat scores, hence weights of 1. Collective.
@@ -176,102 +161,3 @@ def told_scores(
     silent = sum(bool(s.isnan().any()) for s in scores)
     too_long, asked = ranks.all_reduce(torch.tensor([silent, len(found)])).tolist()
     return [s.nan_to_num() for s in scores], {"too_long_to_score": too_long / max(asked, 1)}
-
-
-def exact_scores(
-    options: Oar, found: Sequence[Segments], features: Features, ranks: Ranks, device: torch.device
-) -> list[Float[Tensor, "_R"]]:
-    """s_t of the first ``check_responses`` responses at every position. Collective."""
-    sample = found[: options.check_responses]
-    everywhere = [torch.arange(p.reasoning) for p in sample]
-    return perturbation_scores(options, sample, everywhere, features, ranks, device)
-
-
-@torch.no_grad()
-def perturbation_scores(
-    options: Oar,
-    found: Sequence[Segments],
-    positions: Sequence[Int[Tensor, "_k"]],
-    features: Features,
-    ranks: Ranks,
-    device: torch.device,
-) -> list[Float[Tensor, "_k"]]:
-    """s_t at the given reasoning positions of every response. Collective.
-
-    A response is packed together with its variants, which hold no more than the tokens from t
-    on: what comes before is the same and they attend to it there.
-    """
-    policy = features.policy
-    chunks = shared_chunks(found, positions, options.tokens_per_chunk)
-    rounds = int(ranks.all_reduce(torch.tensor(len(chunks)), "max"))
-    scores: list[list[Tensor]] = [[] for _ in found]
-    with policy.head() as head:
-        for r in range(rounds):
-            if r >= len(chunks):
-                idle = Packing.idle(device)
-                policy.hidden(policy.embed(idle.input_ids), idle)
-                continue
-            packing, prefix, members = _shared(found, chunks[r], policy.pad_token_id)
-            hidden = policy.hidden(policy.embed(packing.input_ids), packing, prefix)
-            answers = [found[k].answer for k, _ in members]
-            result = outcomes(options.mode, hidden, packing, answers, head, features.temperature)
-            clean = [i for i, (_, t) in enumerate(members) if t is None]
-            for begin, end in zip(clean, [*clean[1:], len(members)], strict=True):
-                reference = result[begin].expand_as(result[begin + 1 : end])
-                scores[members[begin][0]] += outcome_divergence(reference, result[begin + 1 : end])
-    return [torch.stack(s).clamp(min=0) for s in scores]
-
-
-def shared_chunks(
-    found: Sequence[Segments], positions: Sequence[Int[Tensor, "_k"]], budget: int
-) -> list[list[tuple[int, int]]]:
-    """(response, position) of all variants in order, cut so that each chunk costs ``budget``.
-
-    A variant costs the tokens from its position on and some more for the keys before them; a
-    chunk has every response of which it has variants.
-    """
-    cut: list[list[tuple[int, int]]] = []
-    room = 0
-    for k, part in enumerate(found):
-        whole = len(part.token_ids)
-        for t in positions[k].tolist():
-            own = whole - part.start - t + whole // _KEYS_PER_TOKEN
-            joins = bool(cut) and cut[-1][-1][0] == k
-            if room < own + (0 if joins else whole):
-                cut.append([])
-                room, joins = budget, False
-            cut[-1].append((k, t))
-            room -= own + (0 if joins else whole)
-    return cut
-
-
-def _shared(
-    found: Sequence[Segments], variants: Sequence[tuple[int, int]], pad: int
-) -> tuple[Packing, Int[Tensor, "S 2"], list[tuple[int, int | None]]]:
-    """Responses, each followed by its variants; what these continue; which variant each is."""
-    sequences: list[Tensor] = []
-    members: list[tuple[int, int | None]] = []
-    first, prefix = [], []
-    end = begin = 0  # of T so far; of the response
-    for k, t in variants:
-        part = found[k]
-        if not members or members[-1][0] != k:
-            sequences.append(part.token_ids)
-            members.append((k, None))
-            first.append(0)
-            prefix.append([end, end])
-            begin, end = end, end + len(part.token_ids)
-        at = part.start + t
-        sequences.append(_blanked(part, at, pad)[at:])
-        members.append((k, t))
-        first.append(at)
-        prefix.append([begin, begin + at])
-        end += len(sequences[-1])
-    device = sequences[0].device
-    return Packing.of(sequences, first), torch.tensor(prefix, device=device), members
-
-
-def _blanked(part: Segments, at: int, pad: int) -> Int[Tensor, "L"]:
-    changed = part.token_ids.clone()
-    changed[at] = pad
-    return changed

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from rlvr.algorithm.credit.base import Driver, Features, Ranks
-from rlvr.algorithm.credit.groups import group_index, groups_with_spread
-from rlvr.types import CreditInputs, Group, TokenBatch, samples_of
+from rlvr.algorithm.credit.groups import GroupedResponses
+from rlvr.types import CreditInputs, Group, Packing, TokenBatch, samples_of
 
 SPAN = "answer_span"  # int64 [S, 2]: [start, end) among the response's tokens; -1: no answer
 GOLD = "reference_answer"  # int64 [S, L]: the gold answer's ids, padded with -1
@@ -29,6 +29,12 @@ class Segments:
     reasoning: int  # R
     answer: int  # tokens, the last of token_ids
     first: int  # of the reasoning, on the N axis
+
+    def blanked(self, t: int, pad: int) -> Int[Tensor, "L"]:
+        """The tokens with the reasoning's ``t``-th replaced by ``pad``."""
+        changed = self.token_ids.clone()
+        changed[self.start + t] = pad
+        return changed
 
 
 def answer_inputs(groups: Sequence[Group], driver: Driver, target: str) -> CreditInputs:
@@ -46,12 +52,10 @@ def segments(batch: TokenBatch, features: Features, ranks: Ranks, target: str) -
 
     Raises ValueError if the batch lacks what ``answer_inputs`` gives.
     """
-    index = group_index(batch.group_id, ranks)
-    wanted = groups_with_spread(batch, index, ranks)[index.of_sequence]
-    scored = torch.zeros_like(wanted)
-    scored[batch.sequence_id[features.scored]] = True
+    groups = GroupedResponses.of(batch, features, ranks)
+    wanted = groups.with_spread(batch.reward) & groups.member
     ids = batch.input_ids.split(batch.sequence_length.tolist())
-    return _cut(ids, batch.response_length, wanted & scored, batch.inputs, target)
+    return _cut(ids, batch.response_length, wanted, batch.inputs, target)
 
 
 def planned_segments(groups: Sequence[Group], inputs: CreditInputs, target: str) -> list[Segments]:
@@ -91,3 +95,26 @@ def _cut(
             cut = torch.cat([whole[: start + begin], answer])
             found.append(Segments(i, cut, start, begin, len(answer), int(first[i])))
     return found
+
+
+def with_variants(
+    found: Sequence[Segments], variants: Sequence[tuple[int, int]], pad: int
+) -> tuple[Packing, list[tuple[int, int | None]]]:
+    """Responses, each followed by its variants, which continue it; which variant each is."""
+    sequences: list[Tensor] = []
+    members: list[tuple[int, int | None]] = []
+    prefix: list[tuple[int, int]] = []
+    end = begin = 0  # of T so far; of the response
+    for k, t in variants:
+        part = found[k]
+        if not members or members[-1][0] != k:
+            sequences.append(part.token_ids)
+            members.append((k, None))
+            prefix.append((end, end))
+            begin, end = end, end + len(part.token_ids)
+        at = part.start + t
+        sequences.append(part.blanked(t, pad)[at:])
+        members.append((k, t))
+        prefix.append((begin, begin + at))
+        end += len(sequences[-1])
+    return Packing.of(sequences, prefix), members

@@ -9,6 +9,7 @@ from torch import Tensor
 from rlvr.algorithm.aggregation import at_least_float32
 from rlvr.algorithm.credit.base import Features
 from rlvr.algorithm.credit.groups import GroupedResponses
+from rlvr.algorithm.credit.rounds import in_step, rounds
 from rlvr.types import TokenBatch
 
 _ERRORS = 1 << 26  # elements of a chunk of g
@@ -23,16 +24,10 @@ class StreamedScores:
     """
 
     def __init__(
-        self,
-        batch: TokenBatch,
-        features: Features,
-        groups: GroupedResponses,
-        split: Bool[Tensor, "G"],
-        memory_mib: int,
+        self, batch: TokenBatch, features: Features, groups: GroupedResponses, memory_mib: int
     ) -> None:
         self.features = features
         self.groups = groups
-        self.split = split
         self.memory = memory_mib << 20
         self.target = batch.target
         self.taken: Bool[Tensor, "N"] = groups.both_kinds()
@@ -41,25 +36,19 @@ class StreamedScores:
 
     def thr(self) -> Float[Tensor, "N"]:
         """THR of every token; 0 where ``taken`` is False. Collective."""
-        ranks = self.groups.ranks
+        ranks, split = self.groups.ranks, self.groups.split.tolist()
         score = torch.zeros_like(at_least_float32(self.features.logp))
         with self.features.policy.head() as head:
             vocabulary = self._vocabulary(len(head))
-            waves = self._waves(vocabulary, head.shape[1])
-            for k in range(int(ranks.all_reduce(torch.tensor(len(waves)), "max"))):
-                wave = waves[k] if k < len(waves) else []
-                m = {
-                    g: torch.zeros(
-                        (len(vocabulary[g]), head.shape[1]),
-                        dtype=at_least_float32(head[:0]).dtype,
-                        device=head.device,
-                    )
-                    for g in wave
-                }
+            width, dtype = head.shape[1], at_least_float32(head[:0]).dtype
+            split_first = sorted(vocabulary, key=lambda g: (not split[g], g))
+            waves = rounds(split_first, lambda g, _: len(vocabulary[g]) * width * 4, self.memory)
+            for wave in in_step(waves, ranks):
+                m = {g: head.new_zeros(len(vocabulary[g]), width, dtype=dtype) for g in wave}
                 for g, _, error, hidden in self._stream(head, vocabulary, m, positives_only=True):
                     m[g].addmm_(error.T, hidden)
                 for g in wave:
-                    if self.split[g]:
+                    if split[g]:
                         m[g] = ranks.all_reduce(m[g])
                 for g, n, error, hidden in self._stream(head, vocabulary, m):
                     score[n] = ((error @ m[g]) * hidden).sum(1).to(score.dtype)
@@ -68,26 +57,11 @@ class StreamedScores:
     def _vocabulary(self, size: int) -> dict[int, Int[Tensor, "v"]]:
         """V* of this rank's groups and of all split groups: sorted ids. Collective."""
         pairs = torch.unique((self.token_group * size + self.target)[self.taken])
-        shared = self.groups.ranks.all_gather(pairs[self.split[pairs // size]])
+        shared = self.groups.ranks.all_gather(pairs[self.groups.split[pairs // size]])
         pairs = torch.unique(torch.cat([pairs, shared]))
         numbers, counts = torch.unique_consecutive(pairs // size, return_counts=True)
         parts = (pairs % size).split(counts.tolist())
         return dict(zip(numbers.tolist(), parts, strict=True))
-
-    def _waves(self, vocabulary: dict[int, Int[Tensor, "v"]], width: int) -> list[list[int]]:
-        """Groups whose matrices fit in memory together."""
-        split = self.split.tolist()
-        split_first = sorted(vocabulary, key=lambda g: (not split[g], g))
-        waves: list[list[int]] = []
-        room = 0
-        for g in split_first:
-            need = len(vocabulary[g]) * width * 4
-            if need > room or not waves:
-                waves.append([])
-                room = self.memory
-            waves[-1].append(g)
-            room -= need
-        return waves
 
     def _stream(
         self,

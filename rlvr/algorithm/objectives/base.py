@@ -21,7 +21,9 @@ from rlvr.types import TokenBatch, Totals
 PerToken = Float[Tensor, "n"]  # response tokens of a micro-batch
 PerSequence = Float[Tensor, "s"]  # its sequences
 PerResponse = Float[Tensor, "S"]  # responses of a mini-batch
+GroupIds = Int[Tensor, "S"]
 Scalar = Float[Tensor, ""]
+Term = tuple[PerToken, dict[str, Metric]]  # to be minimised, and the method's own metrics
 
 # exp() beyond this is a policy that has left its data; the bound only keeps inf · 0 out.
 MAX_LOG_RATIO = 20.0
@@ -50,11 +52,9 @@ class Objective(Protocol):
         self, logp: PerToken, batch: TokenBatch, coefficients: PerToken, totals: Totals
     ) -> LossTerms:
         """This micro-batch's share of the loss, differentiable in ``logp``."""
-        ...
 
     def active(self, batch: TokenBatch, coefficients: PerToken) -> Bool[Tensor, "s"]:
         """Sequences whose gradient is not identically zero; the others need no backward."""
-        ...
 
 
 @runtime_checkable
@@ -71,19 +71,16 @@ class CoupledObjective(Objective, Protocol):
         self, logp: PerToken, batch: TokenBatch, coefficients: PerToken
     ) -> PerSequence:
         """s̄_i of every sequence of the micro-batch."""
-        ...
 
     def response_weights(
-        self, score: PerResponse, reward: PerResponse, group_id: Int[Tensor, "S"], totals: Totals
+        self, score: PerResponse, reward: PerResponse, group_id: GroupIds, totals: Totals
     ) -> PerResponse:
         """∂L/∂s̄_i over all responses of the mini-batch, denominators included."""
-        ...
 
     def value(
-        self, score: PerResponse, reward: PerResponse, group_id: Int[Tensor, "S"], totals: Totals
+        self, score: PerResponse, reward: PerResponse, group_id: GroupIds, totals: Totals
     ) -> Scalar:
         """L itself, over all responses of the mini-batch, for the metrics."""
-        ...
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective", "rlvr.algorithm.objectives")
@@ -116,8 +113,8 @@ class PolicyGradient(ABC):
     @abstractmethod
     def token_loss(
         self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
-    ) -> tuple[PerToken, dict[str, Metric]]:
-        """The term to be minimised of every token, and the method's own metrics."""
+    ) -> Term:
+        """The term of every token."""
 
     def loss(
         self, logp: PerToken, batch: TokenBatch, coefficients: PerToken, totals: Totals
@@ -169,23 +166,16 @@ class Clipped(PolicyGradient):
 
     def token_loss(
         self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
-    ) -> tuple[PerToken, dict[str, Metric]]:
-        return clipped_surrogate(log_ratio.exp(), advantage, self.clip_low, self.clip_high)
+    ) -> Term:
+        ratio, low, high = log_ratio.exp(), 1 - self.clip_low, 1 + self.clip_high
+        term = -torch.minimum(ratio * advantage, ratio.clamp(low, high) * advantage)
+        return term, {
+            "policy/clip_high": Mean.of((ratio > high) & (advantage > 0)),
+            "policy/clip_low": Mean.of((ratio < low) & (advantage < 0)),
+        }
 
 
 def k3(logp: PerToken, logp_reference: PerToken) -> PerToken:
     """Schulman's k3 estimator of KL(π ‖ π_ref), per token: e^x − x − 1, x = log(π_ref / π)."""
     x = (logp_reference - logp).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return x.exp() - x - 1
-
-
-def clipped_surrogate(
-    ratio: PerToken, advantage: PerToken, low: float, high: float
-) -> tuple[PerToken, dict[str, Metric]]:
-    """−min(r A, clip(r, 1−low, 1+high) A), and the shares of tokens clipped on either side."""
-    clipped = ratio.clamp(1 - low, 1 + high)
-    term = -torch.minimum(ratio * advantage, clipped * advantage)
-    return term, {
-        "policy/clip_high": Mean.of((ratio > 1 + high) & (advantage > 0)),
-        "policy/clip_low": Mean.of((ratio < 1 - low) & (advantage < 0)),
-    }

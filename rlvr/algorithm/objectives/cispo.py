@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from rlvr.algorithm.metrics import Mean, Metric
-from rlvr.algorithm.objectives.base import OBJECTIVES, PerToken, PolicyGradient
+from rlvr.algorithm.metrics import Mean
+from rlvr.algorithm.objectives.base import OBJECTIVES, PerToken, PolicyGradient, Term
 from rlvr.registry import require
 from rlvr.types import TokenBatch
 
@@ -21,7 +21,7 @@ class Cispo(PolicyGradient):
 
     def token_loss(
         self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
-    ) -> tuple[PerToken, dict[str, Metric]]:
+    ) -> Term:
         ratio = log_ratio.detach().exp()
         term = -ratio.clamp(max=1 + self.clip_high) * advantage * logp
         return term, {"policy/clip_high": Mean.of(ratio > 1 + self.clip_high)}

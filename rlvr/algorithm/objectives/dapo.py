@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from rlvr.algorithm.metrics import Mean, Metric
-from rlvr.algorithm.objectives.base import OBJECTIVES, Clipped, PerToken
+from rlvr.algorithm.metrics import Mean
+from rlvr.algorithm.objectives.base import OBJECTIVES, Clipped, PerToken, Term
 from rlvr.registry import require
 from rlvr.types import TokenBatch
 
@@ -31,7 +31,7 @@ class Dapo(Clipped):
 
     def token_loss(
         self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
-    ) -> tuple[PerToken, dict[str, Metric]]:
+    ) -> Term:
         term, metrics = super().token_loss(logp, log_ratio, advantage, batch)
         if self.dual_clip is not None:
             bound = -self.dual_clip * advantage

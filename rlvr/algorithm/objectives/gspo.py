@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from rlvr.algorithm.aggregation import segment_mean
-from rlvr.algorithm.metrics import Metric
-from rlvr.algorithm.objectives.base import MAX_LOG_RATIO, OBJECTIVES, Clipped, PerToken
+from rlvr.algorithm.objectives.base import MAX_LOG_RATIO, OBJECTIVES, Clipped, PerToken, Term
 from rlvr.types import TokenBatch
 
 
@@ -23,7 +22,7 @@ class Gspo(Clipped):
 
     def token_loss(
         self, logp: PerToken, log_ratio: PerToken, advantage: PerToken, batch: TokenBatch
-    ) -> tuple[PerToken, dict[str, Metric]]:
+    ) -> Term:
         """The clipped term with logp − sg(logp) + sg(log s_i) as log ratio."""
         assert batch.logp_old is not None
         difference = logp.detach() - batch.logp_old.to(logp.dtype)

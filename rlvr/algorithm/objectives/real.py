@@ -12,15 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlvr.algorithm.aggregation import (
-    at_least_float32,
-    segment_max,
-    segment_mean,
-    segment_sum,
-)
+from rlvr.algorithm.aggregation import at_least_float32, segment_max, segment_mean, segment_sum
 from rlvr.algorithm.metrics import Mean
 from rlvr.algorithm.objectives.base import (
     OBJECTIVES,
+    GroupIds,
     LossTerms,
     PerResponse,
     PerSequence,
@@ -34,23 +30,17 @@ from rlvr.types import TokenBatch, Totals
 def real_loss(
     score: PerResponse,
     label: Bool[Tensor, "S"],
-    group_id: Int[Tensor, "S"],
+    group_id: GroupIds,
     *,
     tau: float = 0.5,
     variant: str = "softmax",
 ) -> Scalar:
-    """The loss over whole groups, differentiable in ``score``.
+    """The loss over whole groups, differentiable in ``score``; 0 without a group of both labels.
 
-    Args:
-        score: s̄_i, the mean of logp − logp_old over a response's tokens.
-        label: whether a response is a positive (correct) one.
-        group_id: any integers.
-        tau: temperature.
-        variant: ``softmax`` (anchored at logit 0 on either side), ``bce`` or ``product``.
-
-    Returns:
-        ``softmax`` and ``product``: the sum over the groups with both labels ÷ all groups;
-        ``bce``: the mean over the responses of the groups with both labels. 0 without any.
+    ``score`` is s̄_i, the mean of logp − logp_old over a response's tokens, ``label`` whether the
+    response is a positive one. ``softmax`` (anchored at logit 0 on either side) and ``product``
+    are the sum over the groups with both labels ÷ all groups, ``bce`` is the mean over the
+    responses of the groups with both labels.
     """
     label = label.bool()
     group, groups = _renumber(group_id)
@@ -59,22 +49,19 @@ def real_loss(
     logit, label = at_least_float32(score)[valid] / tau, label[valid]
     group, count = _renumber(group[valid])
 
-    # Over the negatives e^{s̄/τ}, over the positives e^{−s̄/τ}.
-    if variant == "softmax":
-        negative = _log_sum_exp(logit[~label], group[~label], count, anchor=True)
-        positive = _log_sum_exp(-logit[label], group[label], count, anchor=True)
-        return (negative.sum() + positive.sum()) / max(groups, 1)
-    if variant == "product":
-        negative = _log_sum_exp(logit[~label], group[~label], count, anchor=False)
-        positive = _log_sum_exp(-logit[label], group[label], count, anchor=False)
-        return F.softplus(negative + positive).sum() / max(groups, 1)
     if variant == "bce":
         total = F.binary_cross_entropy_with_logits(logit, label.to(logit.dtype), reduction="sum")
         return total / max(len(logit), 1)
-    raise ValueError(f"variant must be softmax, bce or product, not '{variant}'")
+    if variant not in ("softmax", "product"):
+        raise ValueError(f"variant must be softmax, bce or product, not '{variant}'")
+    anchor = variant == "softmax"  # over the negatives e^{s̄/τ}, over the positives e^{−s̄/τ}
+    negative = _log_sum_exp(logit[~label], group[~label], count, anchor=anchor)
+    positive = _log_sum_exp(-logit[label], group[label], count, anchor=anchor)
+    total = negative.sum() + positive.sum() if anchor else F.softplus(negative + positive).sum()
+    return total / max(groups, 1)
 
 
-def _renumber(group_id: Int[Tensor, "S"]) -> tuple[Int[Tensor, "S"], int]:
+def _renumber(group_id: GroupIds) -> tuple[GroupIds, int]:
     ids, group = torch.unique(group_id, return_inverse=True)
     return group, len(ids)
 
@@ -118,20 +105,20 @@ class Real:
             term = term * batch.importance.to(logp.dtype)
         return segment_mean(term, batch.sequence_id, batch.num_sequences)
 
-    def label(self, reward: PerResponse, group_id: Int[Tensor, "S"]) -> Bool[Tensor, "S"]:
+    def label(self, reward: PerResponse, group_id: GroupIds) -> Bool[Tensor, "S"]:
         if self.positive_threshold is not None:
             return reward >= self.positive_threshold
         group, count = _renumber(group_id)
         return reward >= segment_max(reward, group, count)[group]
 
     def value(
-        self, score: PerResponse, reward: PerResponse, group_id: Int[Tensor, "S"], totals: Totals
+        self, score: PerResponse, reward: PerResponse, group_id: GroupIds, totals: Totals
     ) -> Scalar:
         label = self.label(reward, group_id)
         return real_loss(score, label, group_id, tau=self.tau, variant=self.variant)
 
     def response_weights(
-        self, score: PerResponse, reward: PerResponse, group_id: Int[Tensor, "S"], totals: Totals
+        self, score: PerResponse, reward: PerResponse, group_id: GroupIds, totals: Totals
     ) -> PerResponse:
         with torch.enable_grad():
             free = score.detach().double().requires_grad_()

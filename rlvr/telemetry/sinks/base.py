@@ -46,11 +46,7 @@ SINKS: Registry[Sink] = Registry("sink", "rlvr.telemetry.sinks")
 
 
 def build_sinks(config: TelemetryConfig) -> dict[str, Sink]:
-    """The sinks that ``config`` asks for, by name.
-
-    Raises:
-        ConfigError: a sink is unknown, or one of its options.
-    """
+    """The sinks that ``config`` asks for, by name; ConfigError for an unknown one or option."""
     nodes: list[Any] = [{"name": n} if isinstance(n, str) else n for n in config.sinks]
     if config.wandb != "disabled":
         own = {"mode": str(config.wandb), "project": config.project, "run": config.name}

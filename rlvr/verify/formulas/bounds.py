@@ -3,8 +3,6 @@ r"""What is refused because it is short to write and impossible to evaluate or t
 ``9^{9^{9}}``, ``((9!)!)!``, ``(x+y+z+w)^{300}``: told at once, instead of by the death of a worker.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable

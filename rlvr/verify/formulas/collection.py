@@ -1,7 +1,5 @@
 """Lists, sets, tuples, intervals and unions: taken apart at the top level."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from rlvr.verify.formulas.latex import is_one_bracket

@@ -4,8 +4,6 @@ Most of the work is math-verify's normalisation; what stands here is what it lea
 must not touch.
 """
 
-from __future__ import annotations
-
 import re
 from itertools import accumulate
 
@@ -44,9 +42,8 @@ _WRITTEN["reals"] = r"(-\infty,\infty)"
 _LIBRARY = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
 _EITHER = re.compile(r",?\s{0,9}(?:\\text\s?\{\s{0,9}or\s{0,9}\}|\bor\b)\s{0,9}")
 _INEQUALITY = re.compile(r"[<>]|\\[lg]e(?![a-zA-Z])")
-_GROUPED = re.compile(
-    r"(?<=(?<!\\)\{)[0-9]{1,3}(?:,\s{0,3}[0-9]{3}){1,9}(?=\})"
-)  # {20,000} in a fraction
+# {20,000} in a fraction
+_GROUPED = re.compile(r"(?<=(?<!\\)\{)[0-9]{1,3}(?:,\s{0,3}[0-9]{3}){1,9}(?=\})")
 _SINGLE = re.compile(r"([_^])\{([0-9a-zA-Z])\}(?![0-9a-zA-Z])")  # x_{1} is x_1
 _NO_VALUE = re.compile(r"(?<=[0-9])_\{10\}$|\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![a-zA-Z]))")
 _WORD = re.compile(r"(?:\\text\s?\{\s*)?\(?([^{}\\^_()]{1,80})\)?(?:\s*\})?[.,]?")
@@ -70,9 +67,8 @@ def tidy(answer: str) -> str:
     text = text.rstrip(".,;:").strip().removeprefix("$").removesuffix("$").rstrip(".,;: ")
     while text.startswith("{") and is_one_bracket(text):
         text = text[1:-1].strip()
-    return _SINGLE.sub(
-        r"\1\2", _GROUPED.sub(lambda found: re.sub(r"[,\s]", "", found.group()), text)
-    )
+    text = _GROUPED.sub(lambda found: re.sub(r"[,\s]", "", found.group()), text)
+    return _SINGLE.sub(r"\1\2", text)
 
 
 def formula(text: str) -> str:
@@ -104,22 +100,20 @@ def is_one_bracket(text: str) -> bool:
     return 0 in depths and depths.index(0) == len(text) - 1
 
 
-def word(text: str) -> str | None:
-    r"""The words of ``\text{...}`` or of plain English, in lower case; else None.
+def is_word(text: str) -> bool:
+    r"""Whether it is ``\text{...}`` or plain English.
 
     Up to three letters without ``\text`` are a formula: a product of variables.
     """
-    if text.startswith(r"\text") or _PLAIN_WORDS.fullmatch(text):
-        return bare_word(text)
-    return None
+    written = text.startswith(r"\text") or _PLAIN_WORDS.fullmatch(text)
+    return bool(written) and bare_word(text) is not None
 
 
 def bare_word(text: str) -> str | None:
     r"""``text`` as words, with ``\text`` and brackets or without; None if it is a formula."""
-    found = _WORD.fullmatch(text)
-    if found is None:
-        return None
-    return " ".join(re.sub(r",\s*and\b|,|\band\b", " , ", found[1]).split()).casefold()
+    if found := _WORD.fullmatch(text):
+        return " ".join(re.sub(r",\s*and\b|,|\band\b", " , ", found[1]).split()).casefold()
+    return None
 
 
 def numeral(text: str) -> tuple[str, str] | None:

@@ -1,9 +1,7 @@
 """Answers that are plain numbers, compared exactly and without a computer algebra system."""
 
-from __future__ import annotations
-
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 _DECIMAL = r"(?:[0-9]{1,300}(?:\.[0-9]{0,300})?|\.[0-9]{1,300})"
@@ -29,15 +27,14 @@ class Number:
     decimal: bool  # with a decimal point or an exponent: may be rounded
     grouped: bool  # 1,234: may also be read as a list
 
-    def equals(self, gold: Number) -> bool:
+    def equals(self, gold: "Number") -> bool:
         """Equality; a decimal on either side leaves room for rounding."""
         if self.value == gold.value:
             return True
         return (self.decimal or gold.decimal) and close(self.value, gold.value)
 
-    def percent(self) -> Number:
-        """A hundredth of the number."""
-        return Number(self.value / 100, self.decimal, self.grouped)
+    def percent(self) -> "Number":
+        return replace(self, value=self.value / 100)
 
 
 def close(value: Fraction, gold: Fraction) -> bool:
@@ -61,7 +58,7 @@ def read_number(text: str) -> Number | None:
         decimal = "." in digits or (exponent < 0 and found[1] is not None)
         return Number(sign * _decimal(digits) * Fraction(10) ** exponent, decimal, False)
     if _GROUPED.fullmatch(body):
-        return Number(sign * _decimal(re.sub("[, ]", "", body)), "." in body, True)
+        return Number(sign * _decimal(body), "." in body, True)
     if found := _FRACTION.fullmatch(body) or _RATIO.fullmatch(body):
         above, below = found[2] or found[3], found[4] or found[5]
         if not _decimal(below):
@@ -76,4 +73,4 @@ def read_number(text: str) -> Number | None:
 
 
 def _decimal(digits: str) -> Fraction:
-    return Fraction(digits.replace(" ", "").removesuffix("."))
+    return Fraction(re.sub("[, ]", "", digits).removesuffix("."))

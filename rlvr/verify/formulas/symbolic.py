@@ -4,8 +4,6 @@ math-verify's own time-outs use signals; they are off here, because the process 
 killed from outside. ``bounds`` refuses what would cost such a kill each time.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from functools import lru_cache

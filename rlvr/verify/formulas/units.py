@@ -4,12 +4,9 @@ A unit may be left out or added, and the names of things ("12 apples") say nothi
 not minutes, and a million is a factor.
 """
 
-from __future__ import annotations
-
 import re
-from typing import TypeAlias
 
-Unit: TypeAlias = frozenset[tuple[str, int]]  # measures and their powers; empty: none known
+Unit = frozenset[tuple[str, int]]  # measures and their powers; empty: none known
 
 _MEASURES = """m meter metre|cm centimeter centimetre|mm millimeter millimetre|km kilometer
 kilometre|ft foot feet|in inch inches|yd yard|mi mile|s sec second|min minute|h hr hour|day|week
@@ -52,11 +49,6 @@ def split(text: str) -> tuple[str, Unit]:
     return _scaled(text.strip(), unit)
 
 
-def agree(gold: Unit, unit: Unit) -> bool:
-    """Whether neither contradicts the other."""
-    return not gold or not unit or gold == unit
-
-
 def _is_unit(amount: str, space: str, rest: str) -> bool:
     """Whether ``rest``, after a number, is a unit: letters alone may be variables."""
     if _FUNCTION.match(rest):
@@ -75,9 +67,8 @@ def _name(token: str) -> str:
 
 def _scaled(text: str, written: str) -> tuple[str, Unit]:
     unit, sign, power = [], 1, 1
-    for token, exponent, slash in _TOKEN.findall(
-        written.replace(r"\text", " ").replace("circ", "deg")
-    ):
+    written = written.replace(r"\text", " ").replace("circ", "deg")
+    for token, exponent, slash in _TOKEN.findall(written):
         name = _name(token)
         if slash or name == "per":
             sign = -1

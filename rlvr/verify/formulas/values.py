@@ -4,8 +4,6 @@ Two expressions with variables are compared at several points. A difference at o
 agreement at all proves nothing where a function has corners or steps.
 """
 
-from __future__ import annotations
-
 import random
 from fractions import Fraction
 from itertools import chain

@@ -12,8 +12,6 @@ Understood are
 each also as JSON text.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -5,17 +5,17 @@ here, large ones in a second sandbox. Test code, too, runs in a second sandbox, 
 the program in the first.
 """
 
-from __future__ import annotations
-
-import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from rlvr.config import CodeConfig
 from rlvr.errors import ConfigError, SandboxError
 from rlvr.task import Outcome, Verdict
 from rlvr.verify.base import judged, unparseable
+from rlvr.verify.forkserver import ended
 from rlvr.verify.sandbox import server, syscalls
 from rlvr.verify.sandbox.cases import Asserts, Calls, Runs
 from rlvr.verify.sandbox.inside import comparer
@@ -30,7 +30,6 @@ _BROKEN = (
 )
 
 _SMALL = 2**16  # bytes of an answer that cannot take long to compare
-_COMPARING = "verifier.code.cpu_s={} to have its results compared"
 
 
 def judge(program: str, cases: Runs | Calls | Asserts, prelude: str, limits: CodeConfig) -> Verdict:
@@ -38,14 +37,14 @@ def judge(program: str, cases: Runs | Calls | Asserts, prelude: str, limits: Cod
     start = time.monotonic()
     with Sandbox("host", limits, start + limits.wall_s) as box:
         try:
-            return _test(box, program, cases, prelude, limits)
+            return _test(box, program, cases, prelude)
         except TimeoutError as error:
             return _overran(str(error) or f"verifier.code.wall_s={limits.wall_s:g}")
         except (EOFError, BrokenPipeError):
             status, seconds = box.exit_status(), time.monotonic() - start
             if status == signal.SIGKILL and seconds >= limits.cpu_s:
                 return _overran(f"verifier.code.cpu_s={limits.cpu_s}")
-            how = "closed output" if status is None else _status(status)
+            how = "closed output" if status is None else ended(status)
             return judged(False, f"the program ended before its tests did: {how}")
         except NotPlain as error:
             return judged(False, f"the program's answer cannot be read: {error}")
@@ -68,115 +67,91 @@ def check(limits: CodeConfig) -> None:
         raise ConfigError(_BROKEN.format(reason=verdict.detail))
 
 
-def _test(
-    box: Sandbox, program: str, cases: Runs | Calls | Asserts, prelude: str, limits: CodeConfig
-) -> Verdict:
+def _test(box: Sandbox, program: str, cases: Runs | Calls | Asserts, prelude: str) -> Verdict:
     try:
         box.receive()
     except EOFError:
         raise SandboxError(f"the sandbox does not start: {box.server.last_words()}") from None
     except TimeoutError:
-        raise SandboxError(f"the sandbox does not start within {limits.wall_s:g} s") from None
-    job = {"program": program, "call": not isinstance(cases, Runs), "filter": syscalls.compiled()}
-    box.send(job | _bounds(limits))
+        limit = f"{box.limits.wall_s:g} s"
+        raise SandboxError(f"the sandbox does not start within {limit}") from None
+    calls = not isinstance(cases, Runs)
+    box.send({"program": program, "call": calls, "filter": syscalls.compiled()})
     match box.receive():
         case ["unparseable", str(why)]:
             return unparseable(why)
-    if isinstance(cases, Runs):
-        return _test_runs(box, cases, limits)
-    match box.receive():
         case ["failed", str(why)]:
             return judged(False, f"it fails before it is called: {why}")
-    if isinstance(cases, Calls):
-        return _test_calls(box, cases, limits)
-    return _test_asserts(box, cases, prelude, limits)
-
-
-def _test_runs(box: Sandbox, cases: Runs, limits: CodeConfig) -> Verdict:
-    for number, (given, expected) in enumerate(cases.pairs, start=1):
-        box.write(given.encode("utf-8", "surrogatepass"))
-        match box.receive():
-            case [int(status), float(seconds)]:
-                stdout, stderr = box.read(), box.read()
-            case _:
-                raise NotPlain("not what the sandbox says")
-        where = f"test {number} of {len(cases.pairs)}"
-        if status == signal.SIGKILL and seconds >= limits.cpu_s - 0.5:
-            return _overran(f"verifier.code.cpu_s={limits.cpu_s}, in {where}")
-        if status != 0:
-            words = stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            return judged(False, f"{where}: {_status(status)} {words[: comparer.SHOWN]}")
-        same, why = _compare(box, "output", expected, stdout, limits)
+    if isinstance(cases, Asserts):
+        return _test_asserts(box, cases, prelude)
+    pairs: Sequence[tuple[Any, Any]] = cases.pairs
+    for number, (given, expected) in enumerate(pairs, start=1):
+        where = f"test {number} of {len(pairs)}"
+        if isinstance(cases, Calls):
+            box.send([cases.function, list(given), {}])
+            same, why = _compare(box, "result", expected, box.read())
+        else:
+            same, why = _run(box, given, expected, where)
         if not same:
             return judged(False, f"{where}: {why}")
-    return judged(True, f"{len(cases.pairs)} tests")
+    return judged(True, f"{len(pairs)} tests")
 
 
-def _test_calls(box: Sandbox, cases: Calls, limits: CodeConfig) -> Verdict:
-    for number, (arguments, expected) in enumerate(cases.pairs, start=1):
-        box.send([cases.function, list(arguments), {}])
-        same, why = _compare(box, "result", expected, box.read(), limits)
-        if not same:
-            return judged(False, f"test {number} of {len(cases.pairs)}: {why}")
-    return judged(True, f"{len(cases.pairs)} tests")
+def _run(box: Sandbox, given: str, expected: str, where: str) -> tuple[bool, str]:
+    box.write(given.encode("utf-8", "surrogatepass"))
+    match box.receive():
+        case [int(status), float(seconds)]:
+            stdout, stderr = box.read(), box.read()
+        case _:
+            raise NotPlain("not what the sandbox says")
+    if status == signal.SIGKILL and seconds >= box.limits.cpu_s - 0.5:
+        raise TimeoutError(f"verifier.code.cpu_s={box.limits.cpu_s}, in {where}")
+    if status != 0:
+        words = stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return False, f"{ended(status)} {words[: comparer.SHOWN]}"
+    return _compare(box, "output", expected, stdout)
 
 
-def _compare(
-    box: Sandbox, kind: str, expected: object, given: bytes, limits: CodeConfig
-) -> tuple[bool, str]:
+def _compare(box: Sandbox, kind: str, expected: object, given: bytes) -> tuple[bool, str]:
     """Whether the answer is right, and if not, why."""
     if len(given) <= _SMALL:
         return comparer.KINDS[kind](expected, given)
-    with Sandbox("comparer", limits, box.deadline) as apart:
-        try:
-            apart.send({"kind": kind, "expected": expected, **_bounds(limits)})
-            apart.write(given)
-            same, why = apart.receive()
-        except (EOFError, BrokenPipeError):
-            if apart.exit_status() == signal.SIGKILL:
-                raise TimeoutError(_COMPARING.format(limits.cpu_s)) from None
-            raise SandboxError(f"the comparison ended: {apart.server.last_words()}") from None
+    same, why = _apart("comparer", box, {"kind": kind, "expected": expected}, given)
     return same, why
 
 
-def _test_asserts(box: Sandbox, cases: Asserts, prelude: str, limits: CodeConfig) -> Verdict:
-    pipes = [box.requests, box.answers]
-    with Sandbox("tester", limits, box.deadline, keep=pipes) as tests:
-        try:
-            job = {"tests": cases.code, "entry_point": cases.function, "prelude": prelude}
-            tests.send(job | _bounds(limits))
-            result = tests.receive()
-        except (EOFError, BrokenPipeError):
-            if tests.exit_status() == signal.SIGKILL:
-                raise TimeoutError(_COMPARING.format(limits.cpu_s)) from None
-            raise SandboxError(f"the tests ended early: {tests.server.last_words()}") from None
-    match result:
+def _test_asserts(box: Sandbox, cases: Asserts, prelude: str) -> Verdict:
+    job = {"tests": cases.code, "entry_point": cases.function, "prelude": prelude}
+    match _apart("tester", box, job, keep=[box.requests, box.answers]):
         case ["passed"]:
             return judged(True)
-        case ["failed", str(why)]:
-            return judged(False, why)
         case ["ended", ""]:
             raise EOFError
-        case ["ended", str(why)]:
+        case ["failed" | "ended", str(why)]:
             return judged(False, why)
-        case [_, why]:
+        case ["broken", str(why)]:
             raise ValueError(f"the tests are broken: {why}")
-    raise SandboxError(f"the tests say {result!r:.200}")
+        case result:
+            raise SandboxError(f"the tests say {result!r:.200}")
 
 
-def _bounds(limits: CodeConfig) -> dict[str, int]:
-    """The limits that the processes set on themselves, in seconds and bytes."""
-    return {
-        "cpu_s": limits.cpu_s,
-        "memory": limits.memory_mib * 2**20,
-        "output": limits.output_mib * 2**20,
-    }
+def _apart(
+    program: str, box: Sandbox, job: dict[str, Any], *data: bytes, keep: Sequence[int] = ()
+) -> Any:
+    """What a program of ours answers from a sandbox of its own, in the time that is left."""
+    with Sandbox(program, box.limits, box.deadline, keep) as apart:
+        try:
+            apart.send(job)
+            for part in data:
+                apart.write(part)
+            return apart.receive()
+        except (EOFError, BrokenPipeError):
+            if apart.exit_status() == signal.SIGKILL:
+                limit = f"verifier.code.cpu_s={box.limits.cpu_s}"
+                raise TimeoutError(f"{limit} to have its results compared") from None
+            words = apart.server.last_words()
+            raise SandboxError(f"the {program} ended early: {words}") from None
 
 
 def _overran(limit: str) -> Verdict:
     return Verdict(0.0, Outcome.TIMEOUT, f"the program needs more than {limit}")
-
-
-def _status(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    return f"killed by signal {-code}" if code < 0 else f"exit status {code}"

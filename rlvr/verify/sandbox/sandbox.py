@@ -5,8 +5,6 @@ It is forked from a warm interpreter (``server.py``) into namespaces of its own:
 programs are and which further limits they set on themselves stands in ``inside/``.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import socket
@@ -14,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from rlvr.config import CodeConfig
 from rlvr.errors import SandboxError
@@ -27,10 +25,13 @@ _END_S = 5.0
 class Sandbox:
     """One process in a sandbox of its own, which ends with the ``with`` block.
 
+    Reading and writing raise TimeoutError at the deadline, BrokenPipeError or EOFError when the
+    process is gone, and NotPlain for what is no value of ours.
+
     Args:
-        program: what to run, ``host`` or ``tester`` of ``rlvr.verify.sandbox.inside``.
-        limits: the size of ``/tmp`` is bound here, the rest by the program itself.
-        deadline: on ``time.monotonic``; what takes longer raises TimeoutError.
+        program: of ``rlvr.verify.sandbox.inside``: ``host``, ``tester`` or ``comparer``.
+        limits: the program sets them on itself.
+        deadline: on ``time.monotonic``.
         keep: further descriptors for the process; it has them as 3, 4, ...
 
     Raises SandboxError if there is no sandbox to start it in, or ConfigError without bubblewrap.
@@ -39,18 +40,18 @@ class Sandbox:
     def __init__(
         self, program: str, limits: CodeConfig, deadline: float, keep: Sequence[int] = ()
     ) -> None:
-        self.deadline = deadline
-        self._kind = limits.sandbox
-        self._limit = limits.output_mib * 2**20 + 4096
+        self.limits, self.deadline = limits, deadline
         self.server = self._running()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        disk: int | None = limits.disk_mib * 2**20
+        request: dict[str, Any] = {"program": program, "folder": "/tmp", "cpu_s": limits.cpu_s}
+        for kind in ("disk", "memory", "output"):
+            request[kind] = getattr(limits, f"{kind}_mib") * 2**20
         if limits.sandbox == "unsafe":
-            disk, self._folder = None, tempfile.TemporaryDirectory(prefix="rlvr-unsafe-")
+            self._folder = tempfile.TemporaryDirectory(prefix="rlvr-unsafe-")
+            request |= {"folder": self._folder.name, "disk": None}
         stdin, self.requests = os.pipe()
         self.answers, stdout = os.pipe()
         try:
-            request = [program, disk, self._folder.name if self._folder else "/tmp"]
             self._leash = self.server.fork(plain.encode(request), [stdin, stdout, *keep])
         except OSError:
             self._close()
@@ -63,39 +64,44 @@ class Sandbox:
         """The fork server, as soon as there is room for its process, if it is not there."""
         while True:
             try:
-                return server.running(self._kind)
+                return server.running(self.limits.sandbox)
             except BlockingIOError as error:
                 if time.monotonic() > self.deadline:
                     raise SandboxError(f"no room for another process: {error}") from None
                 time.sleep(0.1)
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        """End the process and everything in its namespaces; returns when it is gone."""
+        self._leash.shutdown(socket.SHUT_WR)
+        self._leash.settimeout(_END_S)
+        try:
+            while self._leash.recv(4):
+                pass
+        except TimeoutError:
+            server.end(self.limits.sandbox)
+        finally:
+            self._leash.close()
+            self._close()
 
     def send(self, value: object) -> None:
-        """Write a value to the process. Raises BrokenPipeError if it is gone, or TimeoutError."""
         self.write(plain.encode(value))
 
     def write(self, data: bytes) -> None:
-        """Write bytes to the process; raises as ``send`` does."""
-        ready = partial(self._wait, self.requests, select.POLLOUT)
         os.set_blocking(self.requests, False)
         try:
-            plain.write(self.requests, data, ready)
+            plain.write(self.requests, data, partial(self._wait, self.requests, select.POLLOUT))
         finally:
-            os.set_blocking(self.requests, True)
+            os.set_blocking(self.requests, True)  # for the tester, which has it, too
 
     def receive(self) -> Any:
-        """Read a value. Raises EOFError if the process is gone, NotPlain, or TimeoutError."""
         return plain.decode(self.read())
 
     def read(self) -> bytes:
-        """Read bytes; raises as ``receive`` does."""
-        ready = partial(self._wait, self.answers, select.POLLIN)
-        return plain.read(self.answers, self._limit, ready)
+        limit = self.limits.output_mib * 2**20 + 4096
+        return plain.read(self.answers, limit, partial(self._wait, self.answers, select.POLLIN))
 
     def exit_status(self) -> int | None:
         """The wait status of a process that is about to be gone; None if it goes on.
@@ -110,19 +116,6 @@ class Sandbox:
         if not status:
             raise SandboxError(f"the sandbox was ended: {self.server.last_words()}")
         return int.from_bytes(status, "little")
-
-    def kill(self) -> None:
-        """End the process and everything in its namespaces; returns when it is gone."""
-        self._leash.shutdown(socket.SHUT_WR)
-        self._leash.settimeout(_END_S)
-        try:
-            while self._leash.recv(4):
-                pass
-        except TimeoutError:
-            server.end(self._kind)
-        finally:
-            self._leash.close()
-            self._close()
 
     def _close(self) -> None:
         os.close(self.requests)

@@ -6,8 +6,6 @@ and ``/dev/urandom``; no ``/proc``, no environment. The program that it runs,
 ``inside/forkserver.py``, gives each program namespaces of its own within these.
 """
 
-from __future__ import annotations
-
 import glob
 import json
 import os

@@ -6,8 +6,6 @@ sockets but for pairs, leases, locks and watches of files (which the sandboxes s
 and every part of the kernel that no answer to a programming task needs.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

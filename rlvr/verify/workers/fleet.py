@@ -4,17 +4,15 @@ A task that overruns its time takes its worker with it and nothing else: another
 warm nursery in milliseconds. A worker that dies by itself costs its task one retry.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
-import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rlvr.config import VerifierConfig
 from rlvr.errors import VerifierError
 from rlvr.task import Outcome, Verdict
-from rlvr.verify.workers.nursery import DIED, OVERRAN, Nursery, Worker
+from rlvr.verify.forkserver import ended
+from rlvr.verify.workers.nursery import DIED, OVERRAN, Nursery, Worker, hire
 from rlvr.verify.workers.worker import OUT_OF_MEMORY, RETIRED, encode
 
 # A Ray call costs some milliseconds of processor time, as much as verifying fifty short responses.
@@ -29,28 +27,29 @@ class Fleet:
     """``size`` workers: ``config.processes`` or, by default, a quarter of this machine's CPUs."""
 
     def __init__(self, config: VerifierConfig, verifiers: Sequence[str]) -> None:
-        self._config = config
+        self._config, self._verifiers = config, verifiers
         self.size = config.processes or max(1, len(os.sched_getaffinity(0)) // 4)
-        self.nursery = Nursery(config, verifiers)
+        self.nursery: Nursery | None = None
         self.replaced = 0
         self._queue: asyncio.Queue[Task] = asyncio.Queue()
         self._workers: set[Worker] = set()
         self._serving: list[asyncio.Task[None]] = []
         self._running = 0
         self._finished: list[Task] = []
-        self._news = asyncio.Event()  # all is done, or nothing can be done any more,
-        self._one_will_do = False  # or one thing is, if that was waited for
+        self._news = asyncio.Event()
         self._failed: VerifierError | None = None
 
     async def start(self) -> None:
         """Start the processes; raises VerifierError if a verifier cannot be loaded."""
+        self.nursery = Nursery(self._config, self._verifiers)
         try:
-            await self.nursery.start()
-            workers = [await self._hire() for _ in range(self.size)]
+            await self.nursery.ready()
+            for _ in range(self.size):
+                self._workers.add(await hire(self.nursery))
         except BaseException:
             await self.close()
             raise
-        self._serving = [asyncio.create_task(self._serve(worker)) for worker in workers]
+        self._serving = [asyncio.create_task(self._serve(worker)) for worker in self._workers]
 
     async def exchange(self, tasks: Sequence[Task]) -> list[Task]:
         """Take tasks, give verdicts, in the order of their completion.
@@ -61,46 +60,39 @@ class Fleet:
         for task in tasks:
             self._queue.put_nowait(task)
         self._running += len(tasks)
-        await self._wait(PACE_S)
-        if not self._finished:
-            self._one_will_do = True
-            await self._wait(_POLL_S - PACE_S)
-            self._one_will_do = False
+        await self._wait(PACE_S, lambda: not self._running)
+        await self._wait(_POLL_S - PACE_S, lambda: self._finished or not self._running)
         if self._failed is not None:
             raise self._failed
         finished, self._finished = self._finished, []
         return finished
 
     async def close(self) -> None:
-        """End every process."""
         for serving in self._serving:
             serving.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
         ending = [worker.end() for worker in self._workers]
         await asyncio.gather(*ending, return_exceptions=True)
-        await asyncio.to_thread(self.nursery.close)
+        if self.nursery is not None:
+            await asyncio.to_thread(self.nursery.close)
 
-    async def _wait(self, limit_s: float) -> None:
-        if self._running and self._failed is None:
-            self._news.clear()
-            try:
-                await asyncio.wait_for(self._news.wait(), limit_s)
-            except TimeoutError:
-                pass
+    async def _wait(self, limit_s: float, enough: Callable[[], object]) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                while not enough() and self._failed is None:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            pass
 
     def _deliver(self, task: Task, verdict: bytes) -> None:
         self._finished.append((task[0], verdict))
         self._running -= 1
-        if self._one_will_do or not self._running:
-            self._news.set()
-
-    async def _hire(self) -> Worker:
-        worker = await self.nursery.fork()
-        self._workers.add(worker)
-        return worker
+        self._news.set()
 
     async def _serve(self, worker: Worker) -> None:
         """Keep one worker at work, and after its end another."""
+        assert self.nursery is not None
         task: Task | None = None
         deaths = idle_deaths = 0  # of this task; of workers without any, one after the other
         try:
@@ -122,7 +114,8 @@ class Fleet:
                         task, deaths = None, 0
                 # One that dies before its first task would otherwise be forked in a busy loop.
                 await asyncio.sleep(min(5.0, 0.1 * idle_deaths))
-                worker = await self._hire()
+                worker = await hire(self.nursery)
+                self._workers.add(worker)
                 self.replaced += 1
         except Exception as error:
             lost = VerifierError(f"cannot replace a verifier process: {error!r}")
@@ -142,18 +135,11 @@ class Fleet:
 
     def _verdict_on_end(self, how: bytes, status: int) -> Verdict:
         """The verdict on the task at which a worker ended."""
-        config = self._config
+        limit_s = self._config.timeout_s
         if how == OVERRAN:
-            detail = f"no verdict within verifier.timeout_s={config.timeout_s:g}"
-            return Verdict(0.0, Outcome.TIMEOUT, detail, config.timeout_s)
+            detail = f"no verdict within verifier.timeout_s={limit_s:g}"
+            return Verdict(0.0, Outcome.TIMEOUT, detail, limit_s)
+        detail = f"the verifier's process died of it, twice ({ended(status)})"
         if how == OUT_OF_MEMORY:
-            detail = f"out of memory, twice (verifier.memory_mib={config.memory_mib})"
-        else:
-            detail = f"the verifier's process died of it, twice ({_cause(status)})"
+            detail = f"out of memory, twice (verifier.memory_mib={self._config.memory_mib})"
         return Verdict(0.0, Outcome.ERROR, detail)
-
-
-def _cause(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
-    return f"exit status {os.waitstatus_to_exitcode(status)}"

@@ -3,8 +3,6 @@
 The program that they run is ``rlvr.verify.workers.worker``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -28,70 +26,42 @@ OVERRAN = b'"overran"'
 DIED = b'"died"'
 
 
-class Nursery:
+class Nursery(ForkServer):
     """The process that forks the workers. Its death is the workers' death."""
 
     def __init__(self, config: VerifierConfig, verifiers: Sequence[str]) -> None:
-        self._config = config
-        self._verifiers = list(verifiers)
-        self._server: ForkServer | None = None
-
-    async def start(self) -> None:
-        """Start it and wait for its imports. Raises VerifierError with their traceback."""
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         # Equal hashes make equal orders: of sets, and so of what sympy does.
         environment |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", worker.__name__]
-        self._server = ForkServer(command, env=environment, start_new_session=True)
-        self._server.socket.send(pickle.dumps((self._config, self._verifiers)))
-        self._server.socket.setblocking(False)
-        loop = asyncio.get_running_loop()
+        super().__init__(command, env=environment, start_new_session=True)
+        self.socket.send(pickle.dumps((config, verifiers)))
+        self.socket.setblocking(False)
+
+    async def ready(self) -> None:
+        """Wait for its imports. Raises VerifierError with their traceback."""
         try:
             async with asyncio.timeout(_START_S):
-                failed = json.loads(await loop.sock_recv(self._server.socket, 65536))
+                words = await asyncio.get_running_loop().sock_recv(self.socket, 65536)
+            failed = json.loads(words)
         except (TimeoutError, OSError, ValueError) as error:
             raise VerifierError(
                 f"the verifiers' nursery does not start within {_START_S:.0f} s or died; its own "
                 f"words are in the log: {error!r}"
             ) from error
         if failed:
-            raise VerifierError(
-                f"cannot load the verifiers {', '.join(self._verifiers)}:\n{failed}"
-            )
-
-    async def fork(self) -> Worker:
-        """A new worker. Raises VerifierError if the nursery is gone."""
-        assert self._server is not None
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                leash = self._server.fork(b"-", [theirs.fileno()])
-        except OSError as error:
-            ours.close()
-            raise VerifierError(f"the verifiers' nursery is gone: {error}") from error
-        forked = Worker(leash)
-        await forked.connect(ours)
-        return forked
-
-    def close(self) -> None:
-        """End the nursery and, by that, every worker."""
-        if self._server is not None:
-            self._server.close()
+            raise VerifierError(f"cannot load the verifiers:\n{failed}")
 
 
 class Worker:
     """One worker process, which has one task at a time."""
 
-    def __init__(self, leash: socket.socket) -> None:
+    def __init__(
+        self, leash: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         leash.setblocking(False)
-        self._leash = leash
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
+        self._leash, self._reader, self._writer = leash, reader, writer
         self.ended = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(leash, 4))
-
-    async def connect(self, tasks: socket.socket) -> None:
-        """Listen to the worker."""
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=tasks)
 
     async def judge(self, task: bytes, timeout_s: float) -> bytes:
         """The encoded verdict on a pickled ``(Prompt, text)``, or why there is none.
@@ -127,3 +97,15 @@ class Worker:
     async def _read(self) -> bytes:
         size = int.from_bytes(await self._reader.readexactly(4), "little")
         return await self._reader.readexactly(size)
+
+
+async def hire(nursery: Nursery) -> Worker:
+    """A new worker. Raises VerifierError if the nursery is gone."""
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            leash = nursery.fork(b"-", [theirs.fileno()])
+    except OSError as error:
+        ours.close()
+        raise VerifierError(f"the verifiers' nursery is gone: {error}") from error
+    return Worker(leash, *await asyncio.open_unix_connection(sock=ours))

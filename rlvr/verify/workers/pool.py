@@ -1,7 +1,5 @@
 """The verifier actors as one: spreads responses over them, and outlives each of them."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import logging
@@ -34,30 +32,17 @@ _ANSWER_S = 30.0
 _RESTARTS = 3  # of an actor, one after the other without a verdict in between
 
 
-@dataclass(slots=True)
-class _Task:
-    payload: bytes
-    verdict: asyncio.Future[Verdict]
-
-
 @dataclass
 class _Slot:
     """One actor's place, and the responses that it has to answer for."""
 
     name: str
     actor: ActorHandle
-    tasks: dict[int, _Task] = field(default_factory=dict)
+    tasks: dict[int, tuple[bytes, asyncio.Future[Verdict]]] = field(default_factory=dict)
     unsent: list[int] = field(default_factory=list)  # of the tasks
     work: asyncio.Event = field(default_factory=asyncio.Event)
     failures: int = 0  # since its last verdict
     last_verdict: float = 0.0
-
-    def add(self, task_id: int, payload: bytes) -> asyncio.Future[Verdict]:
-        task = _Task(payload, asyncio.get_running_loop().create_future())
-        self.tasks[task_id] = task
-        self.unsent.append(task_id)
-        self.work.set()
-        return task.verdict
 
 
 class VerifierPool:
@@ -77,19 +62,18 @@ class VerifierPool:
         *,
         verifiers: Sequence[str] = ("math",),
     ) -> None:
-        self._config = config
+        self._config, self._verifiers = config, list(verifiers)
         self._options = {"num_cpus": 0, "scheduling_strategy": "SPREAD", **(options or {})}
-        self._verifiers = list(verifiers)
+        self._actors = config.actors or 1
         self._slots: list[_Slot] = []
         self._serving: list[asyncio.Task[None]] = []
-        self._room = asyncio.Event()
+        self._room = asyncio.Semaphore(QUEUE * self._actors)
         self._ids = itertools.count()
         self._failure: VerifierError | None = VerifierError("the verifier pool is not running")
         self.replaced = 0  # actors that died or stood still
 
     @property
     def actors(self) -> list[ActorHandle]:
-        """The actors' handles."""
         return [slot.actor for slot in self._slots]
 
     async def start(self) -> None:
@@ -97,9 +81,7 @@ class VerifierPool:
         answer_pattern(self._config)
         for name in self._verifiers:
             module_of(name)
-        self._slots = [
-            _Slot(f"verifier actor {i}", self._create()) for i in range(self._config.actors or 1)
-        ]
+        self._slots = [_Slot(f"verifier actor {i}", self._create()) for i in range(self._actors)]
         await asyncio.gather(*map(self._start, self._slots))
         self._failure = None
         self._serving = [asyncio.create_task(self._serve(slot)) for slot in self._slots]
@@ -109,10 +91,22 @@ class VerifierPool:
 
         Waits while all queues are full. Raises VerifierError when the actors are lost for good.
         """
+        prompts = {id(prompt): replace(prompt, token_ids=()) for prompt, _ in items}
         verdicts = []
-        for payload in _pack(items):
-            slot = await self._slot_with_room()
-            verdicts.append(slot.add(next(self._ids), payload))
+        for prompt, text in items:
+            payload = pickle.dumps((prompts[id(prompt)], text), protocol=5)
+            await self._room.acquire()
+            verdict = asyncio.get_running_loop().create_future()
+            verdict.add_done_callback(lambda _: self._room.release())
+            if self._failure is not None:
+                verdict.cancel()
+                raise self._failure
+            slot = min(self._slots, key=lambda s: len(s.tasks))
+            task_id = next(self._ids)
+            slot.tasks[task_id] = payload, verdict
+            slot.unsent.append(task_id)
+            slot.work.set()
+            verdicts.append(verdict)
         return await asyncio.gather(*verdicts)
 
     async def close(self) -> None:
@@ -126,16 +120,6 @@ class VerifierPool:
         for actor in self.actors:
             ray.kill(actor)
         self._slots = []
-
-    async def _slot_with_room(self) -> _Slot:
-        while True:
-            if self._failure is not None:
-                raise self._failure
-            slot = min(self._slots, key=lambda s: len(s.tasks))
-            if len(slot.tasks) < QUEUE:
-                return slot
-            self._room.clear()
-            await self._room.wait()
 
     async def _serve(self, slot: _Slot) -> None:
         """Bring responses to the slot's actor and verdicts back, whatever becomes of the actor."""
@@ -158,18 +142,17 @@ class VerifierPool:
             raise
 
     async def _exchange(self, slot: _Slot) -> None:
-        tasks = [(task_id, slot.tasks[task_id].payload) for task_id in slot.unsent]
+        tasks = [(task_id, slot.tasks[task_id][0]) for task_id in slot.unsent]
         slot.unsent = []
         finished = await _answer(slot.actor.exchange.remote(tasks), slot.name, within_s=_ANSWER_S)
-        for task_id, verdict in finished:
-            waiting = slot.tasks.pop(task_id).verdict
-            if not waiting.done():  # it may have been cancelled
-                waiting.set_result(decode(verdict))
+        for task_id, given in finished:
+            _, verdict = slot.tasks.pop(task_id)
+            if not verdict.done():  # it may have been cancelled
+                verdict.set_result(decode(given))
         now = time.monotonic()
         patience = 2 * self._config.timeout_s + _ANSWER_S
         if finished:
             slot.last_verdict, slot.failures = now, 0
-            self._room.set()
         elif now > slot.last_verdict + patience:
             raise VerifierError(f"{slot.name} has given no verdict for {patience:.0f} s")
 
@@ -191,26 +174,16 @@ class VerifierPool:
     def _fail(self, error: VerifierError) -> None:
         """Tell everybody who waits, and everybody who comes."""
         self._failure = error
-        self._room.set()
         for slot in self._slots:
-            for task in slot.tasks.values():
-                if not task.verdict.done():
-                    task.verdict.set_exception(error)
-                    task.verdict.exception()  # who asked may be gone already
+            for _, verdict in slot.tasks.values():
+                if not verdict.done():
+                    verdict.set_exception(error)
+                    verdict.exception()  # who asked may be gone already
 
     def _create(self) -> ActorHandle:
         actor_class: Any = ray.remote(Fleet)
-        actor: ActorHandle = actor_class.options(**self._options).remote(
-            self._config, self._verifiers
-        )
-        return actor
+        return actor_class.options(**self._options).remote(self._config, self._verifiers)
 
     async def _start(self, slot: _Slot) -> None:
         await _answer(slot.actor.start.remote(), slot.name, within_s=_START_S)
         slot.last_verdict = time.monotonic()
-
-
-def _pack(items: Sequence[tuple[Prompt, str]]) -> list[bytes]:
-    """Pickle each response with what its verifier needs of the prompt: all but the tokens."""
-    prompts = {id(prompt): replace(prompt, token_ids=()) for prompt, _ in items}
-    return [pickle.dumps((prompts[id(prompt)], text), protocol=5) for prompt, text in items]

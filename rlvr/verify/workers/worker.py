@@ -12,8 +12,6 @@ A worker reads tasks from a stream socket and answers each when it is judged, fr
 Nothing of this file imports torch or Ray.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -56,11 +54,30 @@ def decode(payload: bytes) -> Verdict:
     return Verdict(reward, Outcome(outcome), detail, seconds, components)
 
 
+def _start(config: VerifierConfig, descriptors: list[int]) -> None:
+    status = 1
+    try:
+        leash, tasks = descriptors
+        keeper.keep(leash, [tasks])
+        with open("/proc/self/statm") as file:
+            virtual = int(file.read().split()[0]) * resource.getpagesize()
+        allowed = virtual + config.memory_mib * 2**20  # beyond what the nursery has
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _work(tasks, config)
+        status = 0
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        status = 0  # the owner went away
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
 def _work(tasks: int, config: VerifierConfig) -> None:
     """Answer tasks until told to stop (the end of the stream) or due for renewal."""
     mark = _peak_kib() + config.memory_mib * 1024 // 2
-    served = 0
-    while served < config.recycle_after and _peak_kib() <= mark:
+    for _ in range(config.recycle_after):
         task = plain.read(tasks)
         try:
             answer = encode(_judge(task, config))
@@ -68,7 +85,8 @@ def _work(tasks: int, config: VerifierConfig) -> None:
             plain.write(tasks, OUT_OF_MEMORY)
             return
         plain.write(tasks, answer)
-        served += 1
+        if _peak_kib() > mark:
+            break
     plain.write(tasks, RETIRED)
 
 
@@ -91,31 +109,6 @@ def _judge(task: bytes, config: VerifierConfig) -> Verdict:
     except Exception:
         verdict = Verdict(0.0, Outcome.ERROR, traceback.format_exc()[-_MAX_DETAIL:])
     return replace(verdict, seconds=time.perf_counter() - start)
-
-
-def _limit_memory(memory_mib: int) -> None:
-    """No core dumps, and at most so much more than what the nursery has."""
-    with open("/proc/self/statm") as file:
-        virtual = int(file.read().split()[0]) * resource.getpagesize()
-    allowed = virtual + memory_mib * 2**20
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
-
-
-def _start(config: VerifierConfig, descriptors: list[int]) -> None:
-    status = 1
-    try:
-        leash, tasks = descriptors
-        keeper.keep(leash, [tasks])
-        _limit_memory(config.memory_mib)
-        _work(tasks, config)
-        status = 0
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        status = 0  # the owner went away
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
 
 
 def main() -> None:

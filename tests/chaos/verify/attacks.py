@@ -1,7 +1,5 @@
 """Programs that attack their verifier, by what they do; ``double`` is what they should define."""
 
-from __future__ import annotations
-
 NEVER_ENDING = {
     "an infinite loop": "while True: pass",
     "sleep": "import time\ntime.sleep(1000)",

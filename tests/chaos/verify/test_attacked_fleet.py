@@ -1,7 +1,5 @@
 """Attacks among honest responses: those keep their rewards, the fleet keeps its strength."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -127,9 +125,7 @@ def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
 
 
 def workers(fleet: Fleet) -> list[int]:
-    server = fleet.nursery._server
-    assert server is not None
-    return [pid for keeper in children(server.process.pid) for pid in children(keeper)]
+    return [pid for keeper in children(fleet.nursery.process.pid) for pid in children(keeper)]
 
 
 def descendants(pid: int) -> list[int]:

@@ -1,7 +1,5 @@
 """One response in twenty is a program that attacks: the rewards of the others are the same."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random

@@ -1,7 +1,5 @@
 """Programs that attack their verifier: each gets the verdict it deserves and leaves nothing."""
 
-from __future__ import annotations
-
 import os
 import random
 import socket

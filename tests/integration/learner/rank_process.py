@@ -1,11 +1,15 @@
 """One rank of a learner without Ray, as a script: reads the names of files of cases from stdin,
 runs every case of each, and replies with the name of the file that holds what came out.
 
+A case is what a training step is made of, or the name of a file beside this one, whose ``run``
+is called, and what that needs.
+
 usage: rank_process.py RANK WORLD PORT
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import sys
@@ -30,9 +34,15 @@ def main(rank: int, world: int, port: str) -> None:
     for path in map(str.strip, sys.stdin):
         with open(path, "rb") as f:
             cases = pickle.load(f)
-        results = {name: run(rank, world, *case) for name, case in cases.items()}
+        results = {name: call(rank, world, *case) for name, case in cases.items()}
         torch.save(results, f"{path}.{rank}")
         print(f"{path}.{rank}", file=replies, flush=True)
+
+
+def call(rank: int, world: int, first, *rest) -> dict:
+    if isinstance(first, str):
+        return importlib.import_module(first).run(rank, world, *rest)
+    return run(rank, world, first, *rest)
 
 
 def run(rank: int, world: int, config, groups, advantages, per_mini_batch, inputs) -> dict:
@@ -47,12 +57,12 @@ def run(rank: int, world: int, config, groups, advantages, per_mini_batch, input
     batches = rank_batches(
         groups,
         advantages,
-        ranks=world,
+        ranks=world // config.learner.sequence_parallel,
         groups_per_mini_batch=per_mini_batch,
         inputs=inputs,
     )
     for _ in range(config.train.steps if isinstance(config.train.steps, int) else 1):
-        learner.load(batches[rank])
+        learner.load(batches[rank // config.learner.sequence_parallel])
         metrics = {**learner.score(), **learner.assign_credit(0)[0]}
         coefficients = learner.coefficients.clone()
         metrics |= learner.update()

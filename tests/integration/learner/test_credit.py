@@ -22,7 +22,7 @@ METHODS = {
 }
 # OAR-G's scores are second differences, stretched to [0, 1] by their range: so is the rounding.
 TOLERANCE = {"oar_g": 3e-5}
-SHAPES = [(1, 0), (2, 2), (2, 3)]
+SHAPES = [(1, 0, 1), (2, 2, 1), (2, 3, 1), (2, 3, 2)]  # ranks, ZeRO, ranks that share sequences
 
 
 def random_groups(generator: np.random.Generator) -> list[Group]:
@@ -47,12 +47,15 @@ def random_groups(generator: np.random.Generator) -> list[Group]:
     return groups
 
 
-def configuration(folder: str, world: int, stage: int, budget: int, method: str, store: str):
+def configuration(
+    folder: str, shape: tuple[int, int, int], budget: int, method: str, store: str
+) -> RunConfig:
     config = RunConfig()
     config.model.path, config.model.dtype = folder, "float32"
     config.cluster.gpus_per_node = 0
     learner = config.learner
-    learner.ranks, learner.zero_stage, learner.features = world, stage, store
+    learner.ranks, learner.zero_stage, learner.sequence_parallel = shape
+    learner.features = store
     learner.optimizer, learner.lr = "sgd", 0.05
     learner.tokens_per_micro_batch = learner.tokens_per_scoring_batch = budget
     learner.logits_mib = 1
@@ -74,13 +77,13 @@ def results(module_seed, tiny_model, run_ranks):
     span[3] = -1  # a response without an answer
     inputs = CreditInputs({"answer_span": torch.from_numpy(span)})
     cases: dict[int, dict] = {1: {}, 2: {}}
-    for world, stage in SHAPES:
+    for shape in SHAPES:
         for method in METHODS:
             for budget, store in ((10_000, "device"), (60, "device"), (60, "recompute")):
                 if store == "recompute" and not method.startswith(("delta", "thr")):
                     continue
-                cases[world][world, stage, method, budget, store] = (
-                    configuration(tiny_model(True), world, stage, budget, method, store),
+                cases[shape[0]][*shape, method, budget, store] = (
+                    configuration(tiny_model(True), shape, budget, method, store),
                     groups,
                     advantages,
                     GROUPS,
@@ -100,14 +103,14 @@ def results(module_seed, tiny_model, run_ranks):
 def test_coefficients_do_not_depend_on_ranks_stage_packing_or_store(results, method):
     groups, merged = results
     lengths = [len(s.response.token_ids) for g in groups for s in g.samples]
-    reference = merged[1, 0, method, 10_000, "device"]
+    reference = merged[1, 0, 1, method, 10_000, "device"]
     assert [len(reference[i]) for i in range(GROUPS * SIZE)] == lengths
     everything = torch.cat([reference[i] for i in range(GROUPS * SIZE)])
     assert torch.isfinite(everything).all() and (everything >= 0).all()
     if method not in ("random", "nthr"):  # random data may hold no token that NTHR damps
         assert everything.unique().numel() > 1
-    others = [case for case in merged if case[2] == method]
-    assert len(others) >= 6
+    others = [case for case in merged if case[3] == method]
+    assert len(others) >= 8
     for case in others:
         actual = torch.cat([merged[case][i] for i in range(GROUPS * SIZE)])
         off = (actual - everything).norm() / everything.norm()
@@ -118,6 +121,6 @@ def test_coefficients_do_not_depend_on_ranks_stage_packing_or_store(results, met
 def test_normalised_coefficients_sum_to_the_number_of_tokens(results, method):
     _, merged = results
     for case, coefficients in merged.items():
-        if case[2] == method:
+        if case[3] == method:
             every = torch.cat(list(coefficients.values()))
             assert float(every.sum()) == pytest.approx(len(every), rel=1e-5)

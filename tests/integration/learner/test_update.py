@@ -15,8 +15,12 @@ from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
 TEMPERATURE = 0.8
 LR = 0.2  # large enough that rounding the weights to fp32 is small beside the steps
 GROUPS, SIZE, PER_MINI_BATCH = 6, 4, 3
-# (ranks, ZeRO stage, tokens of a micro-batch): all at once, and in portions
-SHAPES = [(1, 0, 10_000), (2, 3, 10_000), (1, 0, 60), *((2, stage, 60) for stage in range(4))]
+# (ranks, ZeRO stage, tokens of a micro-batch, ranks that share sequences): all at once, and in
+# portions
+SHAPES = [
+    *((1, 0, 10_000, 1), (2, 3, 10_000, 1), (1, 0, 60, 1), *((2, z, 60, 1) for z in range(4))),
+    *((2, 3, 10_000, 2), (2, 0, 60, 2), (2, 2, 60, 2), (2, 3, 60, 2)),
+]
 
 
 def random_groups(generator: np.random.Generator) -> list[Group]:
@@ -97,12 +101,12 @@ def literal(folder: str, objective: str, groups: list[Group], advantages: np.nda
     return start, end, nearest_kink
 
 
-def configuration(folder: str, ranks: int, stage: int, budget: int, objective: str, epochs: int):
+def configuration(folder: str, shape: tuple[int, int, int, int], objective: str, epochs: int):
     config = RunConfig()
     config.model.path, config.model.dtype = folder, "float32"
     config.cluster.gpus_per_node = 0
     learner = config.learner
-    learner.ranks, learner.zero_stage = ranks, stage
+    learner.ranks, learner.zero_stage, budget, learner.sequence_parallel = shape
     learner.optimizer, learner.lr, learner.max_grad_norm = "sgd", LR, 0.0
     learner.tokens_per_micro_batch, learner.tokens_per_scoring_batch = budget, 2 * budget
     learner.logits_mib = 1
@@ -127,10 +131,10 @@ def runs(request, module_seed, tiny_model, run_ranks):
         }
         kink = min(nearest for _, _, nearest in literals.values())
     cases: dict[int, dict] = {1: {}, 2: {}}
-    for world, stage, budget in SHAPES:
+    for shape in SHAPES:
         for objective, epochs in literals:
-            cases[world][world, stage, budget, objective, epochs] = (
-                configuration(folder, world, stage, budget, objective, epochs),
+            cases[shape[0]][*shape, objective, epochs] = (
+                configuration(folder, shape, objective, epochs),
                 groups,
                 advantages,
                 PER_MINI_BATCH,
@@ -140,12 +144,12 @@ def runs(request, module_seed, tiny_model, run_ranks):
     return literals, results
 
 
-@pytest.mark.parametrize(("world", "stage", "budget"), SHAPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("objective", "epochs"), [("dapo", 1), ("grpo", 2)])
-def test_update_equals_the_literal_formula(runs, world, stage, budget, objective, epochs):
+def test_update_equals_the_literal_formula(runs, shape, objective, epochs):
     literals, results = runs
     start, expected, _ = literals[objective, epochs]
-    actual = results[world, stage, budget, objective, epochs]["weights"]
+    actual = results[*shape, objective, epochs]["weights"]
     assert set(actual) == set(expected)
     moved = sum(float((expected[k] - start[k]).square().sum()) for k in start) ** 0.5
     off = sum(float((actual[k].double() - expected[k]).square().sum()) for k in start) ** 0.5
@@ -156,8 +160,8 @@ def test_update_equals_the_literal_formula(runs, world, stage, budget, objective
 def test_no_forward_that_a_kept_value_replaces(runs):
     """Without features the first mini-batch is not scored, the second one is."""
     _, results = runs
-    scored = results[1, 0, 10_000, "dapo", 1]["metrics"]["score/tokens"].total
-    sequence_id = results[1, 0, 10_000, "dapo", 1]["sequence_id"]
+    scored = results[1, 0, 10_000, 1, "dapo", 1]["metrics"]["score/tokens"].total
+    sequence_id = results[1, 0, 10_000, 1, "dapo", 1]["sequence_id"]
     second = int((sequence_id >= PER_MINI_BATCH * SIZE).sum())
     without_spread = int((sequence_id >= (GROUPS - 1) * SIZE).sum())
     assert scored == second - without_spread

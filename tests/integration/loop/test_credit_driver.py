@@ -12,7 +12,6 @@ from transformers import AutoTokenizer
 
 from rlvr.algorithm.credit import CREDITS, SoloRanks
 from rlvr.algorithm.credit.oar import rank_correlation
-from rlvr.algorithm.credit.oar_p import perturbation_scores
 from rlvr.algorithm.credit.oar_segments import planned_segments
 from rlvr.config import RunConfig
 from rlvr.errors import RunError
@@ -111,9 +110,7 @@ def on_the_learner(config, groups, inputs, target):
         nothing, lent, TEMPERATURE, store="device", recompute=lambda: iter(())
     )
     everywhere = [torch.arange(p.reasoning) for p in planned]
-    found = perturbation_scores(
-        method, planned, everywhere, features, SoloRanks(), torch.device("cpu")
-    )
+    found = method.perturbation_scores(planned, everywhere, features, SoloRanks())
     return list(zip(planned, found, strict=True))
 
 

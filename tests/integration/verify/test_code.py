@@ -1,7 +1,5 @@
 """Programs in the real sandbox."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal
@@ -311,7 +309,7 @@ def test_a_verdict_is_never_tried_again(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         server.SandboxServer,
         "fork",
-        lambda *a: (started.append(plain.decode(a[1])[0]), fork(*a))[1],
+        lambda *a: (started.append(plain.decode(a[1])["program"]), fork(*a))[1],
     )
     tests = {"inputs": [""], "outputs": ["1"]}
     killed = "import os\nos.kill(os.getpid(), 9)"

@@ -1,7 +1,5 @@
 """A fork server whose user may have no more processes."""
 
-from __future__ import annotations
-
 import os
 import random
 import select

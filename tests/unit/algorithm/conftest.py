@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlvr.algorithm.credit import Credit, SoloRanks
-from rlvr.types import TokenBatch
+from rlvr.types import Packing, TokenBatch
 
 
 class TinyPolicy:
@@ -46,10 +46,10 @@ class TinyPolicy:
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.embedding.detach()[input_ids]
 
-    def hidden(self, embeddings: Tensor, batch: TokenBatch, prefix: Tensor | None = None) -> Tensor:
+    def hidden(self, embeddings: Tensor, batch: Packing) -> Tensor:
         self.forwards += 1
         bounds = batch.cu_seqlens.tolist()
-        before = [(0, 0)] * len(bounds) if prefix is None else prefix.tolist()
+        before = [(0, 0)] * len(bounds) if batch.prefix is None else batch.prefix.tolist()
         parts = [embeddings[:0]]
         for i, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
             shared = slice(*before[i])

@@ -60,3 +60,9 @@ def test_the_profiles_differ_in_the_build_of_torch_and_of_vllm():
     assert not {"torchvision", "torchaudio", "torchcodec"} & cpu.keys()
     for name in ("ray", "deepspeed", "transformers", "math-verify"):
         assert cpu[name] == gpu[name]
+
+
+def test_the_packages_of_cuda_that_share_files_are_of_one_version():
+    """Of different majors they overwrite files of each other, in the order of installation."""
+    gpu = pins("gpu")
+    assert gpu["cuda-bindings"].split(".")[:2] == gpu["cuda-python"].split(".")[:2]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from rlvr.learner.attention import with_prefixes
 from rlvr.learner.batching import micro_batches, rank_batches
+from rlvr.learner.prompts import shared_prompts
 from rlvr.types import CreditInputs, Group, Outcome, Prompt, Response, Sample, Verdict
 
 
@@ -90,14 +94,70 @@ def test_ranks_share_tokens_evenly_and_split_few_groups(seed):
     assert split <= 3
 
 
-def test_micro_batches_keep_the_budget_and_lose_nothing():
-    lengths = torch.randint(1, 50, (40,))
-    lengths[7] = 200  # longer than the budget
-    members = micro_batches(lengths, 100)
-    assert sorted(torch.cat(members).tolist()) == list(range(40))
+def test_micro_batches_keep_the_budget_and_groups_together(seed):
+    generator = np.random.default_rng(seed)
+    groups = random_groups(generator, count=12, size=4)
+    long = groups[3].samples[1]
+    ids = np.ones(200, np.int32)  # longer than the budget
+    response = replace(long.response, token_ids=ids, logp_rollout=-ids / 2.0, policy_version=ids)
+    groups[3].samples[1] = replace(long, response=response)
+    [batch] = rank_batches(groups, np.zeros(48), ranks=1, groups_per_mini_batch=12)
+    some = torch.randperm(48)[:40]
+    cost = torch.rand(48)
+    members = micro_batches(batch, some, cost, 100)
+    total = [float(cost[own].sum()) for own in members]
+    assert total == sorted(total, reverse=True)
+    assert sorted(torch.cat(members).tolist()) == sorted(some.tolist())
+    owners: dict[int, int] = {}
     for own in members:
-        assert lengths[own].sum() <= 100 or len(own) == 1
-    assert len(members) <= 2 * int(lengths.sum()) / 100 + 2
+        packing, _ = shared_prompts(batch.select(own)[0])
+        assert packing.num_tokens <= 100 or len(own) == 1
+        for g in set(batch.group_id[own].tolist()):
+            owners[g] = owners.get(g, 0) + 1
+    prompt = [len(g.prompt.token_ids) for g in groups]
+    for g, parts in owners.items():
+        own = [i for i in some.tolist() if i // 4 == g]
+        tokens = prompt[g] + int(batch.response_length[own].sum())
+        assert parts == 1 or tokens > 100
+
+
+def test_micro_batches_are_as_many_as_asked_and_cost_the_same(seed):
+    generator = np.random.default_rng(seed)
+    groups = random_groups(generator, count=30, size=4)
+    [batch] = rank_batches(groups, np.zeros(120), ranks=1, groups_per_mini_batch=30)
+    cost = batch.sequence_length.double() ** 1.3
+    members = micro_batches(batch, torch.arange(120), cost, 10_000, least=5)
+    total = torch.stack([cost[own].sum() for own in members])
+    assert len(members) == 5 and total.max() / total.mean() < 1.1
+    assert sorted(torch.cat(members).tolist()) == list(range(120))
+    assert micro_batches(batch, torch.arange(0), cost, 100) == []
+
+
+def test_a_shared_prompt_is_there_once_and_predicts_every_first_token(seed):
+    generator = np.random.default_rng(seed)
+    groups = random_groups(generator, count=5, size=4)
+    [whole] = rank_batches(groups, np.zeros(20), ranks=1, groups_per_mini_batch=5)
+    batch, _ = whole.select(torch.randperm(20)[:13])
+    packing, predict_index = shared_prompts(batch)
+    present = batch.group_id.unique().tolist()
+    prompts = [list(groups[g].prompt.token_ids) for g in present]
+    assert packing.num_sequences == len(prompts) + 13
+    assert packing.num_tokens == sum(map(len, prompts)) + batch.num_response_tokens
+    own = packing.input_ids.split(packing.sequence_length.tolist())
+    assert [x.tolist() for x in own[: len(prompts)]] == prompts
+    key_index, keys = with_prefixes(packing.cu_seqlens, packing.prefix)
+    for s in range(13):
+        i = len(prompts) + s
+        n = batch.sequence_id == s
+        read = key_index[keys[i] : keys[i + 1]]  # all that the response may attend to
+        a, b = batch.cu_seqlens[s : s + 2]
+        assert torch.equal(packing.input_ids[read], batch.input_ids[a:b])
+        assert packing.position_ids[read].tolist() == list(range(b - a))
+        before = batch.input_ids[batch.predict_index[n]]
+        assert torch.equal(packing.input_ids[predict_index[n]], before)
+        assert torch.equal(
+            packing.position_ids[predict_index[n]], batch.position_ids[batch.predict_index[n]]
+        )
 
 
 def test_selection_carries_every_field_along(seed):

@@ -56,6 +56,8 @@ def test_recomputed_states_are_asked_for_every_time():
 def test_the_store_follows_from_the_memory(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(module, "_host_memory", lambda: 4 * 1000 * 5 * 2)
-    assert choose_store("auto", 999, POLICY, cpu) == "device"
-    assert choose_store("auto", 1001, POLICY, cpu) == "recompute"
-    assert choose_store("host", 10**9, POLICY, cpu) == "host"
+    assert choose_store("auto", 999, POLICY, cpu, 1) == "device"
+    assert choose_store("auto", 1001, POLICY, cpu, 1) == "recompute"
+    assert choose_store("auto", 499, POLICY, cpu, 2) == "device"
+    assert choose_store("auto", 501, POLICY, cpu, 2) == "recompute", "two ranks share the host"
+    assert choose_store("host", 10**9, POLICY, cpu, 8) == "host"

@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr.algorithm.credit import CREDITS, SoloRanks
-from rlvr.algorithm.credit.groups import GroupedResponses, group_index
+from rlvr.algorithm.credit.groups import GroupedResponses
 from rlvr.algorithm.credit.oar import rank_correlation
-from rlvr.algorithm.credit.oar_p import perturbation_scores
 from rlvr.algorithm.credit.oar_segments import segments
 from rlvr.algorithm.credit.thr_stream import StreamedScores
 from rlvr.algorithm.objectives import OBJECTIVES
@@ -104,7 +103,7 @@ def scored(policy, seed):
         everything, lent, TEMPERATURE, store="device", recompute=lambda: iter(())
     )
     with torch.no_grad():
-        statistics, hidden = policy(batch, batch.token_index)
+        statistics, hidden = policy(batch, batch.predict_index, batch.target)
         features.keep(torch.arange(len(hidden)), statistics, hidden)
         logits = (hidden @ policy.head.weight.T).double() / TEMPERATURE
     assert hidden.dtype == torch.bfloat16
@@ -172,12 +171,8 @@ def literal_thr(scored):
 
 def test_thr_and_nthr(scored):
     batch, features = scored.batch, scored.features
-    index = group_index(batch.group_id, SoloRanks())
-    member = torch.ones_like(batch.correct)
-    groups = GroupedResponses(
-        batch.sequence_id, batch.correct, index.of_sequence, member, index.count, SoloRanks()
-    )
-    actual = StreamedScores(batch, features, groups, index.split, 64).thr().double()
+    groups = GroupedResponses.of(batch, features, SoloRanks())
+    actual = StreamedScores(batch, features, groups, 64).thr().double()
     expected, room = literal_thr(scored)
     assert ((actual - expected).abs() <= room).all()
     correct, group = batch.correct[batch.sequence_id], batch.group_id[batch.sequence_id]
@@ -225,7 +220,7 @@ def test_oar_p(scored, mode):
     method = build("oar_p", mode=mode)
     found = segments(scored.batch, scored.features, SoloRanks(), "own")
     everywhere = [torch.arange(part.reasoning) for part in found]
-    scores = perturbation_scores(method, found, everywhere, scored.features, SoloRanks(), CPU)
+    scores = method.perturbation_scores(found, everywhere, scored.features, SoloRanks())
     for part, own in zip(found, scores, strict=True):
         clean = outcome(scored, part.token_ids, mode, part.answer)
         exact = []
@@ -247,7 +242,7 @@ def test_oar_g(scored, mode):
     method = build("oar_g", mode=mode, noise=0.05)
     found = segments(scored.batch, scored.features, SoloRanks(), "own")
     dice = [torch.Generator().manual_seed(k) for k in range(len(found))]
-    scores = method.saliency_scores(found, dice, scored.features, SoloRanks(), CPU)
+    scores = method.saliency_scores(found, dice, scored.features, SoloRanks())
     head = scored.policy.head.weight.detach().double()
     every, exactly = [], []
     for k, (part, own) in enumerate(zip(found, scores, strict=True)):

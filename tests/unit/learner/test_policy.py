@@ -48,7 +48,8 @@ def test_log_probabilities_are_the_saved_models_own(folder, checkpointing):
         for p, r in ((3, 5), (1, 1), (7, 2))
     ]
     packing, index = packed(sequences)
-    (logp, entropy, _), hidden = policy(packing, index)
+    target = packing.input_ids[index]
+    (logp, entropy, _), hidden = policy(packing, index - 1, target)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     expected, spread = [], []
     for prompt, response in sequences:
@@ -59,7 +60,7 @@ def test_log_probabilities_are_the_saved_models_own(folder, checkpointing):
     torch.testing.assert_close(logp, torch.cat(expected), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropy, torch.cat(spread), rtol=1e-5, atol=1e-5)
     assert hidden.shape == (8, 32)
-    again, _ = policy(packing, index)
+    again, _ = policy(packing, index - 1, target)
     assert torch.equal(logp, again[0]), "two forwards of the same policy differ"
 
 

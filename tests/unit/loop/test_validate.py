@@ -39,6 +39,11 @@ def put(config: RunConfig, key: str, value: object) -> None:
         ({"rollout.tensor_parallel": 9}, r"rollout\.tensor_parallel=9: must be 1 to 8"),
         ({"rollout.temperature": 0.0}, r"rollout\.temperature=0\.0: must be above 0"),
         ({"learner.zero_stage": 4}, r"learner\.zero_stage=4"),
+        ({"learner.sequence_parallel": 3}, r"sequence_parallel=3: must be 1, 2, 4 or 8"),
+        (
+            {"learner.sequence_parallel": 4, "learner.ranks": 6, "rollout.workers": 2},
+            r"learner\.ranks=6 cannot be cut into groups of learner\.sequence_parallel=4",
+        ),
         ({"learner.offload": "always", "learner.zero_stage": 0}, r"learner\.offload=always needs"),
         ({"learner.offload": "during_rollout"}, r"it needs cluster\.placement=colocated"),
         ({"cluster.placement": "colocatd"}, r"cluster\.placement=colocatd.*'colocated'"),
@@ -67,6 +72,23 @@ def test_what_cannot_run_is_refused_by_name(config, changes, complaint):
     for key, value in changes.items():
         put(config, key, value)
     with pytest.raises(ConfigError, match=complaint):
+        validated(config)
+
+
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "size", "fits"),
+    [(28, 4, 4, True), (28, 4, 8, False), (16, 2, 8, True), (12, 3, 2, False), (4, 4, 4, True)],
+)
+def test_sequence_parallel_ranks_divide_the_heads(config, tmp_path, heads, key_heads, size, fits):
+    from transformers import Qwen2Config
+
+    Qwen2Config(num_attention_heads=heads, num_key_value_heads=key_heads).save_pretrained(tmp_path)
+    config.model.path, config.learner.sequence_parallel = str(tmp_path), size
+    config.cluster.gpus_per_node = 16
+    if fits:
+        assert validated(config).learner.sequence_parallel == size
+        return
+    with pytest.raises(ConfigError, match=f"={size} does not divide .*: {heads}, with {key_heads}"):
         validated(config)
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from rlvr.config import VerifierConfig
 from rlvr.quickstart.arithmetic import (
-    FAULTLESS,
     SLOPPY,
     Addition,
     Writer,
@@ -37,7 +36,7 @@ def columns_without_carry(a: int, b: int) -> str:
 
 def test_a_faultless_solution_is_true_column_by_column(rng):
     for addition in islice(additions(rng, set()), 500):
-        solution = work_out(addition, FAULTLESS, rng)
+        solution = work_out(addition, Writer(), rng)
         *steps, box = solution.split(";")
         assert box == f"\\boxed{{{addition.a + addition.b}}}"
         assert addition.solved_by(solution)
@@ -55,9 +54,9 @@ def test_a_faultless_solution_is_true_column_by_column(rng):
 
 def test_worked_examples(rng):
     assert (
-        work_out(Addition(478, 365), FAULTLESS, rng) == "8+5=13;7+6=13+1=14;4+3=7+1=8;\\boxed{843}"
+        work_out(Addition(478, 365), Writer(), rng) == "8+5=13;7+6=13+1=14;4+3=7+1=8;\\boxed{843}"
     )
-    assert work_out(Addition(100, 900), FAULTLESS, rng) == "0+0=0;0+0=0;1+9=10;\\boxed{1000}"
+    assert work_out(Addition(100, 900), Writer(), rng) == "0+0=0;0+0=0;1+9=10;\\boxed{1000}"
 
 
 def test_whoever_forgets_every_carry_is_right_only_without_one(rng):

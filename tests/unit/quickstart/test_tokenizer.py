@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 from transformers import AutoTokenizer
 
-from rlvr.quickstart.arithmetic import FAULTLESS, Addition, additions, corpus, work_out
+from rlvr.quickstart.arithmetic import Addition, Writer, additions, corpus, work_out
 from rlvr.quickstart.tokenizer import build_tokenizer
 from rlvr.quickstart.warmup import MAX_RESPONSE_TOKENS
 
@@ -61,5 +61,5 @@ def test_the_longest_prompt_and_solution_fit(tokenizer):
     rng = random.Random(0)
     longest = Addition(999, 999)
     assert len(tokenizer.encode(chat(tokenizer, longest.problem))) <= 16
-    solution = work_out(longest, FAULTLESS, rng) + tokenizer.eos_token
+    solution = work_out(longest, Writer(), rng) + tokenizer.eos_token
     assert len(tokenizer.encode(solution)) <= MAX_RESPONSE_TOKENS

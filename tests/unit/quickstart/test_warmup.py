@@ -10,7 +10,7 @@ import torch
 
 from rlvr.errors import WarmUpError
 from rlvr.quickstart import warmup
-from rlvr.quickstart.arithmetic import FAULTLESS, additions, corpus, work_out
+from rlvr.quickstart.arithmetic import Writer, additions, corpus, work_out
 from rlvr.quickstart.model import build_model
 from rlvr.quickstart.tokenizer import build_tokenizer
 from rlvr.quickstart.warmup import Skill, warm_up
@@ -38,7 +38,7 @@ def test_a_model_that_learnt_a_few_problems_by_heart_is_measured_as_such(tokeniz
     model = build_model(tokenizer)
     assert warmup.measure(model, tokenizer, problems).accuracy == 0.0
 
-    pairs = [(p.problem, work_out(p, FAULTLESS, rng)) for p in known]
+    pairs = [(p.problem, work_out(p, Writer(), rng)) for p in known]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(60):
         warmup._train(model, optimizer, 1e-3, warmup._batch(pairs, tokenizer))

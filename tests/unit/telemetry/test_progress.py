@@ -12,18 +12,18 @@ import time
 
 import pytest
 
-from rlvr.telemetry.progress import Phase
+from rlvr.telemetry.progress import phase
 
 
 def test_a_quick_phase_is_quiet(capsys):
-    with Phase("quick", quiet_s=5):
+    with phase("quick", quiet_s=5):
         pass
     assert capsys.readouterr() == ("", "")
     assert not [t for t in threading.enumerate() if t.name.startswith("phase")]
 
 
 def test_a_slow_phase_says_so_in_a_log(capsys):
-    with Phase("slow", quiet_s=0.05):
+    with phase("slow", quiet_s=0.05):
         time.sleep(0.2)
         assert capsys.readouterr().out == "slow ...\n"
     assert re.fullmatch(r"slow \.\.\. 0\.\d s\n", capsys.readouterr().out)
@@ -33,7 +33,7 @@ def test_a_slow_phase_says_so_in_a_log(capsys):
     ("error", "what"), [(ValueError, "failed"), (KeyboardInterrupt, "stopped")]
 )
 def test_a_phase_that_does_not_end_well_is_told_however_quick(capsys, error, what):
-    with pytest.raises(error), Phase("start"):
+    with pytest.raises(error), phase("start"):
         raise error
     assert re.fullmatch(rf"start \.\.\. {what} after 0\.0 s\n", capsys.readouterr().out)
 
@@ -41,10 +41,10 @@ def test_a_phase_that_does_not_end_well_is_told_however_quick(capsys, error, wha
 SCRIPT = """
 import sys, threading, time
 from rlvr.telemetry.display import Bar
-from rlvr.telemetry.progress import Phase
+from rlvr.telemetry.progress import phase
 
 def slow(name, seconds):
-    with Phase(name, quiet_s=0.1):
+    with phase(name, quiet_s=0.1):
         time.sleep(seconds)
 
 bar = Bar("train", 4, 1)
@@ -106,6 +106,6 @@ def test_no_colour_and_a_narrow_terminal():
 
 
 def test_a_dumb_terminal_gets_lines():
-    phase = 'from rlvr.telemetry.progress import Phase; p = Phase("slow", 0); p.__enter__(); '
+    phase = 'from rlvr.telemetry.progress import phase; p = phase("slow", 0); p.__enter__(); '
     sent = on_a_terminal(80, phase + "p.__exit__(None, None, None)", TERM="dumb")
     assert "\x1b" not in sent and sent.startswith("slow ...\r\nslow ... ")

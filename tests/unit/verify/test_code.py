@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from rlvr.verify.code import extract_program, task_code
 
 HEAD = 'from math import tau\n\ndef helper(x):\n    return x\n\ndef f(x):\n    """Doc."""\n'

@@ -1,7 +1,5 @@
 """The verifiers that judge by rules: regex, choice, json_schema, instruction, format, composite."""
 
-from __future__ import annotations
-
 import json
 import random
 import string

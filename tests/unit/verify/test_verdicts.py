@@ -1,7 +1,5 @@
 """Verdicts on real gold answers, as models write them and nearly so; a table by kind at the end."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections import Counter, defaultdict

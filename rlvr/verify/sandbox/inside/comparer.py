@@ -2,10 +2,8 @@
 
 An answer can be made expensive to read and to compare. So the verifier itself compares small ones
 only; for a larger one this is a program in a sandbox, bound like the program that gave it. It reads
-``{kind, expected, cpu_s, memory, output}`` and the answer as bytes, and says ``[same, why not]``.
+``{kind, expected}`` and the answer as bytes, and says ``[same, why not]``.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
@@ -18,13 +16,11 @@ SHOWN = 200  # characters of an output in a verdict's detail
 _EXACT = 15  # significant digits; with as many, a number is what a float looked like
 
 
-def main(disk: int | None) -> None:
+def main(limits: dict[str, Any]) -> None:
     """Compare one answer."""
-    if disk is not None:
-        confine.drop_capabilities()
-    job = plain.receive(0)
-    given = plain.read(0)
-    confine.limit(job["cpu_s"], job["memory"], job["output"])
+    confine.drop_capabilities(limits)
+    job, given = plain.receive(0), plain.read(0)
+    confine.limit(limits, limits["output"])
     try:
         result = KINDS[job["kind"]](job["expected"], given)
     except MemoryError:
@@ -89,10 +85,8 @@ def same_output(expected: str, output: str) -> bool:
 def _same_word(expected: str, word: str) -> bool:
     if expected == word:
         return True
-    if "." not in expected:
-        return False
     try:
-        return _close(expected, float(word))
+        return "." in expected and _close(expected, float(word))
     except ValueError:
         return False
 
@@ -113,11 +107,8 @@ def same_value(expected: Any, value: Any) -> bool:
 
 def _same(expected: Any, value: Any) -> bool:
     if isinstance(expected, list | tuple):
-        return (
-            isinstance(value, list | tuple)
-            and len(expected) == len(value)
-            and all(map(_same, expected, value))
-        )
+        alike = isinstance(value, list | tuple) and len(expected) == len(value)
+        return alike and all(map(_same, expected, value))
     if isinstance(expected, dict) and isinstance(value, dict):
         ours = {str(key): item for key, item in value.items()}
         theirs = {str(key): item for key, item in expected.items()}

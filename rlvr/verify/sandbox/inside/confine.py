@@ -6,12 +6,11 @@ filter's main point is that a program stays one process: threads yes, children n
 most of which hold for one process each, hold for all of it.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import resource
 import struct
+from typing import Any
 
 NOBODY = 65534
 _NEW_NAMESPACES = 0x6E020000  # mounts, cgroup, UTS, IPC, processes, network: CLONE_NEW*
@@ -50,23 +49,26 @@ def isolate() -> None:
         _check(_libc.mount(None, path, None, _READ_ONLY | flags, None))
 
 
-def mount_tmp(disk: int) -> tuple[int, int, int]:
+def mount_tmp(limits: dict[str, Any]) -> tuple[int, ...]:
     """An empty ``/tmp`` of ``disk`` bytes, instead of the one that was there; its state."""
-    _libc.umount2(b"/tmp", _DETACH)
-    options = b"mode=755,size=%d,nr_inodes=%d" % (disk, max(64, disk // _INODE))
-    _check(_libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _NO_SUID | _NO_DEVICES, options))
-    os.chdir("/tmp")
-    return tmp_state()
+    if disk := limits["disk"]:
+        _libc.umount2(b"/tmp", _DETACH)
+        options = b"mode=755,size=%d,nr_inodes=%d" % (disk, max(64, disk // _INODE))
+        _check(_libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _NO_SUID | _NO_DEVICES, options))
+        os.chdir("/tmp")
+    return tmp_state(limits)
 
 
-def tmp_state() -> tuple[int, int, int]:
+def tmp_state(limits: dict[str, Any]) -> tuple[int, ...]:
     """What changes when anything is put into ``/tmp`` or done to it."""
     state = os.stat("/tmp")
-    return state.st_mode, state.st_size, state.st_ctime_ns
+    return (state.st_mode, state.st_size, state.st_ctime_ns) if limits["disk"] else ()
 
 
-def drop_capabilities() -> None:
+def drop_capabilities(limits: dict[str, Any]) -> None:
     """Give up every capability, for good: bubblewrap has forbidden new privileges."""
+    if limits["disk"] is None:  # unsafe
+        return
     header = struct.pack("Ii", _CAPABILITY_VERSION, 0)
     _check(_libc.capset(header, bytes(24)))
 
@@ -85,10 +87,10 @@ def silence() -> None:
     os.close(null)
 
 
-def limit(cpu_s: int, memory: int, file_size: int) -> None:
-    """Bind this process: seconds of processor time, bytes of address space, bytes of a file."""
-    _limit(resource.RLIMIT_CPU, cpu_s)
-    _limit(resource.RLIMIT_AS, memory)
+def limit(limits: dict[str, Any], file_size: int) -> None:
+    """Bind this process: processor time and memory as in ``limits``, and the bytes of a file."""
+    _limit(resource.RLIMIT_CPU, limits["cpu_s"])
+    _limit(resource.RLIMIT_AS, limits["memory"])
     _limit(resource.RLIMIT_FSIZE, file_size)
     _limit(resource.RLIMIT_NOFILE, 64)
     _limit(resource.RLIMIT_CORE, 0)

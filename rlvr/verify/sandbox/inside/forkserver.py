@@ -3,17 +3,15 @@
 bubblewrap starts it once for each process that verifies. It takes requests (see ``keeper``) from
 its standard input, a socket::
 
-    [program, bytes of /tmp or None, folder]  +  descriptors: leash, stdin, stdout, others
+    {program, folder, disk, cpu_s, memory, output}  +  descriptors: leash, stdin, stdout, others
 
-The keeper of each moves into fresh namespaces and forks, as the first process there, the program
-that was asked for, which gives up the last capability before it runs any code of others. So no
-program shares files, processes, memory or network with another, and none can reach the server,
-which in turn never reads what the programs are given.
+in bytes and seconds. The keeper of each moves into fresh namespaces and forks, as the first process
+there, the program that was asked for, which gives up the last capability before it runs any code of
+others. So no program shares files, processes, memory or network with another, and none can reach
+the server, which in turn never reads what the programs are given.
 
-Without bubblewrap (``verifier.code.sandbox=unsafe``) there are no namespaces.
+Without bubblewrap (``verifier.code.sandbox=unsafe``) there are no namespaces; ``disk`` is None.
 """
-
-from __future__ import annotations
 
 import bisect  # noqa: F401  from here on, what programs import most: they find it imported
 import collections  # noqa: F401
@@ -39,13 +37,13 @@ def main() -> None:
 
 
 def _start(request: bytes, descriptors: list[int]) -> None:
-    program, disk, folder = plain.decode(request)
+    limits = plain.decode(request)
     leash, *streams = descriptors
-    if disk is not None:
+    if limits["disk"] is not None:
         confine.isolate()
     keeper.keep(leash, streams)
-    os.chdir(folder)
+    os.chdir(limits["folder"])
     for target, stream in zip((0, 1, 3, 4), streams, strict=False):
         os.dup2(stream, target)  # they are in ascending order, each above its target
     os.closerange(len(streams) + 1, 64)
-    _PROGRAMS[program](disk)
+    _PROGRAMS[limits["program"]](limits)

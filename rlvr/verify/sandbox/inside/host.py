@@ -1,22 +1,18 @@
 """The process in which a program under test runs.
 
-It reads ``{program, call, filter, cpu_s, memory, output}`` from its input and tells in the order of
+It says ``["started"]``, reads ``{program, call, filter}`` from its input, and says ``["ready"]``,
+``["unparseable", why]`` or, where functions of the program are to be called and it is run for that,
+``["failed", why]``. Then it takes
 
-* ``["started"]`` before it looks at the program,
-* ``["compiled"]`` or ``["unparseable", why]``,
-
-and then either, where the program is a script, takes the input of one run after the other, and
-answers ``[wait status, processor seconds]``, its output and the end of its stderr, these three as
-bytes; each run is a fork that starts from the same clean state. Or, where functions of it are to be
-called, runs it once, says ``["ready"]`` or ``["failed", why]``, and answers calls ``[name,
-arguments, keyword arguments]`` with ``["returned", value]``, ``["raised", type, text]`` or
-``["missing"]``.
+* the input of one run of a script after the other, and answers ``[wait status, processor
+  seconds]``, its output and the end of its stderr, these three as bytes; each run is a fork that
+  starts from the same clean state; or
+* calls ``[name, arguments, keyword arguments]``, and answers ``["returned", value]``, ``["raised",
+  type, text]`` or ``["missing"]``.
 
 It keeps no secret from the program: it knows no expected output. A program that takes this process
 over can answer what it likes, and gains nothing by it.
 """
-
-from __future__ import annotations
 
 import builtins
 import os
@@ -30,38 +26,34 @@ from rlvr.verify.sandbox.inside import confine, keeper, plain
 _STDERR = 2000  # characters of it that are kept
 
 
-def main(disk: int | None) -> None:
-    """Serve one program, with a ``/tmp`` of ``disk`` bytes, if there is a sandbox."""
+def main(limits: dict[str, Any]) -> None:
+    """Serve one program."""
     plain.send(1, ["started"])
     job = plain.receive(0)
-    source = job["program"]
     try:
-        confine.limit(job["cpu_s"], job["memory"], 2**40)  # a compiler can be bombed, too
+        confine.limit(limits, 2**40)  # a compiler can be bombed, too
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they would go to the fork server's stderr, for ever
-            code = compile(source, "solution.py", "exec", dont_inherit=True)
+            code = compile(job["program"], "solution.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         plain.send(1, ["unparseable", f"{type(error).__name__}: {error}"])
         return
-    plain.send(1, ["compiled"])
     # What an interactive start would have added; programs use them.
     vars(builtins)["exit"] = vars(builtins)["quit"] = sys.exit
     sys.argv = ["solution.py"]
-    if job["call"]:
-        _serve_calls(code, job, disk)
-    else:
-        _serve_runs(code, job, disk)
+    (_serve_calls if job["call"] else _serve_runs)(code, job["filter"], limits)
 
 
-def _serve_runs(code: CodeType, job: dict[str, Any], disk: int | None) -> None:
-    state = None if disk is None else confine.mount_tmp(disk)
+def _serve_runs(code: CodeType, allowed: bytes, limits: dict[str, Any]) -> None:
+    state = confine.mount_tmp(limits)
+    plain.send(1, ["ready"])
     while True:
         try:
             text = plain.read(0)
         except EOFError:
             return
-        if disk is not None and confine.tmp_state() != state:  # left by the run before
-            state = confine.mount_tmp(disk)
+        if confine.tmp_state(limits) != state:  # left by the run before
+            state = confine.mount_tmp(limits)
         files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
         os.write(files[0], text)
         os.lseek(files[0], 0, os.SEEK_SET)
@@ -70,12 +62,13 @@ def _serve_runs(code: CodeType, job: dict[str, Any], disk: int | None) -> None:
             for descriptor, file in enumerate(files):
                 os.dup2(file, descriptor)
             os.closerange(3, 64)
-            _enter(job, disk)
+            _enter(allowed, limits)
+            module = sys.modules["__main__"] = type(sys)("__main__")
             # The interpreter's own end follows: traceback, exit status, threads, flushing.
-            exec(code, _main_module())
+            exec(code, vars(module))
             return
         _, status, used = os.wait4(pid, 0)
-        stdout = os.pread(files[1], job["output"], 0)
+        stdout = os.pread(files[1], limits["output"], 0)
         size = os.fstat(files[2]).st_size
         stderr = os.pread(files[2], _STDERR, max(0, size - _STDERR))
         for file in files:
@@ -85,12 +78,11 @@ def _serve_runs(code: CodeType, job: dict[str, Any], disk: int | None) -> None:
         plain.write(1, stderr)
 
 
-def _serve_calls(code: CodeType, job: dict[str, Any], disk: int | None) -> None:
+def _serve_calls(code: CodeType, allowed: bytes, limits: dict[str, Any]) -> None:
     requests, answers = os.dup(0), os.dup(1)
     confine.silence()
-    if disk is not None:
-        confine.mount_tmp(disk)
-    _enter(job, disk)
+    confine.mount_tmp(limits)
+    _enter(allowed, limits)
     namespace: dict[str, Any] = {"__name__": "solution"}
     try:
         exec(code, namespace)
@@ -122,23 +114,16 @@ def _find(namespace: dict[str, Any], name: str) -> Any:
     return found if callable(found) else None
 
 
-def _enter(job: dict[str, Any], disk: int | None) -> None:
-    """Become the program: its standard streams, its limits."""
-    if disk is not None:
-        confine.drop_capabilities()
+def _enter(allowed: bytes, limits: dict[str, Any]) -> None:
+    """Become the program: its standard streams, its limits, its system calls."""
+    confine.drop_capabilities(limits)
     for name, descriptor, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         errors = "surrogateescape" if mode == "r" else "backslashreplace"
         stream = open(descriptor, mode, encoding="utf-8", errors=errors, closefd=False)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    confine.limit(job["cpu_s"], job["memory"], job["output"])
-    confine.forbid(job["filter"])
-
-
-def _main_module() -> dict[str, Any]:
-    module = type(sys)("__main__")
-    sys.modules["__main__"] = module
-    return vars(module)
+    confine.limit(limits, limits["output"])
+    confine.forbid(allowed)
 
 
 def _words(error: BaseException) -> str:

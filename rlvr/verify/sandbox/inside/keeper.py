@@ -7,8 +7,6 @@ in its process group, when the leash's other end is let go or the server ends. T
 onto the leash, unless the server ended.
 """
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import os

@@ -7,8 +7,6 @@ would with a pickle. The notation is JSON; what JSON does not have is an object 
 name of its kind: ``{"tuple": [1, 2]}``.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

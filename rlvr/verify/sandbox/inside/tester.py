@@ -4,12 +4,10 @@ It stands in a sandbox of its own and reaches the program only by calls over two
 data in both directions. So nothing that the program does to ``assert``, ``==``, ``unittest`` or
 the interpreter is seen here, and its end is not the end of the tests.
 
-It reads ``{tests, entry_point, prelude, cpu_s, memory, output}`` and answers
-``["passed"]``, ``["failed", why]``, ``["ended", why]`` for the program's end, or
-``["broken", why]`` for tests that cannot be run, or check nothing.
+It reads ``{tests, entry_point, prelude}`` and answers ``["passed"]``, ``["failed", why]``,
+``["ended", why]`` for the program's end, or ``["broken", why]`` for tests that cannot be run, or
+check nothing.
 """
-
-from __future__ import annotations
 
 import ast
 import builtins
@@ -17,7 +15,7 @@ import os
 import random
 import sys
 from types import FunctionType
-from typing import Any
+from typing import Any, Self
 
 from rlvr.verify.sandbox.inside import confine, plain
 
@@ -32,8 +30,8 @@ class Ended(BaseException):
 class Program:
     """The program at the other end of the pipes, and a count of what the tests do with it."""
 
-    def __init__(self, requests: int, answers: int, limit: int) -> None:
-        self._requests, self._answers, self._limit = requests, answers, limit
+    def __init__(self, limit: int) -> None:
+        self._limit = limit  # bytes of an answer
         self.calls = self.checks = 0
         self.ended: str | None = None  # why; a bare ``except`` may have caught the exception
 
@@ -42,9 +40,10 @@ class Program:
 
         def call(*arguments: Any, **keywords: Any) -> Any:
             self.calls += 1
+            requests, answers = _PIPES
             try:
-                plain.send(self._requests, [name, list(arguments), keywords])
-                answer = plain.receive(self._answers, self._limit)
+                plain.send(requests, [name, list(arguments), keywords])
+                answer = plain.receive(answers, self._limit)
             except (EOFError, OSError):
                 raise self._end("") from None
             except (plain.NotPlain, MemoryError) as error:
@@ -77,42 +76,40 @@ class Solution:
     def __init__(self, program: Program) -> None:
         self._program = program
 
-    def __call__(self) -> Solution:
-        """It is its own object."""
+    def __call__(self) -> Self:
         return self
 
     def __getattr__(self, name: str) -> Any:
         return self._program.function(name)
 
 
-def main(disk: int | None) -> None:
+def main(limits: dict[str, Any]) -> None:
     """Run one set of tests."""
-    if disk is not None:
-        confine.drop_capabilities()
+    confine.drop_capabilities(limits)
     job = plain.receive(0)
     result_to = os.dup(1)
     confine.silence()  # what the tests print is nobody's
-    confine.limit(job["cpu_s"], job["memory"], 2**24)
-    program = Program(*_PIPES, job["output"])
+    confine.limit(limits, 2**24)
+    program = Program(limits["output"])
     try:
-        result = _run(job, program)
+        result = _run(program, **job)
     except Ended:
-        result = []
+        pass
     if program.ended is not None:
         result = ["ended", program.ended]
     plain.send(result_to, result)
 
 
-def _run(job: dict[str, Any], program: Program) -> list[str]:
-    entry_point = job["entry_point"]
+def _run(program: Program, tests: str, entry_point: str | None, prelude: str) -> list[str]:
     namespace: dict[str, Any] = {"__name__": "tests", _CHECKED: program.checked}
     try:
-        tree = ast.parse(job["tests"])
-        names = {entry_point} if entry_point else _names(tree)
-        otherwise = _count_asserts(tree)
+        tree = ast.parse(tests)
+        nodes = list(ast.walk(tree))
+        names = {entry_point} if entry_point else _names(tree, nodes)
+        otherwise = _count_asserts(nodes)
         code = compile(tree, "tests.py", "exec", dont_inherit=True)
-        if job["prelude"]:
-            exec(compile(job["prelude"], "prelude.py", "exec", dont_inherit=True), namespace)
+        if prelude:
+            exec(compile(prelude, "prelude.py", "exec", dont_inherit=True), namespace)
     except Exception as error:
         return ["broken", f"{type(error).__name__}: {error}"]
     namespace |= {name: program.function(name) for name in names}
@@ -154,27 +151,24 @@ def _run_cases(cases: type) -> int:
     return int(suite.countTestCases())
 
 
-def _names(tree: ast.Module) -> set[str]:
+def _names(tree: ast.Module, nodes: list[ast.AST]) -> set[str]:
     """The names that the tests use and nobody else defines: they are the program's.
 
     Without any, the function that the first assert calls: a task may want a ``sum`` of its own.
     """
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    bound = {node.arg for node in nodes if isinstance(node, ast.arg)}
     if names := {name for name in used - bound if not hasattr(builtins, name)}:
         return names
-    for statement in tree.body:
-        if isinstance(statement, ast.Assert):
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                    return {node.func.id}
-    return set()
+    asserts = [statement for statement in tree.body if isinstance(statement, ast.Assert)]
+    calls = [node for test in asserts for node in ast.walk(test) if isinstance(node, ast.Call)]
+    return {*[call.func.id for call in calls if isinstance(call.func, ast.Name)][:1]}
 
 
-def _count_asserts(tree: ast.Module) -> bool:
+def _count_asserts(nodes: list[ast.AST]) -> bool:
     """Have each assert counted when it is met; whether the tests also check by other means."""
     otherwise = False
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Assert):
             counter = ast.copy_location(ast.Name(_CHECKED, ast.Load()), node)
             node.test = ast.copy_location(ast.Call(counter, [node.test], []), node)

@@ -1,7 +1,5 @@
 """A verifier that does what the response tells it."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The fleet of verifier processes, without Ray."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import pickle
@@ -54,9 +52,7 @@ class Verification:
         return workers(self.nursery())
 
     def nursery(self) -> int:
-        server = self.fleet.nursery._server
-        assert server is not None
-        return server.process.pid
+        return self.fleet.nursery.process.pid
 
 
 @asynccontextmanager

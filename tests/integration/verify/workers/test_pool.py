@@ -1,7 +1,5 @@
 """The verifier pool on a real Ray cluster."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random
@@ -44,7 +42,7 @@ async def worker_pids(pool: VerifierPool) -> list[int]:
 
 
 def nursery(fleet: Any) -> int:
-    return fleet.nursery._server.process.pid
+    return fleet.nursery.process.pid
 
 
 def children(pid: int) -> list[int]:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from rlvr.task import Outcome, Verdict
 from rlvr.verify.workers.worker import decode, encode
 

@@ -1,0 +1,112 @@
+"""A model's sizes, from its configuration alone."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from rlvr.config import ModelConfig
+from rlvr.errors import ConfigError
+
+# hidden, intermediate, layers, heads, key-value heads, vocabulary, tied embeddings: config.json of
+# the repository of that name (or its siblings) on the Hugging Face hub.
+_PUBLISHED: dict[str, tuple[str, int, int, int, int, int, int, bool]] = {
+    "Qwen3-8B": ("qwen3", 4096, 12288, 36, 32, 8, 151936, False),
+    "Qwen3-14B": ("qwen3", 5120, 17408, 40, 40, 8, 151936, False),
+    "Qwen2.5-7B": ("qwen2", 3584, 18944, 28, 28, 4, 152064, False),
+    "Qwen2.5-Math-7B": ("qwen2", 3584, 18944, 28, 28, 4, 152064, False),
+    "DeepSeek-R1-Distill-Qwen-7B": ("qwen2", 3584, 18944, 28, 28, 4, 152064, False),
+    "Qwen2.5-1.5B": ("qwen2", 1536, 8960, 28, 12, 2, 151936, True),
+    "Qwen2.5-Math-1.5B": ("qwen2", 1536, 8960, 28, 12, 2, 151936, True),
+    "DeepSeek-R1-Distill-Qwen-1.5B": ("qwen2", 1536, 8960, 28, 12, 2, 151936, False),
+    "Llama-3.2-3B": ("llama", 3072, 8192, 28, 24, 8, 128256, True),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Counts of parameters, and the widths that memory and FLOPs follow."""
+
+    config: PretrainedConfig
+    parameters: int
+    embedding: int  # V·d, once
+    hidden: int
+    layers: int
+    queries: int  # heads × size of a head
+    keys: int  # key-value heads × size of a head
+    tied: bool
+
+    @property
+    def in_layers(self) -> int:
+        """Parameters that multiply every token."""
+        return self.parameters - self.embedding * (1 if self.tied else 2)
+
+    def kv_bytes(self, itemsize: int = 2) -> int:
+        """Keys and values of one token."""
+        return 2 * self.layers * self.keys * itemsize
+
+    def __hash__(self) -> int:  # a configuration has none of its own
+        return hash((self.parameters, self.hidden, self.layers, self.queries, self.keys))
+
+
+def shape_of(model: ModelConfig) -> Shape:
+    """The shape of ``model.path``: a folder, a published name, or what the hub says of it."""
+    return _shape(model.path, model.trust_remote_code)
+
+
+@cache
+def _shape(path: str, trust_remote_code: bool) -> Shape:
+    config = _config(path, trust_remote_code)
+    network = empty_model(config, trust_remote_code=trust_remote_code)
+    head = config.head_dim if getattr(config, "head_dim", None) else None
+    head = head or config.hidden_size // config.num_attention_heads
+    return Shape(
+        config=config,
+        parameters=sum(p.numel() for p in network.parameters()),
+        embedding=config.vocab_size * config.hidden_size,
+        hidden=config.hidden_size,
+        layers=config.num_hidden_layers,
+        queries=config.num_attention_heads * head,
+        keys=getattr(config, "num_key_value_heads", config.num_attention_heads) * head,
+        tied=bool(config.tie_word_embeddings),
+    )
+
+
+def empty_model(config: PretrainedConfig, **arguments: Any) -> PreTrainedModel:
+    """The model of ``config`` on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, **arguments)
+
+
+def _config(path: str, trust_remote_code: bool) -> PretrainedConfig:
+    if not Path(path).expanduser().is_dir():
+        for suffix in ("", "-Base", "-Instruct"):
+            if sizes := _PUBLISHED.get(path.rsplit("/", 1)[-1].removesuffix(suffix)):
+                return _published(*sizes)
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.path: cannot read the configuration of '{path}': {error}. A plan needs no "
+            "weights, but a folder with a config.json, or a model of the hub."
+        ) from error
+
+
+def _published(
+    kind: str, hidden: int, inner: int, layers: int, heads: int, keys: int, words: int, tied: bool
+) -> PretrainedConfig:
+    head = {"head_dim": 128} if kind != "qwen2" else {}
+    return AutoConfig.for_model(
+        kind,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=keys,
+        vocab_size=words,
+        tie_word_embeddings=tied,
+        **head,
+    )
