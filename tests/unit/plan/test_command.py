@@ -36,7 +36,7 @@ def test_json_says_the_same(capsys) -> None:
 
 
 def test_what_does_not_fit_comes_with_changes_that_do(capsys) -> None:
-    words = ["+recipe=delta_qwen3_14b", "cluster=1x8", "learner.offload=false", "--json"]
+    words = ["+recipe=delta_qwen3_14b", "cluster=1x8", "learner.offload=none", "--json"]
     main(words)
     told = json.loads(capsys.readouterr().out)
     assert not told["fits"]
@@ -50,7 +50,7 @@ def test_what_does_not_fit_comes_with_changes_that_do(capsys) -> None:
 
 
 def test_where_nothing_fits_the_cluster_grows(capsys) -> None:
-    main(["+recipe=delta_qwen3_14b", "cluster=1x2", "learner.offload=false", "--json"])
+    main(["+recipe=delta_qwen3_14b", "cluster=1x2", "learner.offload=none", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert not told["fits"] and told["layouts"]
     assert all(layout["fits"] for layout in told["layouts"])
