@@ -27,7 +27,7 @@ class Activations:
 
 @cache
 def activations(
-    shape: Shape, tokens: int, dtype: str, *, backward: bool, checkpointing: bool, padded: bool
+    shape: Shape, tokens: int, *, dtype: str, backward: bool, checkpointing: bool, padded: bool
 ) -> Activations:
     """Of a packed micro-batch; ``padded`` is attention without a GPU, on copies of all heads."""
     few = [
@@ -55,7 +55,7 @@ def _run(
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    live = _Live(model)
+    live = Live(model)
     for p in model.parameters():  # a gradient goes into DeepSpeed's buffers at once
         p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     with torch.device("meta"), torch.set_grad_enabled(backward), live:
@@ -68,7 +68,7 @@ def _run(
     return Activations(kept, live.peak - kept)
 
 
-class _Live(TorchDispatchMode):
+class Live(TorchDispatchMode):
     """Counts the bytes of the storages that are made while it is active, until they are freed."""
 
     def __init__(self, model: nn.Module) -> None:

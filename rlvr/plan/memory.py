@@ -1,6 +1,8 @@
 """Bytes by part: of a learner rank, of an engine, of a node's host, and of a checkpoint."""
 
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 
 import torch
 
@@ -42,160 +44,127 @@ class Memory:
         return self.sequences >= 1 and all(used <= there for used, there in self.places.values())
 
 
-def offload_of(config: RunConfig) -> str:
-    """none, during_rollout or always; a plain ``true`` means always."""
-    value = config.learner.offload
-    return {"True": "always", "False": "none"}.get(str(value), str(value))
-
-
 def memory(config: RunConfig, shape: Shape, gpu: Gpu | None, work: Workload) -> Memory:
     """Of a resolved ``config``; ``gpu`` is None on a cluster without."""
-    cluster, tp = config.cluster, config.rollout.tensor_parallel
-    item = _itemsize(config)
-    static = _static(config, shape, work)
-    there = gpu.memory if gpu else torch.inf
-    kept = _features(config, shape, work)
-    room = 0.4 * (there - sum(static.values()))
-    asked = str(config.learner.features)
-    store = asked if asked != "auto" else "device" if kept < room else "host"
-    phases = _phases(config, shape, kept if store == "device" else 0.0, bool(gpu))
-    if "gradients" not in static and offload_of(config) != "always":
-        for parts in phases[2:4]:  # they come as the activations go
-            parts["gradients"] = _gradients(config, shape)
-    worst: Parts = max(phases, key=lambda parts: sum(parts.values()))
-    learner = static | worst
-    weights = item * shape.parameters / tp
-    budget = (
-        config.rollout.memory_utilization * there
-        if gpu
-        else weights + (config.rollout.cpu_cache_gib * 2**30)
-    )
-    cache = budget - weights - (ENGINE if gpu else 0.0)
-    engine = {"weights": weights, "KV cache": max(cache, 0.0)}
+    rollout, tp, rank = config.rollout, config.rollout.tensor_parallel, _Rank(config, shape, work)
+    there = gpu.memory if gpu else inf
+    static, kept = rank.static(), rank.features()
+    store = str(config.learner.features)
+    if store == "auto":
+        store = "device" if kept < 0.4 * (there - sum(static.values())) else "host"
+    phases = rank.phases(kept if store == "device" else 0.0)
+    learner = static | max(phases, key=lambda parts: sum(parts.values()))
+    engine = {"weights": rank.item * rank.whole / tp, "KV cache": rollout.cpu_cache_gib * 2.0**30}
     if gpu:
-        engine["engine"] = ENGINE
-    sequences = cache * tp / (shape.kv_bytes(item) * longest_sequence(config))
-    host = _host(config, shape, kept if store == "host" else 0.0)
+        engine["vLLM"] = ENGINE
+        engine["KV cache"] = rollout.memory_utilization * there - engine["weights"] - ENGINE
+    sequences = engine["KV cache"] * tp / shape.kv_bytes(rank.item) / longest_sequence(config)
+    host = rank.host(kept if store == "host" else 0.0)
     places: dict[str, tuple[float, float]] = {}
-    if gpu and cluster.placement == "colocated":
-        moved = "optimizer" if offload_of(config) == "during_rollout" else ""
-        resting = sum(v for k, v in static.items() if k != moved)
-        places["GPU while sampling"] = (sum(engine.values()) + resting, there)
-        places["GPU while learning"] = (sum(learner.values()) + ASLEEP, there)
-    elif gpu:
-        places["learner GPU"] = (sum(learner.values()), there)
-        places["engine GPU"] = (sum(engine.values()), there)
     if gpu:
+        used, serving = sum(learner.values()), rollout.memory_utilization * there
+        places = {"learner GPU": (used, there), "engine GPU": (serving, there)}
+        if config.cluster.placement == "colocated":
+            moved = static["optimizer"] if rank.mode == "during_rollout" else 0.0
+            serving += sum(static.values()) - moved
+            places = {"GPU sampling": (serving, there), "GPU learning": (used + ASLEEP, there)}
         places["host"] = (sum(host.values()), gpu.host_memory)
-    checkpoint = shape.parameters * (item + (12 if item == 2 or config.learner.zero_stage else 8))
+    state = 12 if rank.stage else 8  # of Adam, and the fp32 weights that ZeRO keeps
+    checkpoint = (rank.item + state) * rank.whole
     return Memory(learner, engine, host, checkpoint, sequences, places, store if kept else "none")
 
 
-def _static(config: RunConfig, shape: Shape, work: Workload) -> Parts:
-    """What a rank holds as long as it lives."""
-    learner, item = config.learner, _itemsize(config)
-    stage, ranks = learner.zero_stage, learner.ranks or 1
-    always, gpu = offload_of(config) == "always", config.cluster.gpus > 0
-    adam = 8 if learner.optimizer == "adamw" else 0
-    whole, shard = shape.parameters, shape.parameters / ranks
-    on_host = always and gpu
-    bucket = BUCKET if gpu else min(BUCKET, whole)  # without a GPU only what is touched counts
-    parts = {
-        "weights": item * (shard if stage == 3 else whole),
-        "optimizer": (4 + adam) * shard if stage else adam * whole,
-        "buckets": {0: 0, 3: 4 * bucket}.get(stage, item * bucket if gpu else 0),
-    }
-    if on_host:
-        parts["optimizer"] = 0
-        parts["weights"] = 0 if stage == 3 else parts["weights"]
-    elif stage == 3 or _several(config, work):
-        parts["gradients"] = _gradients(config, shape)
-    if work.reference:
-        parts["reference"] = item * (shard if stage == 3 else whole)
-    if gpu:
-        parts["context"] = CONTEXT
-    parts["batch"] = 64 * work.tokens / ranks
-    return parts
+class _Rank:
+    """The sums of a learner rank."""
 
+    def __init__(self, config: RunConfig, shape: Shape, work: Workload) -> None:
+        self.config, self.shape, self.work = config, shape, work
+        self.learner = config.learner
+        self.stage, self.ranks = config.learner.zero_stage, config.learner.ranks or 1
+        self.mode = config.learner.offload
+        self.gpu = config.cluster.gpus > 0
+        self.item: int = getattr(torch, config.model.dtype).itemsize
+        self.whole, self.shard = shape.parameters, shape.parameters / self.ranks
+        self.bucket = BUCKET if self.gpu else min(BUCKET, self.whole)  # a CPU's if it is touched
+        self.gradients = 4 * (self.shard if self.stage >= 2 else self.whole)
+        mini_batch = work.active * work.tokens / work.mini_batches / self.ranks
+        # Else they come as the activations go.
+        self.waiting = self.stage == 3 or mini_batch > self.learner.tokens_per_micro_batch
 
-def _phases(config: RunConfig, shape: Shape, features: float, gpu: bool) -> list[Parts]:
-    """What comes on top, in each phase of a step."""
-    learner, item, whole = config.learner, _itemsize(config), shape.parameters
-    stage, ranks = learner.zero_stage, learner.ranks or 1
-    sp = getattr(learner, "sequence_parallel", 1)
-    longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-    tokens = max(learner.tokens_per_micro_batch, longest) // sp
-    scored = max(learner.tokens_per_scoring_batch, longest) // sp
-    dtype, padded = str(config.model.dtype), not gpu
-    checkpointing = learner.gradient_checkpointing
-    update = activations(
-        shape, tokens, dtype, backward=True, checkpointing=checkpointing, padded=padded
-    )
-    score = activations(shape, scored, dtype, backward=False, checkpointing=False, padded=padded)
-    chunk = min(learner.logits_mib * 2**20, 4 * tokens * shape.embedding / shape.hidden)
-    states = tokens * shape.hidden
-    head = states * (4 + 2 * item) + _CHUNKS * chunk + item * shape.embedding
-    late = item * shape.embedding if shape.tied else 0.0  # the head's waits for the embedding's
-    gathered = item * min(whole, LIVE) if stage == 3 else 0.0
-    reduced = min(whole, BUCKET) * (4 + (item if stage in (1, 2) else 0)) if ranks > 1 else 0.0
-    if stage in (1, 2) and not gpu:
-        reduced += item * min(whole, BUCKET)
-    step = 4 * (min(whole / ranks, LIVE) if stage == 3 else whole / ranks) if stage else 0.0
-    if offload_of(config) == "always":
-        step = 0.0
-    backward = max(update.working + states * item + late, head)
-    phases: list[Parts] = [
-        {
-            "gathered": gathered,
-            "activations": score.kept + score.working + 2 * scored * shape.hidden * item,
-            "head": _CHUNKS * chunk,
-            "features": features,
-        },
-        {"gathered": gathered, "activations": update.kept, "head and layer": backward},
-        {"gathered": gathered, "reduction": reduced},
-        {"step": step},
-    ]
-    if whole > BUCKET:  # gradients are reduced while the backward goes on
-        phases[1]["reduction"] = reduced
-    if gpu:
-        phases.append({"broadcast": BROADCAST, "gathered": 2 * item * shape.embedding})
-    return phases
+    def static(self) -> Parts:
+        """What a rank holds as long as it lives."""
+        always, adam = self.mode == "always", 8 if self.learner.optimizer == "adamw" else 0
+        weights = self.item * (self.shard if self.stage == 3 else self.whole)
+        optimizer = (4 + adam) * self.shard if self.stage else adam * self.whole
+        buckets = {0: 0, 3: 4 * self.bucket}.get(self.stage, self.item * self.bucket * self.gpu)
+        return {
+            "weights": 0 if always and self.stage == 3 else weights,
+            "gradients": self.gradients if self.waiting and not always else 0,
+            "optimizer": 0 if always else optimizer,
+            "buckets": buckets,
+            "reference": weights if self.work.reference else 0,
+            "context": CONTEXT if self.gpu else 0,
+            "batch": 64 * self.work.tokens / self.ranks,
+        }
 
+    def phases(self, features: float) -> list[Parts]:
+        """What comes on top: scoring, backward, reduction, optimizer step, publish."""
+        item, shape, learner = self.item, self.shape, self.learner
+        longest = self.config.data.max_prompt_tokens + self.config.rollout.max_response_tokens
+        sp = learner.sequence_parallel
+        tokens = max(learner.tokens_per_micro_batch, longest) // sp
+        scored = max(learner.tokens_per_scoring_batch, longest) // sp
+        traced = partial(activations, shape, dtype=str(self.config.model.dtype))
+        saved = learner.gradient_checkpointing
+        update = traced(tokens, backward=True, checkpointing=saved, padded=not self.gpu)
+        score = traced(scored, backward=False, checkpointing=False, padded=not self.gpu)
+        chunks = _CHUNKS * min(learner.logits_mib * 2**20, 4 * tokens * shape.words)
+        states, weight = item * tokens * shape.hidden, item * shape.embedding
+        head = chunks + (2 + 4 / item) * states + weight
+        late = weight if shape.tied else 0  # the head's gradient waits for the embedding's
+        gathered = item * min(self.whole, LIVE) if self.stage == 3 else 0
+        reduced = self._reduced() if self.ranks > 1 else 0
+        scoring = score.kept + score.working + 2 * item * scored * shape.hidden
+        grown = {"gradients": self.gradients}
+        if self.waiting or self.mode == "always":
+            grown = {}
+        step = 4 * min(self.shard, LIVE if self.stage == 3 else inf) if self.stage else 0
+        return [
+            {"gathered": gathered, "activations": scoring, "head": chunks, "features": features},
+            {
+                "gathered": gathered,
+                "activations": update.kept,
+                "head and layer": max(update.working + states + late, head),
+                "reduction": reduced if self.whole > BUCKET else 0,  # while the backward goes on
+            },
+            {"gathered": gathered, "reduction": reduced, **grown},
+            {"step": 0 if self.mode == "always" else step, **grown},
+            {"broadcast": BROADCAST * self.gpu, "gathered": 2 * weight * self.gpu},
+        ]
 
-def _gradients(config: RunConfig, shape: Shape) -> float:
-    ranks = config.learner.ranks or 1
-    return 4 * shape.parameters / (ranks if config.learner.zero_stage >= 2 else 1)
+    def _reduced(self) -> float:
+        """Copies of a bucket on its way: flat, and in fp32; on a CPU the bucket itself too."""
+        copies = 4
+        if self.stage in (1, 2):
+            copies = self.item * (1 if self.gpu else 2) + (4 if self.item < 4 else 0)
+        return min(self.whole, BUCKET) * copies
 
+    def features(self) -> float:
+        """Hidden states that the scoring pass keeps for credit."""
+        if Needs.HIDDEN not in self.work.credit.needs:
+            return 0.0
+        tokens = self.work.scored * self.work.responses / self.ranks
+        return self.item * tokens * self.shape.hidden
 
-def _several(config: RunConfig, work: Workload) -> bool:
-    """Whether gradients wait from one micro-batch of a mini-batch to the next."""
-    mini_batch = work.active * work.tokens / work.mini_batches / (config.learner.ranks or 1)
-    return mini_batch > config.learner.tokens_per_micro_batch
-
-
-def _features(config: RunConfig, shape: Shape, work: Workload) -> float:
-    """Hidden states that a rank keeps from the scoring pass for credit."""
-    if Needs.HIDDEN not in work.credit.needs:
-        return 0.0
-    ranks = config.learner.ranks or 1
-    return work.scored * work.responses * shape.hidden * _itemsize(config) / ranks
-
-
-def _host(config: RunConfig, shape: Shape, features: float) -> Parts:
-    """A node's; every rank loads the whole model before it is sharded."""
-    cluster, learner, item = config.cluster, config.learner, _itemsize(config)
-    ranks, workers = learner.ranks or 1, config.rollout.workers or 1
-    here = min(ranks, cluster.gpus_per_node or ranks)
-    share = here / ranks * shape.parameters
-    actors = here + min(workers, cluster.gpus_per_node or workers)
-    parts = {"processes": PROCESS * actors, "features": features * here}
-    if (mode := offload_of(config)) != "none":
-        parts["optimizer"] = (16 if mode == "always" else 12) * share
-    if mode == "always" and learner.zero_stage == 3:
-        parts["weights"] = item * share
-    parts["loading"] = item * shape.parameters * here
-    return parts
-
-
-def _itemsize(config: RunConfig) -> int:
-    return int(getattr(torch, config.model.dtype).itemsize)
+    def host(self, features: float) -> Parts:
+        """Of a node; every rank loads the whole model before it is sharded."""
+        node, workers = self.config.cluster.gpus_per_node, self.config.rollout.workers or 1
+        here = min(self.ranks, node or self.ranks)
+        state = {"always": 16, "during_rollout": 12}.get(self.mode, 0)
+        state += self.item if self.mode == "always" and self.stage == 3 else 0
+        return {
+            "processes": PROCESS * (here + min(workers, node or workers)),
+            "features": features * here,
+            "learner state": state * self.shard * here,
+            "loading": self.item * self.whole * here,
+        }

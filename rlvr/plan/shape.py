@@ -40,6 +40,11 @@ class Shape:
     tied: bool
 
     @property
+    def words(self) -> int:
+        """Size of the vocabulary."""
+        return self.embedding // self.hidden
+
+    @property
     def in_layers(self) -> int:
         """Parameters that multiply every token."""
         return self.parameters - self.embedding * (1 if self.tied else 2)

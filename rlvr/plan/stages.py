@@ -9,7 +9,7 @@ import numpy as np
 from rlvr.algorithm.credit import Needs
 from rlvr.config import RunConfig
 from rlvr.plan.hardware import EFFICIENCY, Gpu
-from rlvr.plan.memory import Memory, offload_of
+from rlvr.plan.memory import Memory
 from rlvr.plan.shape import Shape
 from rlvr.plan.workload import Workload
 
@@ -67,7 +67,7 @@ class _Learner:
         inside = self.ranks <= config.cluster.gpus_per_node
         self.link = (gpu.nvlink if inside else gpu.network) * EFFICIENCY.network
         self.flops = gpu.flops * EFFICIENCY.training * self.ranks / _IMBALANCE
-        self.sp = getattr(config.learner, "sequence_parallel", 1)
+        self.sp = config.learner.sequence_parallel
         self.layers = forward_flops(shape, work.tokens, work.pairs)  # all groups, once
         self.head = 2 * shape.embedding * work.responses
 
@@ -109,7 +109,7 @@ class _Learner:
         reduce = sent * shape.parameters * batches / self.link
         gather = gathered * shape.parameters * batches / self.link
         own = shape.parameters / self.ranks
-        if offload_of(self.config) == "always":
+        if self.config.learner.offload == "always":
             nodes = max(1.0, self.ranks / self.config.cluster.gpus_per_node)
             adam = 28 * shape.parameters / nodes / EFFICIENCY.host_adam + 6 * own / self.gpu.pcie
         else:
@@ -124,7 +124,7 @@ class _Learner:
         rest = EFFICIENCY.publish_s
         if cluster.placement == "colocated":
             rest += EFFICIENCY.sleep_s
-        if offload_of(self.config) == "during_rollout":
+        if self.config.learner.offload == "during_rollout":
             rest += 2 * 12 * self.shape.parameters / self.ranks / self.gpu.pcie
         return Stage(travel + rest, "network" if travel > rest else "latency")
 

@@ -1,6 +1,7 @@
 """The rollout workers as one: routes requests, gathers responses, reports failures."""
 
 import asyncio
+import heapq
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,11 +26,17 @@ class _Worker:
     name: str
     actor: ActorHandle
     outstanding: dict[str, Request] = field(default_factory=dict)
+    load: int = 0  # tokens that these may come to hold
     collecting: asyncio.Task[None] | None = None
 
-    @property
-    def load(self) -> int:
-        return sum(r.cost for r in self.outstanding.values())
+    def put(self, request: Request) -> None:
+        self.outstanding[request.id] = request
+        self.load += request.cost
+
+    def pop(self, request_id: str) -> Request | None:
+        if (request := self.outstanding.pop(request_id, None)) is not None:
+            self.load -= request.cost
+        return request
 
 
 class RolloutPool:
@@ -116,7 +123,7 @@ class RolloutPool:
         for worker, batch in zip(self._workers, batches, strict=True):
             for request in batch:
                 self._sinks[request.id] = sink
-                worker.outstanding[request.id] = request
+                worker.put(request)
             if batch:
                 submitted[worker.name] = worker.actor.submit.remote(batch)
         await self._answers(submitted)
@@ -127,7 +134,7 @@ class RolloutPool:
             if mine := [i for i in worker.outstanding if i in ids]:
                 worker.actor.control.remote("abort", mine)
                 for i in mine:
-                    worker.outstanding.pop(i)
+                    worker.pop(i)
                     self._sinks.pop(i, None)
 
     async def _collect(self, worker: _Worker) -> None:
@@ -156,7 +163,7 @@ class RolloutPool:
     def _deliver(self, worker: _Worker, finished: list[tuple[str, Response]]) -> None:
         parcels: dict[asyncio.Queue[Sampled | RolloutError], Sampled] = {}
         for request_id, response in finished:
-            request = worker.outstanding.pop(request_id, None)
+            request = worker.pop(request_id)
             sink = self._sinks.pop(request_id, None)
             if request is not None and sink is not None:  # else it was abandoned meanwhile
                 parcels.setdefault(sink, []).append((request, response))
@@ -178,10 +185,11 @@ def shared_out(requests: Iterable[Request], load: Sequence[int]) -> list[list[Re
     Args:
         load: tokens outstanding at each worker.
     """
-    load = list(load)
     batches: list[list[Request]] = [[] for _ in load]
+    least = [(tokens, i) for i, tokens in enumerate(load)]
+    heapq.heapify(least)
     for request in requests:
-        i = load.index(min(load))
-        load[i] += request.cost
+        tokens, i = least[0]
+        heapq.heapreplace(least, (tokens + request.cost, i))
         batches[i].append(request)
     return batches

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +37,9 @@ MODELS = {  # hidden, intermediate, layers, vocabulary
     "40M": (512, 2048, 8, 8192),
     "100M": (768, 3072, 10, 8192),
 }
+
+
+CASES = list(product((0, 2, 3), (False, True)))  # ZeRO stage, gradient checkpointing
 
 
 def save(name: str, folder: str) -> str:
@@ -76,24 +81,22 @@ def configuration(path: str, stage: int, checkpointing: bool) -> RunConfig:
     return resolved(config)
 
 
-def rank_process(arguments: dict, rank: int) -> None:
-    """A rank: prints what it measured."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(arguments["port"]))
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", DS_ACCELERATOR="cpu")
+def rank_process(rank: int, port: str, folders: list[str]) -> None:
+    """A rank: prints what it measured, a line for each case of the last of ``folders``."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, DS_ACCELERATOR="cpu")
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
     torch.set_num_threads(1)
     import deepspeed
 
     deepspeed.init_distributed("gloo", verbose=False)
-    sizes = {}
-    for name in ("tiny", arguments["model"]):
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
-        sizes["before"] = _status("VmRSS")
-        path = arguments["paths"][name]
-        config = configuration(path, arguments["stage"], arguments["checkpointing"])
-        seconds = _two_steps(config, rank)
-    measured = {"bytes": _status("VmHWM") - sizes["before"], **seconds}
-    print("MEASURED " + json.dumps(measured), flush=True)
+    for folder in folders:
+        for stage, on in CASES:
+            gc.collect()
+            Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+            before = _status("VmRSS")
+            seconds = _two_steps(configuration(folder, stage, on), rank)
+            print("MEASURED " + json.dumps({"bytes": _status("VmHWM") - before, **seconds}))
+            sys.stdout.flush()
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -140,51 +143,40 @@ def _status(key: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
-def measured(model: str, stage: int, checkpointing: bool, paths: dict) -> dict[str, float]:
-    """The larger rank's bytes, and seconds of each stage."""
+def measured(folders: list[str]) -> Iterator[dict[str, float]]:
+    """The larger rank's bytes, and seconds of each stage, case by case and model by model."""
     with socket.socket() as s:
         s.bind(("", 0))
-        port = s.getsockname()[1]
-    told = json.dumps(
-        {
-            "model": model,
-            "stage": stage,
-            "checkpointing": checkpointing,
-            "paths": paths,
-            "port": port,
-        }
-    )
+        port = str(s.getsockname()[1])
     # What is freed goes back to the system at once.
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     env |= {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--rank"]
     ranks = [
         subprocess.Popen(
-            [sys.executable, __file__, "--rank", str(rank), told],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=env,
+            [*command, str(r), port, *folders], stdout=subprocess.PIPE, text=True, env=env
         )
-        for rank in range(2)
+        for r in range(2)
     ]
-    results = []
-    for process in ranks:
-        out, err = process.communicate(timeout=350)
-        lines = [x for x in out.splitlines() if x.startswith("MEASURED ")]
-        if not lines:
-            raise RuntimeError(err[-3000:])
-        results.append(json.loads(lines[0].removeprefix("MEASURED ")))
-    return {key: max(r[key] for r in results) for key in results[0]}
+    try:
+        lines = [
+            (json.loads(x.split(" ", 1)[1]) for x in rank.stdout if x.startswith("MEASURED "))
+            for rank in ranks
+        ]
+        for pair in zip(*lines, strict=True):
+            yield {key: max(r[key] for r in pair) for key in pair[0]}
+    finally:
+        for rank in ranks:
+            rank.kill()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", nargs="+", default=["20M", "40M", "100M"])
-    parser.add_argument("--stages", nargs="+", type=int, default=[0, 2, 3])
-    parser.add_argument("--rank", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--rank", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:
-        rank_process(json.loads(options.rank[1]), int(options.rank[0]))
+        rank_process(int(options.rank[0]), options.rank[1], options.rank[2:])
         return
     from rlvr.plan.hardware import probe
     from rlvr.plan.memory import memory
@@ -193,31 +185,35 @@ def main() -> None:
     from rlvr.plan.workload import Assumptions, workload
 
     assumed = Assumptions(response=RESPONSE, prompt=PROMPT, active=1.0)
-    print(
-        "| model | ZeRO | checkpointing | MB planned | measured | ratio "
-        "| s planned | measured | ratio |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print("| model | ZeRO | checkpointing | MB planned | measured | ratio ", end="")
+    print("| s planned | measured | ratio | GFLOP/s | GB/s |\n" + "| --- " * 11 + "|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: save(name, folder) for name in ("tiny", *options.models)}
-        for model in options.models:
-            for stage in options.stages:
-                for checkpointing in (False, True):
-                    config = configuration(paths[model], stage, checkpointing)
-                    shape, work = shape_of(config.model), workload(config, assumed)
-                    parts = memory(config, shape, None, work).learner
-                    size = sum(parts.values())
-                    got = measured(model, stage, checkpointing, paths)
-                    timed = learner_stages(config, shape, probe(), work, "device")
-                    seconds = sum(timed[name].seconds for name in ("score", "update"))
-                    real = got["score"] + got["update"]
-                    print(
-                        f"| {model} | {stage} | {'on' if checkpointing else 'off'} "
-                        f"| {size / 1e6:.0f} | {got['bytes'] / 1e6:.0f} "
-                        f"| {size / got['bytes']:.2f} "
-                        f"| {seconds:.2f} | {real:.2f} | {seconds / real:.2f} |",
-                        flush=True,
-                    )
+        results = measured(list(paths.values()))
+        for model, (stage, on) in product(paths, CASES):
+            config = configuration(paths[model], stage, on)
+            shape, work = shape_of(config.model), workload(config, assumed)
+            size = sum(memory(config, shape, None, work).learner.values())
+            core, got = probe(), next(results)
+            if model == "tiny":  # for the libraries to be loaded
+                continue
+            timed = learner_stages(config, shape, core, work, "device")
+            seconds = sum(timed[name].seconds for name in ("score", "update"))
+            real = got["score"] + got["update"]
+            cells = [
+                model,
+                stage,
+                "on" if on else "off",
+                *_beside(size / 1e6, got["bytes"] / 1e6, 0),
+                *_beside(seconds, real, 2),
+                f"{core.flops / 1e9:.0f}",
+                f"{core.hbm / 1e9:.1f}",
+            ]
+            print("|", " | ".join(map(str, cells)), "|", flush=True)
+
+
+def _beside(planned: float, real: float, digits: int) -> list[str]:
+    return [f"{planned:.{digits}f}", f"{real:.{digits}f}", f"{planned / real:.2f}"]
 
 
 if __name__ == "__main__":

@@ -177,14 +177,15 @@ class Parsed(Exception):
 
 def parses(program: list[str], arguments: list[str]) -> None:
     """Run the program as far as its command line, which must take the arguments."""
-    original = argparse.ArgumentParser.parse_args
+    original = argparse.ArgumentParser.parse_intermixed_args
 
     def parse(self, *given):
         original(self, *given)  # exits if they make no sense
         raise Parsed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", parse)
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(argparse.ArgumentParser, name, parse)
         patch.setattr(sys, "argv", [program[-1], *arguments])
         patch.syspath_prepend(Path(program[-1]).parent)  # as Python does for a script
         with pytest.raises(Parsed):

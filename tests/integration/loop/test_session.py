@@ -165,3 +165,24 @@ def test_rollout_answers_for_credit_while_it_lags_behind(session, tmp_path):
         own = [token["coefficient"] for token in tokens if token["step"] == step]
         assert own == sorted(own, reverse=True) and len(own) <= 20
     assert tokens and all(token["token"].startswith(("w", "\\boxed", "<")) for token in tokens)
+
+
+def test_groups_in_the_order_in_which_they_finish(session, tmp_path):
+    """Every prompt is trained on once an epoch, and none too late."""
+    session.train(
+        tmp_path / "run",
+        "objective=dapo",
+        "correction=tis",
+        "train.steps=8",
+        "train.prompts_per_step=4",
+        "train.max_staleness=2",
+        "train.batch_order=finished",
+        "rollout.group_size=4",
+        "learner.lr=1e-3",
+    )
+    steps = trained_steps(tmp_path / "run")
+    assert [row["step"] for row in steps] == list(range(1, 9))
+    assert 0 < max(row["staleness/max"] for row in steps) <= 2
+    files = sorted((tmp_path / "run" / "responses").glob("*.parquet"))
+    prompts = Counter(p for file in files for p in pq.read_table(file)["prompt"].to_pylist())
+    assert len(prompts) == 32 and set(prompts.values()) == {4}

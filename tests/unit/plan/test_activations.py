@@ -19,7 +19,7 @@ def shape():
 
 def kept(shape, **settings) -> float:
     settings = {"backward": True, "checkpointing": False, "padded": False, **settings}
-    return activations(shape, TOKENS, "bfloat16", **settings).kept / TOKENS
+    return activations(shape, TOKENS, dtype="bfloat16", **settings).kept / TOKENS
 
 
 def test_without_checkpointing_everything_that_a_backward_reads(shape) -> None:
@@ -37,7 +37,7 @@ def test_with_checkpointing_the_input_of_every_layer(shape) -> None:
 
 def test_without_a_backward_one_layer_at_a_time(shape) -> None:
     found = activations(
-        shape, TOKENS, "bfloat16", backward=False, checkpointing=False, padded=False
+        shape, TOKENS, dtype="bfloat16", backward=False, checkpointing=False, padded=False
     )
     assert found.kept < 5 * 2 * D * TOKENS
     assert found.working >= 3 * 2 * F * TOKENS  # gate, up and their product
@@ -45,7 +45,9 @@ def test_without_a_backward_one_layer_at_a_time(shape) -> None:
 
 def test_memory_grows_with_the_tokens(shape) -> None:
     short, long = (
-        activations(shape, n, "bfloat16", backward=True, checkpointing=True, padded=False).kept
+        activations(
+            shape, n, dtype="bfloat16", backward=True, checkpointing=True, padded=False
+        ).kept
         for n in (TOKENS, 2 * TOKENS)
     )
     assert long == pytest.approx(2 * short, rel=0.01)
@@ -54,3 +56,36 @@ def test_memory_grows_with_the_tokens(shape) -> None:
 def test_attention_without_a_gpu_keeps_copies_of_all_heads(shape) -> None:
     more = kept(shape, padded=True) - kept(shape)
     assert more == pytest.approx(36 * 2 * (2 * (Q - KV) + Q), rel=0.05)  # keys, values, output
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_policy_itself_keeps_as_much(save_qwen3, tmp_path, checkpointing) -> None:
+    """The real forward and backward on packed sequences, counted in the same way."""
+    import torch
+
+    from rlvr.config import LearnerConfig
+    from rlvr.learner.policy import load_policy
+    from rlvr.plan.activations import Live
+    from rlvr.types import Packing
+
+    save_qwen3(tmp_path, vocab_size=64, tie_word_embeddings=True)
+    model = ModelConfig(path=str(tmp_path), dtype="float32")
+    learner = LearnerConfig(gradient_checkpointing=checkpointing)
+    policy = load_policy(model, learner, 1.0, torch.device("cpu"))
+    packing = Packing.of([torch.zeros(256, dtype=torch.long)] * 8)
+    embedded = torch.zeros(packing.num_tokens, 64, requires_grad=True)
+    live = Live(policy)
+    with live:
+        out = policy.hidden(packing, embedded)
+        kept = live.now
+        out.backward(torch.zeros_like(out))
+    planned = activations(
+        shape_of(model),
+        packing.num_tokens,
+        dtype="float32",
+        backward=True,
+        checkpointing=checkpointing,
+        padded=True,
+    )
+    assert planned.kept == pytest.approx(kept, rel=0.1)
+    assert planned.kept + planned.working == pytest.approx(live.peak, rel=0.1)

@@ -68,7 +68,7 @@ def test_a_sweep_is_sorted_and_no_slower(capsys) -> None:
     [
         (["+recipe=delta_qwen3_8b", "cluster=1x8", "--gpu", "v100"], "--gpu v100: unknown"),
         (["+recipe=delta_qwen3_8b", "learner.rank=2"], r"learner\.rank: no such key"),
-        (["+recipe=delta_qwen3_8b", "cluster=1x8", "learner.ranks=9"], "cluster has 8"),
+        (["+recipe=delta_qwen3_8b", "cluster=1x8", "learner.ranks=9"], "each needs at least one"),
         (["+recipe=delta_qwen3_8b", "credit=uniform,delta"], "one value a key"),
     ],
 )
