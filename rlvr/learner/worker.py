@@ -14,6 +14,7 @@ import torch
 from rlvr.config import RunConfig
 from rlvr.errors import LearnerError, RunFolderError
 from rlvr.learner.cost import Flops
+from rlvr.learner.host_state import HostState
 from rlvr.weights.base import Meeting, WeightBackend, backend_class
 from rlvr.weights.source import ShardedWeightSource
 
@@ -45,9 +46,6 @@ class LearnerWorker:
 
     def start(self, address: str, port: int) -> Flops:
         """Join the other ranks and load the model; returns what its sequences cost."""
-        # DeepSpeed compiles an operator with the ninja beside this Python, once per environment.
-        os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
         gpu = self._config.cluster.gpus > 0
         if gpu and not torch.cuda.is_available():
             raise LearnerError(
@@ -56,6 +54,9 @@ class LearnerWorker:
                 "See there whether nvidia-smi runs and its driver is new enough for this PyTorch, "
                 "and whether PyTorch is a build for GPUs; or train with cluster=local_cpu"
             )
+        # DeepSpeed compiles an operator with the ninja beside this Python, once per environment.
+        os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
         import deepspeed
 
         os.environ.update(
@@ -69,7 +70,6 @@ class LearnerWorker:
         deepspeed.init_distributed("nccl" if gpu else "gloo", verbose=False)
 
         from rlvr.learner.engine import gathered
-        from rlvr.learner.host_state import HostState
         from rlvr.learner.rank import LearnerRank
 
         self._rank = LearnerRank(self._config, self._device, self._pad_token_id)
@@ -79,7 +79,6 @@ class LearnerWorker:
 
     def rebuild(self, config: RunConfig) -> None:
         """Load the model anew, for a run of ``config`` in the same process group."""
-        from rlvr.learner.host_state import HostState
         from rlvr.learner.rank import LearnerRank
 
         self._rank.engine.destroy()

@@ -130,6 +130,7 @@ def _built_from(config: RunConfig, pad_token_id: int, verifier_names: Sequence[s
         config.weights,
         config.cluster,
         config.learner.ranks,
+        config.train.max_staleness > 0,  # engines then have fewer threads
         config.telemetry.worker_logs,
         pad_token_id,
         tuple(verifier_names),

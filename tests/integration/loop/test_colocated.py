@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from rlvr.config import RunConfig
 from rlvr.learner.group import LearnerGroup
+from rlvr.loop.run import Session
+from rlvr.loop.validate import validated
 from rlvr.rollout.pool import RolloutPool
 from rlvr.weights.publish import WeightPublisher
 
@@ -42,7 +44,7 @@ def calls(monkeypatch) -> list[str]:
         method = getattr(kind, name)
 
         async def heard(self, *arguments, **options):
-            plain = [str(a) for a in arguments if isinstance(a, str | int)]
+            plain = [str(a) for a in arguments if isinstance(a, str | int) and "/" not in str(a)]
             seen.append(" ".join([who, name, *plain]))
             return await method(self, *arguments, **options)
 
@@ -50,14 +52,15 @@ def calls(monkeypatch) -> list[str]:
 
     for name in ("start", "sleep", "wake_up"):
         listen(RolloutPool, name, "engines")
-    for name in ("start", "sleep", "wake_up", "score", "update", "save_checkpoint", "save_model"):
+    for name in ("start", "rebuild", "sleep", "wake_up", "score", "update"):
+        listen(LearnerGroup, name, "learners")
+    for name in ("save_checkpoint", "save_model"):
         listen(LearnerGroup, name, "learners")
     listen(WeightPublisher, "publish", "weights")
     sample = RolloutPool.sample
 
     def sampled(self, requests):
-        if seen[-1] != "engines sample":
-            seen.append("engines sample")
+        seen.append("engines sample")
         return sample(self, requests)
 
     monkeypatch.setattr(RolloutPool, "sample", sampled)
@@ -73,47 +76,69 @@ def to_the_engines(version: int) -> list[str]:
     ]
 
 
-def without_folders(calls: list[str]) -> list[str]:
-    return [" ".join(word for word in call.split() if "/" not in word) for call in calls]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def apart(ray_here, guesser, folder) -> None:
+    """The same run, disaggregated."""
+    with Sessions() as train:
+        train(configuration(guesser, folder, "apart"))
+
+
+class Sessions:
+    """A session for several runs."""
+
+    def __enter__(self):
+        self.session, self.runner = Session(), asyncio.Runner()
+        return lambda config: self.runner.run(self.session.train(validated(config)))
+
+    def __exit__(self, *_):
+        self.runner.run(self.session.close())
+        self.runner.close()
 
 
 @pytest.mark.timeout(600)
-def test_turns_change_the_order_of_calls_and_nothing_else(train, guesser, tmp_path, calls):
-    train(configuration(guesser, tmp_path, "apart"))
-    calls.clear()
-    together = configuration(guesser, tmp_path, "together", placement="colocated")
-    together.learner.offload = "during_rollout"
-    train(together)
-
-    step = ["engines sleep", "learners wake_up", "learners score", "learners update"]
-    rest = ["learners save_checkpoint", "engines sample"]  # the second is the evaluation's
-    assert without_folders(calls) == [
-        *("engines start", "engines sleep", "learners start"),
-        *to_the_engines(0),
-        *("engines sample", *step, *to_the_engines(1), *rest),
-        *(*step, *to_the_engines(2), *rest),
-        "learners save_model",
-    ]
-
+def test_turns_change_the_order_of_calls_and_nothing_else(apart, guesser, folder, calls):
     def same(name: str) -> None:
-        a, b = (
-            load_file(tmp_path / folder / "model" / "model.safetensors")
-            for folder in ("apart", name)
-        )
+        a, b = (load_file(folder / run / "model" / "model.safetensors") for run in ("apart", name))
         assert all(torch.equal(a[k], b[k]) for k in a)
         for number in (1, 2):
             file = f"responses/step_{number:06d}.parquet"
-            x, y = (pq.read_table(tmp_path / folder / file) for folder in ("apart", name))
+            x, y = (pq.read_table(folder / run / file) for run in ("apart", name))
             assert x["response"].to_pylist() == y["response"].to_pylist()
 
-    same("together")
+    def together(name: str) -> RunConfig:
+        config = configuration(guesser, folder, name, placement="colocated")
+        config.learner.offload = "during_rollout"
+        return config
 
-    # A checkpoint that was written of what lay on the host is whole.
-    checkpoints = tmp_path / "together" / "checkpoints"
-    (checkpoints / "latest").write_text("step_000001")
-    together.train.resume = "auto"
-    train(together)
-    same("together")
-    lines = (tmp_path / "together" / "metrics.jsonl").read_text().splitlines()
-    steps = [row for row in map(json.loads, lines) if "rollout/reward_mean" in row]
-    assert [row["step"] for row in steps] == [1, 2]
+    step = ["engines sleep", "learners wake_up", "learners score", "learners update"]
+    rest = ["learners save_checkpoint", "engines sample"]  # the second is the evaluation's
+    steps = [
+        *to_the_engines(0),
+        *("engines sample", *step, *to_the_engines(1), *rest),
+        *("engines sample", *step, *to_the_engines(2), *rest),
+        "learners save_model",
+    ]
+    with Sessions() as train:
+        train(together("first"))
+        assert calls == ["engines start", "engines sleep", "learners start", *steps]
+        same("first")
+
+        calls.clear()
+        train(together("second"))
+        assert calls == ["engines sleep", "learners wake_up", "learners rebuild", *steps]
+        same("second")
+
+        # A checkpoint that was written of what lay on the host is whole.
+        (folder / "second" / "checkpoints" / "latest").write_text("step_000001")
+        again = together("third")
+        again.train.resume = str(folder / "second")
+        train(again)
+        a, b = (
+            load_file(folder / run / "model" / "model.safetensors") for run in ("apart", "third")
+        )
+        assert all(torch.equal(a[k], b[k]) for k in a)

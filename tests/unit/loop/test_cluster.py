@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
+import torch
 
 from rlvr.config import RunConfig
+from rlvr.errors import LearnerError
 from rlvr.learner.engine import deepspeed_config
+from rlvr.learner.worker import LearnerWorker
 from rlvr.loop.cluster import engine_options, learner_options, resource_bundles
 from rlvr.loop.resolve import learner_threads, resolved, rollout_threads
 from rlvr.rollout.engine import engine_arguments
@@ -103,6 +106,12 @@ def test_user_arguments_go_to_vllm_last():
     from vllm.config import CacheConfig
 
     assert CacheConfig(cache_dtype=arguments["kv_cache_dtype"]).cache_dtype == "fp8"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it would start")
+def test_a_rank_that_finds_no_gpu_says_so():
+    with pytest.raises(LearnerError, match=r"gpus_per_node=8, but on .* no usable CUDA device"):
+        LearnerWorker(configuration("colocated"), 0, 0).start("127.0.0.1", 1)
 
 
 def test_nccl_ranks_follow_the_sender_without_gaps():
