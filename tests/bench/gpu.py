@@ -2,7 +2,7 @@
 
 Drives the learner's own stages (load, score, assign credit, update) on one device, at the shapes
 of Qwen3 with random weights and random tokens, packed, and sets them beside the bare forward and
-forward + backward of the same network on the same packing. The table comes last: one row for each
+forward + backward of the same network on the same sequences. The table comes last: one row for each
 (shape, method). ``--size tiny`` is the same on any machine, in seconds.
 
 Needs torch, transformers and this package. Without DeepSpeed a plain engine stands in for it.
@@ -39,7 +39,7 @@ from rlvr.algorithm.credit import CREDITS
 from rlvr.config import LearnerConfig, ModelConfig, RunConfig
 from rlvr.learner import policy as policy_module
 from rlvr.learner import rank as rank_module
-from rlvr.learner.batching import micro_batches, rank_batches
+from rlvr.learner.batching import rank_batches
 from rlvr.learner.policy import Policy, load_policy
 from rlvr.learner.rank import LearnerRank
 from rlvr.types import (
@@ -302,7 +302,7 @@ class Bench:
         policy = load_policy(config.model, config.learner, 1.0, self.device)
         portions = [
             self.batch.select(p.to(self.device))[0]
-            for p in micro_batches(self.batch.sequence_length.cpu(), self.shape.longest)
+            for p in packings(self.batch.sequence_length.tolist(), self.shape.longest)
         ]
 
         def forward() -> None:
@@ -377,6 +377,16 @@ class Bench:
 
 
 UNSCORED = ("uniform", "random", "oar")  # the only mini-batch is not scored: its ratio is 1
+
+
+def packings(lengths: list[int], budget: int) -> list[Tensor]:
+    """Sequences in their order, of at most ``budget`` tokens together."""
+    parts: list[list[int]] = [[]]
+    for i, length in enumerate(lengths):
+        if parts[-1] and length + sum(lengths[j] for j in parts[-1]) > budget:
+            parts.append([])
+        parts[-1].append(i)
+    return [torch.tensor(part) for part in parts]
 
 
 def bare_loss(policy: Policy, micro: TokenBatch) -> Tensor:
