@@ -240,14 +240,21 @@ def draw(shape: Shape) -> TokenBatch:
     return batch
 
 
-def forward_flops(shape: Shape, batch: TokenBatch) -> float:
-    """Multiply-adds count two; a backward pass is two forwards, a recomputed one is not counted."""
+def forward_flops(shape: Shape, batch: TokenBatch, shared: bool) -> float:
+    """Multiply-adds count two; a backward pass is two forwards, a recomputed one is not counted.
+
+    ``shared``: the responses of a group continue one prompt.
+    """
+    length, prompt = batch.sequence_length.double(), batch.sequence_length - batch.response_length
+    seen = torch.cat([batch.group_id.new_zeros(1), batch.group_id.diff()])
+    again = prompt.double() * (seen == 0) if shared else torch.zeros_like(length)
+    again[0] = 0.0
     attention = shape.hidden * shape.head_dim * 2 * (shape.heads + shape.key_heads)
     layer = attention + 3 * shape.hidden * shape.intermediate
-    weights = shape.layers * layer * batch.num_tokens
+    weights = shape.layers * layer * float((length - again).sum())
     head = shape.vocabulary * shape.hidden * batch.num_response_tokens
-    causal = shape.layers * shape.heads * shape.head_dim * int((batch.sequence_length**2).sum())
-    return 2.0 * (weights + head + causal)
+    pairs = float((length**2 - again**2).sum())
+    return 2.0 * (weights + head + shape.layers * shape.heads * shape.head_dim * pairs)
 
 
 class Bench:
@@ -259,7 +266,8 @@ class Bench:
         self.clock = Clock(device)
         self.shape = SHAPES[name]
         self.batch = draw(self.shape).to(device)
-        self.flops = forward_flops(self.shape, self.batch)
+        self.flops = forward_flops(self.shape, self.batch, shared=True)
+        self.bare_flops = forward_flops(self.shape, self.batch, shared=False)
         self.engine = engine
         self.until = until
         self.peak_flops = 0.0
@@ -356,7 +364,8 @@ class Bench:
 
     def _row(self, label: str, stages: dict[str, Stage], bare: dict[str, Stage]) -> dict[str, Any]:
         row: dict[str, Any] = {"shape": self.name, "method": label}
-        tokens, flops = self.batch.num_tokens, self.flops
+        tokens = self.batch.num_tokens
+        flops = self.bare_flops if label.startswith("bare") else self.flops
         for name, stage in stages.items():
             key = {"bare forward": "score", "bare forward+backward": "update"}.get(name, name)
             row[f"{key}_s"] = stage.median
