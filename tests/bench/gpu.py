@@ -2,7 +2,7 @@
 
 Drives the learner's own stages (load, score, assign credit, update) on one device, at the shapes
 of Qwen3 with random weights and random tokens, packed, and sets them beside the bare forward and
-forward + backward of the same network on the same packing. The table comes last: one row for each
+forward + backward of the same network on the same sequences. The table comes last: one row for each
 (shape, method). ``--size tiny`` is the same on any machine, in seconds.
 
 Needs torch, transformers and this package. Without DeepSpeed a plain engine stands in for it.
@@ -39,7 +39,7 @@ from rlvr.algorithm.credit import CREDITS
 from rlvr.config import LearnerConfig, ModelConfig, RunConfig
 from rlvr.learner import policy as policy_module
 from rlvr.learner import rank as rank_module
-from rlvr.learner.batching import micro_batches, rank_batches
+from rlvr.learner.batching import rank_batches
 from rlvr.learner.policy import Policy, load_policy
 from rlvr.learner.rank import LearnerRank
 from rlvr.types import (
@@ -240,14 +240,21 @@ def draw(shape: Shape) -> TokenBatch:
     return batch
 
 
-def forward_flops(shape: Shape, batch: TokenBatch) -> float:
-    """Multiply-adds count two; a backward pass is two forwards, a recomputed one is not counted."""
+def forward_flops(shape: Shape, batch: TokenBatch, shared: bool) -> float:
+    """Multiply-adds count two; a backward pass is two forwards, a recomputed one is not counted.
+
+    ``shared``: the responses of a group continue one prompt.
+    """
+    length, prompt = batch.sequence_length.double(), batch.sequence_length - batch.response_length
+    seen = torch.cat([batch.group_id.new_zeros(1), batch.group_id.diff()])
+    again = prompt.double() * (seen == 0) if shared else torch.zeros_like(length)
+    again[0] = 0.0
     attention = shape.hidden * shape.head_dim * 2 * (shape.heads + shape.key_heads)
     layer = attention + 3 * shape.hidden * shape.intermediate
-    weights = shape.layers * layer * batch.num_tokens
+    weights = shape.layers * layer * float((length - again).sum())
     head = shape.vocabulary * shape.hidden * batch.num_response_tokens
-    causal = shape.layers * shape.heads * shape.head_dim * int((batch.sequence_length**2).sum())
-    return 2.0 * (weights + head + causal)
+    pairs = float((length**2 - again**2).sum())
+    return 2.0 * (weights + head + shape.layers * shape.heads * shape.head_dim * pairs)
 
 
 class Bench:
@@ -259,7 +266,8 @@ class Bench:
         self.clock = Clock(device)
         self.shape = SHAPES[name]
         self.batch = draw(self.shape).to(device)
-        self.flops = forward_flops(self.shape, self.batch)
+        self.flops = forward_flops(self.shape, self.batch, shared=True)
+        self.bare_flops = forward_flops(self.shape, self.batch, shared=False)
         self.engine = engine
         self.until = until
         self.peak_flops = 0.0
@@ -302,7 +310,7 @@ class Bench:
         policy = load_policy(config.model, config.learner, 1.0, self.device)
         portions = [
             self.batch.select(p.to(self.device))[0]
-            for p in micro_batches(self.batch.sequence_length.cpu(), self.shape.longest)
+            for p in packings(self.batch.sequence_length.tolist(), self.shape.longest)
         ]
 
         def forward() -> None:
@@ -356,7 +364,8 @@ class Bench:
 
     def _row(self, label: str, stages: dict[str, Stage], bare: dict[str, Stage]) -> dict[str, Any]:
         row: dict[str, Any] = {"shape": self.name, "method": label}
-        tokens, flops = self.batch.num_tokens, self.flops
+        tokens = self.batch.num_tokens
+        flops = self.bare_flops if label.startswith("bare") else self.flops
         for name, stage in stages.items():
             key = {"bare forward": "score", "bare forward+backward": "update"}.get(name, name)
             row[f"{key}_s"] = stage.median
@@ -377,6 +386,16 @@ class Bench:
 
 
 UNSCORED = ("uniform", "random", "oar")  # the only mini-batch is not scored: its ratio is 1
+
+
+def packings(lengths: list[int], budget: int) -> list[Tensor]:
+    """Sequences in their order, of at most ``budget`` tokens together."""
+    parts: list[list[int]] = [[]]
+    for i, length in enumerate(lengths):
+        if parts[-1] and length + sum(lengths[j] for j in parts[-1]) > budget:
+            parts.append([])
+        parts[-1].append(i)
+    return [torch.tensor(part) for part in parts]
 
 
 def bare_loss(policy: Policy, micro: TokenBatch) -> Tensor:

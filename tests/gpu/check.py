@@ -55,8 +55,7 @@ def rows_of(name: str, logs: Path, started: float) -> Iterator[Row]:
         finally:
             late = process.poll() is None
             if late:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                end(process)
         yield from map(json.loads, lines)
     if late or process.returncode not in (0, 1):
         reason = "took too long" if late else f"ended with code {process.returncode}"
@@ -66,6 +65,17 @@ def rows_of(name: str, logs: Path, started: float) -> Iterator[Row]:
             "told": reason,
             "remedy": f"see {log}",
         }
+
+
+def end(process: subprocess.Popen) -> None:
+    """An interrupt first, so that it ends the runs that it has started."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        os.killpg(process.pid, number)
+        try:
+            process.wait(40.0)
+            return
+        except subprocess.TimeoutExpired:
+            pass
 
 
 def line(row: Row) -> str:
