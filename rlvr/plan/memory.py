@@ -58,7 +58,7 @@ def memory(config: RunConfig, shape: Shape, gpu: Gpu | None, work: Workload) -> 
     if gpu:
         engine["vLLM"] = ENGINE
         engine["KV cache"] = rollout.memory_utilization * there - engine["weights"] - ENGINE
-    sequences = engine["KV cache"] * tp / shape.kv_bytes(rank.item) / longest_sequence(config)
+    sequences = engine["KV cache"] / shape.kv_bytes(rank.item, tp) / longest_sequence(config)
     host = rank.host(kept if store == "host" else 0.0)
     places: dict[str, tuple[float, float]] = {}
     if gpu:

@@ -35,6 +35,8 @@ class Shape:
     embedding: int  # V·d, once
     hidden: int
     layers: int
+    heads: int
+    key_heads: int
     queries: int  # heads × size of a head
     keys: int  # key-value heads × size of a head
     tied: bool
@@ -49,9 +51,10 @@ class Shape:
         """Parameters that multiply every token."""
         return self.parameters - self.embedding * (1 if self.tied else 2)
 
-    def kv_bytes(self, itemsize: int = 2) -> int:
-        """Keys and values of one token."""
-        return 2 * self.layers * self.keys * itemsize
+    def kv_bytes(self, itemsize: int = 2, tensor_parallel: int = 1) -> float:
+        """Keys and values of one token on one GPU; a head is whole on each that needs it."""
+        heads = max(1.0, self.key_heads / tensor_parallel)
+        return 2 * self.layers * self.keys / self.key_heads * heads * itemsize
 
     def __hash__(self) -> int:  # a configuration has none of its own
         return hash((self.parameters, self.hidden, self.layers, self.queries, self.keys))
@@ -66,16 +69,18 @@ def shape_of(model: ModelConfig) -> Shape:
 def _shape(path: str, trust_remote_code: bool) -> Shape:
     config = _config(path, trust_remote_code)
     network = empty_model(config, trust_remote_code=trust_remote_code)
-    head = config.head_dim if getattr(config, "head_dim", None) else None
-    head = head or config.hidden_size // config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return Shape(
         config=config,
         parameters=sum(p.numel() for p in network.parameters()),
         embedding=config.vocab_size * config.hidden_size,
         hidden=config.hidden_size,
         layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        key_heads=key_heads,
         queries=config.num_attention_heads * head,
-        keys=getattr(config, "num_key_value_heads", config.num_attention_heads) * head,
+        keys=key_heads * head,
         tied=bool(config.tie_word_embeddings),
     )
 

@@ -66,7 +66,7 @@ class _Learner:
         self.sharded = config.learner.zero_stage == 3
         inside = self.ranks <= config.cluster.gpus_per_node
         self.link = (gpu.nvlink if inside else gpu.network) * EFFICIENCY.network
-        self.flops = gpu.flops * EFFICIENCY.training * self.ranks / _IMBALANCE
+        self.flops = gpu.flops * gpu.training * self.ranks / _IMBALANCE
         self.sp = config.learner.sequence_parallel
         self.layers = forward_flops(shape, work.tokens, work.pairs)  # all groups, once
         self.head = 2 * shape.embedding * work.responses
@@ -138,10 +138,10 @@ def _rollout(config: RunConfig, shape: Shape, gpu: Gpu, work: Workload, memory: 
     rollout = config.rollout
     tp, workers = rollout.tensor_parallel, rollout.workers or 1
     count = max(1, round(work.sampled_groups * work.group_size / workers * _IMBALANCE))
-    cache = memory.engine["KV cache"] * tp / shape.kv_bytes()
+    cache = memory.engine["KV cache"] / shape.kv_bytes(tensor_parallel=tp)
     run = _simulated(shape, gpu, work.lengths, work.prompt, tp, rollout.max_running, int(cache))
     prefill = forward_flops(shape, work.sampled_groups * work.prompt / workers, 0.0) / (
-        gpu.flops * EFFICIENCY.training * tp
+        gpu.flops * gpu.training * tp
     )
     if config.train.max_staleness:
         seconds, bound = run(3 * count)
@@ -161,7 +161,7 @@ def _simulated(
     cache_tokens: int,
 ) -> Callable[[int], tuple[float, str]]:
     """(seconds, bound) of so many responses on one engine that decodes ``slots`` at once."""
-    weights, width = 2 * shape.parameters / tp, shape.kv_bytes() / tp
+    weights, width = 2 * shape.parameters / tp, shape.kv_bytes(tensor_parallel=tp)
     hbm, flops = gpu.hbm * EFFICIENCY.hbm, gpu.flops * EFFICIENCY.decoding * tp
     latency = EFFICIENCY.decode_step_s + (2 * shape.layers * 10e-6 if tp > 1 else 0.0)
     tick = max(1.0, max(lengths) / _TICKS)

@@ -195,6 +195,7 @@ def main() -> None:
             shape, work = shape_of(config.model), workload(config, assumed)
             size = sum(memory(config, shape, None, work).learner.values())
             core, got = probe(), next(results)
+            print(model, stage, on, json.dumps(got), file=sys.stderr, flush=True)
             if model == "tiny":  # for the libraries to be loaded
                 continue
             timed = learner_stages(config, shape, core, work, "device")
