@@ -27,6 +27,9 @@ _QUIET = {
     "PYTHONWARNINGS": "ignore",
 }
 
+# Of those that compute on a CPU: a thread that waits leaves its core to whoever works.
+_ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE"}
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -102,7 +105,7 @@ def learner_options(config: RunConfig, group: PlacementGroup | None) -> list[Opt
         own = os.environ.get("PYTORCH_ALLOC_CONF")
         env["PYTORCH_ALLOC_CONF"] = own or "expandable_segments:True"
     else:
-        env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        env |= _ON_CPU | {"DS_ACCELERATOR": "cpu"}
     return [
         {
             "num_cpus": 0,
@@ -121,12 +124,11 @@ def engine_options(config: RunConfig, group: PlacementGroup | None) -> list[Opti
     first = 0 if shares else config.learner.ranks or 1
     env = {**_QUIET, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if config.cluster.gpus == 0:
-        env |= {
+        env |= _ON_CPU | {
             "VLLM_CPU_KVCACHE_SPACE": str(config.rollout.cpu_cache_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(rollout_threads(config, _cores(config))),
             "TORCH_COMPILE_DISABLE": "1",
-            "CUDA_VISIBLE_DEVICES": "",
         }
     own = config.cluster.gpus > 0 and not shares
     return [

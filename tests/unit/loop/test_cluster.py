@@ -76,6 +76,7 @@ def test_without_gpus_the_cores_are_shared_out():
     assert len(resource_bundles(config)) == 3
     env = learner_options(config, None)[0]["runtime_env"]["env_vars"]
     assert env["DS_ACCELERATOR"] == "cpu" and int(env["OMP_NUM_THREADS"]) >= 1
+    assert env["OMP_WAIT_POLICY"] == "PASSIVE"
     assert learner_options(config, None)[0]["num_gpus"] == 0
 
 
