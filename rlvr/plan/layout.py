@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from math import lcm, log
+from math import log
 from typing import Any, get_type_hints
 
 from rlvr.config import LearnerConfig, RunConfig
@@ -60,10 +60,7 @@ def _best(
 ) -> list[Layout]:
     """The first of each placement among those that fit and are valid."""
     asked, fitting = resolved(config), []
-    for values in _candidates(asked):
-        tp, sp = values["rollout.tensor_parallel"], values.get("learner.sequence_parallel", 1)
-        if plan.shape.heads % lcm(tp, sp):
-            continue
+    for values in _candidates(asked, plan.shape.heads):
         candidate = plan_of(resolved(changed(config, values)), plan.gpu, plan.work)
         if candidate.memory.fits:
             changes = {k: v for k, v in values.items() if _get(asked, k) != v}
@@ -99,7 +96,7 @@ def changed(config: RunConfig, values: Changes) -> RunConfig:
     return config
 
 
-def _candidates(asked: RunConfig) -> Iterator[Changes]:
+def _candidates(asked: RunConfig, heads: int) -> Iterator[Changes]:
     """Placement and split of the GPUs, sharding, offload, checkpointing, and sizes."""
     own = asked.learner.tokens_per_micro_batch
     sequence = asked.data.max_prompt_tokens + asked.rollout.max_response_tokens
@@ -110,15 +107,15 @@ def _candidates(asked: RunConfig) -> Iterator[Changes]:
         "learner.tokens_per_micro_batch": sorted({own, max(own, sequence), 2 * own}),
     }
     if hasattr(asked.learner, "sequence_parallel"):
-        sharding["learner.sequence_parallel"] = [1, 2, 4, 8]
-    for placement, values in product(_placements(asked), product(*sharding.values())):
+        sharding["learner.sequence_parallel"] = [s for s in (1, 2, 4, 8) if heads % s == 0]
+    for placement, values in product(_placements(asked, heads), product(*sharding.values())):
         changes = dict(zip(_PLACEMENT, placement, strict=True))
         yield {**changes, **dict(zip(sharding, values, strict=True))}
 
 
-def _placements(asked: RunConfig) -> Iterator[tuple[str, int, int, int, float]]:
+def _placements(asked: RunConfig, heads: int) -> Iterator[tuple[str, int, int, int, float]]:
     gpus, share = asked.cluster.gpus, asked.rollout.memory_utilization
-    for tp in (t for t in (1, 2, 4, 8) if t <= asked.cluster.gpus_per_node):
+    for tp in (t for t in (1, 2, 4, 8) if t <= asked.cluster.gpus_per_node and heads % t == 0):
         for ranks in sorted({gpus * eighth // 8 for eighth in range(1, 8)}):
             if ranks and gpus - ranks >= tp:
                 yield "disaggregated", ranks, (gpus - ranks) // tp, tp, share

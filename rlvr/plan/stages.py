@@ -66,7 +66,7 @@ class _Learner:
         self.sharded = config.learner.zero_stage == 3
         inside = self.ranks <= config.cluster.gpus_per_node
         self.link = (gpu.nvlink if inside else gpu.network) * EFFICIENCY.network
-        self.flops = gpu.flops * EFFICIENCY.training * self.ranks / _IMBALANCE
+        self.flops = gpu.flops * gpu.training * self.ranks / _IMBALANCE
         self.sp = getattr(config.learner, "sequence_parallel", 1)
         self.layers = forward_flops(shape, work.tokens, work.pairs)  # all groups, once
         self.head = 2 * shape.embedding * work.responses
@@ -141,7 +141,7 @@ def _rollout(config: RunConfig, shape: Shape, gpu: Gpu, work: Workload, memory: 
     cache = memory.engine["KV cache"] / shape.kv_bytes(tensor_parallel=tp)
     run = _simulated(shape, gpu, work.lengths, work.prompt, tp, rollout.max_running, int(cache))
     prefill = forward_flops(shape, work.sampled_groups * work.prompt / workers, 0.0) / (
-        gpu.flops * EFFICIENCY.training * tp
+        gpu.flops * gpu.training * tp
     )
     if config.train.max_staleness:
         seconds, bound = run(3 * count)
