@@ -8,6 +8,7 @@ import torch
 
 from rlvr.algorithm.credit import Needs
 from rlvr.config import RunConfig
+from rlvr.learner.engine import deepspeed_config
 from rlvr.loop.resolve import longest_sequence
 from rlvr.plan.activations import activations
 from rlvr.plan.hardware import GB, Gpu
@@ -65,8 +66,8 @@ def memory(config: RunConfig, shape: Shape, gpu: Gpu | None, work: Workload) -> 
         used, serving = sum(learner.values()), rollout.memory_utilization * there
         places = {"learner GPU": (used, there), "engine GPU": (serving, there)}
         if config.cluster.placement == "colocated":
-            moved = static["optimizer"] if rank.mode == "during_rollout" else 0.0
-            serving += sum(static.values()) - moved
+            leaving = ("optimizer", "gradients", "buckets") if rank.mode == "during_rollout" else ()
+            serving += sum(size for part, size in static.items() if part not in leaving)
             places = {"GPU sampling": (serving, there), "GPU learning": (used + ASLEEP, there)}
         places["host"] = (sum(host.values()), gpu.host_memory)
     state = 12 if rank.stage else 8  # of Adam, and the fp32 weights that ZeRO keeps
@@ -96,7 +97,9 @@ class _Rank:
         always, adam = self.mode == "always", 8 if self.learner.optimizer == "adamw" else 0
         weights = self.item * (self.shard if self.stage == 3 else self.whole)
         optimizer = (4 + adam) * self.shard if self.stage else adam * self.whole
-        buckets = {0: 0, 3: 4 * self.bucket}.get(self.stage, self.item * self.bucket * self.gpu)
+        zero = deepspeed_config(self.learner, self.config.model)["zero_optimization"]
+        several = self.gpu * (2 if zero["overlap_comm"] else 1)
+        buckets = {0: 0, 3: 4 * self.bucket}.get(self.stage, several * self.item * self.bucket)
         return {
             "weights": 0 if always and self.stage == 3 else weights,
             "gradients": self.gradients if self.waiting and not always else 0,
@@ -157,14 +160,14 @@ class _Rank:
         return self.item * tokens * self.shape.hidden
 
     def host(self, features: float) -> Parts:
-        """Of a node; every rank loads the whole model before it is sharded."""
+        """Of a node; below ZeRO-3 every rank reads the whole model there first."""
         node, workers = self.config.cluster.gpus_per_node, self.config.rollout.workers or 1
         here = min(self.ranks, node or self.ranks)
-        state = {"always": 16, "during_rollout": 12}.get(self.mode, 0)
+        state = 0 if self.mode == "none" else 16
         state += self.item if self.mode == "always" and self.stage == 3 else 0
         return {
             "processes": PROCESS * (here + min(workers, node or workers)),
             "features": features * here,
             "learner state": state * self.shard * here,
-            "loading": self.item * self.whole * here,
+            "loading": self.item * self.whole * here if self.stage < 3 else 0,
         }

@@ -96,3 +96,19 @@ def test_without_gpus_there_are_no_places_to_fit(planned, tiny_model) -> None:
     folder = tiny_model(True)
     plan = planned("+recipe=quickstart", f"model.path={folder}")
     assert plan.memory.places == {} and plan.memory.fits and plan.stages == {}
+
+
+def test_what_leaves_while_engines_sample(planned) -> None:
+    """All but the weights, the context and the batch goes, to the host: 16 bytes a parameter."""
+    from dataclasses import replace
+
+    from rlvr.plan.hardware import GPUS
+    from rlvr.plan.plan import plan_of
+
+    stays = planned(*DELTA_8B, "cluster.placement=colocated")
+    learner = replace(stays.config.learner, offload="during_rollout")
+    leaves = plan_of(replace(stays.config, learner=learner), GPUS["h100"], stays.work)
+    here, there = (p.memory.places["GPU sampling"][0] for p in (stays, leaves))
+    assert here - there == pytest.approx(16 * 8.190735e9 / 8 + 2 * GB, rel=1e-5)
+    assert leaves.memory.host["learner state"] == pytest.approx(16 * 8.190735e9, rel=1e-5)
+    assert stays.memory.learner == leaves.memory.learner
