@@ -192,9 +192,8 @@ def main() -> None:
         actors = [actor.remote(solutions, most) for _ in range(options.actors)]
         tokens = statistics.mean(map(len, solutions))
         print(f"{options.actors} processes with engines, {tokens:.0f} tokens a response\n")
-        print(
-            "| nodes | engines | k | responses a step | a second | least | most | CPU | memory, MiB |"
-        )
+        titles = "nodes | engines | k | responses a step | a second | least | most | CPU | MiB"
+        print(f"| {titles} |")
         print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
         for shape in shapes:
             profile = cProfile.Profile()
