@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import torch
 
@@ -37,7 +37,9 @@ class Reward:
             penalty = overlong_penalty(length, self._limit, self._buffer, self._factor)
             parts["overlong"] = float(penalty)
         components = {**verdict.components, **parts}
-        return replace(verdict, reward=sum(parts.values()), components=components)
+        # Not ``replace``, which takes longer than all of the rest.
+        own = verdict.outcome, verdict.detail, verdict.seconds
+        return Verdict(sum(parts.values()), *own, components)
 
     def _of_outcome(self, verdict: Verdict) -> float:
         rewards = self._outcomes

@@ -3,7 +3,8 @@
 Recorded solutions of GSM8K in the place of engines: actors answer at once. Ray's calls, the pool,
 the group source, decoding, advantages and the batches of the ranks are real; verdicts are recorded
 as well. Every engine of a shape has its own calls, but several share a process. Prints the median,
-the least and the most of five measurements of each setting, and the driver's memory.
+the least and the most of five measurements of each setting, the driver's processor time for a
+response, which other work on the machine changes less, and its memory, before, amid and after.
 """
 
 from __future__ import annotations
@@ -191,22 +192,28 @@ def main() -> None:
         actors = [actor.remote(solutions, most) for _ in range(options.actors)]
         tokens = statistics.mean(map(len, solutions))
         print(f"{options.actors} processes with engines, {tokens:.0f} tokens a response\n")
-        print("| nodes | engines | k | responses a step | a second | least | most | memory, MiB |")
-        print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
+        titles = "nodes | engines | k | responses a step | a second | least | most | CPU | MiB"
+        print(f"| {titles} |")
+        print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
         for shape in shapes:
             profile = cProfile.Profile()
             memory = [memory_mib()]
             found: list[float] = []
+            passed, begun = 0, time.process_time()
             for parts in (PARTS // 2, PARTS - PARTS // 2):
                 if options.profile:
                     profile.enable()
                 found += asyncio.run(rates(shape, parts, actors, tokenizer))
                 profile.disable()
                 memory.append(memory_mib())
+                steps = 1 + shape.staleness + parts * shape.steps
+                passed += steps * shape.prompts * GROUP
+            cpu_us = 1e6 * (time.process_time() - begun) / passed
             print(
                 f"| {shape.nodes} | {shape.engines} | {shape.staleness} | "
                 f"{shape.prompts * GROUP:,} | {statistics.median(found):,.0f} | "
-                f"{min(found):,.0f} | {max(found):,.0f} | {' → '.join(map(str, memory))} |",
+                f"{min(found):,.0f} | {max(found):,.0f} | {cpu_us:.0f} µs | "
+                f"{' → '.join(map(str, memory))} |",
                 flush=True,
             )
             if options.profile:
