@@ -59,8 +59,8 @@ def packed_attention(
     if key_index is not None:
         k, v = k[:, key_index], v[:, key_index]
     boundaries, longest = (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k)
-    # The kernel for sequences of different lengths is CUDA's alone.
-    attend = _varlen if query.is_cuda else _padded
+    # The kernel for sequences of different lengths is CUDA's alone, and takes 16-bit types only.
+    attend = _varlen if query.is_cuda and query.dtype.itemsize == 2 else _padded
     out = attend(q, k, v, boundaries, longest, scaling, sliding_window)
     if sequence_parallel is not None:
         out = sequence_parallel.to_tokens(out)
