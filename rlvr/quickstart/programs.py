@@ -31,12 +31,17 @@ class Task:
         """The function's head; the policy is to go on with its body."""
         return f'def f({self.argument}):\n    """Return {self.returns}."""\n'
 
+    @property
+    def solution(self) -> str:
+        """A body that passes the tests."""
+        return f"    return {self.expression}\n"
+
     def row(self, name: str, rng: Random) -> dict[str, str]:
         """The task as a line of a JSONL data set."""
         return {
             "id": name,
             "problem": self.problem,
-            "answer": f"    return {self.expression}\n",
+            "answer": self.solution,
             "tests": self._tests(rng),
             "entry_point": "f",
             "verifier": "code",
