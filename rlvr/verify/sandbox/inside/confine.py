@@ -93,6 +93,11 @@ def limit(limits: dict[str, Any], file_size: int) -> None:
     _limit(resource.RLIMIT_CORE, 0)
 
 
+def close_from(first: int) -> None:
+    """Close every descriptor from ``first`` on; bubblewrap leaves some that have high numbers."""
+    os.closerange(first, 2**31 - 1)
+
+
 def _limit(kind: int, value: int) -> None:
     _, hard = resource.getrlimit(kind)
     if hard != resource.RLIM_INFINITY:

@@ -45,5 +45,5 @@ def _start(request: bytes, descriptors: list[int]) -> None:
     os.chdir(limits["folder"])
     for target, stream in zip((0, 1, 3, 4), streams, strict=False):
         os.dup2(stream, target)  # they are in ascending order, each above its target
-    os.closerange(len(streams) + 1, 64)
+    confine.close_from(len(streams) + 1)
     _PROGRAMS[limits["program"]](limits)

@@ -60,7 +60,7 @@ def _serve_runs(code: CodeType, allowed: bytes, limits: dict[str, Any]) -> None:
         if pid == 0:
             for descriptor, file in enumerate(files):
                 os.dup2(file, descriptor)
-            os.closerange(3, 64)
+            confine.close_from(3)
             _enter(allowed, limits)
             module = sys.modules["__main__"] = type(sys)("__main__")
             # The interpreter's own end follows: traceback, exit status, threads, flushing.
