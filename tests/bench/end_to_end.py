@@ -32,6 +32,7 @@ SIDES = ["trl", "synchronous", "asynchronous", "vllm", "training"]
 PATTERN = r"(?s).*[02468]\s*"  # a last word with an even number: half of all responses
 LR = 1e-6
 WARM_UP = 1  # steps that are not counted
+_CORES = len(os.sched_getaffinity(0))
 LIMIT_S = 900.0  # of a side
 
 
@@ -144,6 +145,8 @@ def ours(setting: Setting, folder: Path, steps: int, staleness: int, more: list[
         "data.verifier=regex",
         f"data.max_prompt_tokens={setting.longest}",
         f"rollout.group_size={setting.group_size}",
+        f"rollout.workers={_CORES}",  # one thread each: threads of one process wait for each other
+        f"learner.ranks={_CORES}",
         f"rollout.max_response_tokens={setting.response}",
         f"train.prompts_per_step={setting.prompts}",
         f"train.steps={WARM_UP + steps + staleness}",  # the last has no rollout beside it
