@@ -50,7 +50,7 @@ def _run(
     config = copy.deepcopy(shape.config)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
+        config.layer_types = (config.layer_types * layers)[:layers]
     model = empty_model(config, dtype=dtype, attn_implementation=_NAMES[padded])
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
