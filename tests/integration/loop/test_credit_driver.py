@@ -132,7 +132,7 @@ def test_scores_equal_the_learners(bench, target, seed):
     correlation = []
     for part, expected in exact:
         span = slice(part.first, part.first + part.reasoning)
-        if len(part.token_ids) == LONGEST:
+        if len(part.token_ids) >= LONGEST:  # a gold answer may be longer than the sampled one
             continue
         known[span] = True
         torch.testing.assert_close(scores[span], expected, rtol=1e-3, atol=2e-5)
