@@ -9,6 +9,7 @@ usage: rank_process.py RANK WORLD PORT
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pickle
@@ -29,8 +30,10 @@ def main(rank: int, world: int, port: str) -> None:
     import deepspeed
     import torch
 
+    importlib.import_module("rlvr.learner.rank")
     torch.set_num_threads(1)
     deepspeed.init_distributed("gloo", verbose=False)
+    gc.freeze()  # ZeRO-3 collects garbage whenever it starts, here among a million old objects
     for path in map(str.strip, sys.stdin):
         with open(path, "rb") as f:
             cases = pickle.load(f)
@@ -45,7 +48,9 @@ def call(rank: int, world: int, first, *rest) -> dict:
     return run(rank, world, first, *rest)
 
 
-def run(rank: int, world: int, config, groups, advantages, per_mini_batch, inputs) -> dict:
+def run(
+    rank: int, world: int, config, groups, advantages, per_mini_batch, inputs, update=True
+) -> dict:
     import torch
 
     from rlvr.learner.batching import rank_batches
@@ -65,17 +70,20 @@ def run(rank: int, world: int, config, groups, advantages, per_mini_batch, input
         learner.load(batches[rank // config.learner.sequence_parallel])
         metrics = {**learner.score(), **learner.assign_credit(0)[0]}
         coefficients = learner.coefficients.clone()
+        if not update:
+            break
         metrics |= learner.update()
         moved = stay_on_the_host(learner) if config.learner.offload == "during_rollout" else 0
-    source = ShardedWeightSource(learner.policy.model, gathered)
-    return {
-        "weights": {k: v.clone() for k, v in source},
-        "metrics": metrics,
+    found = {
         "response_id": learner.batch.response_id,
         "sequence_id": learner.batch.sequence_id,
         "coefficients": coefficients,
-        "moved": moved,
     }
+    if not update:
+        return found
+    source = ShardedWeightSource(learner.policy.model, gathered)
+    weights = {k: v.clone() for k, v in source}
+    return found | {"weights": weights, "metrics": metrics, "moved": moved}
 
 
 def stay_on_the_host(learner) -> int:

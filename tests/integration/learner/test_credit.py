@@ -64,6 +64,7 @@ def results(module_seed, tiny_model, run_ranks, draw_groups):
                     advantages,
                     GROUPS,
                     inputs,
+                    False,
                 )
     saved = [*run_ranks(1, cases[1]), *run_ranks(2, cases[2])]
     merged: dict = {}
