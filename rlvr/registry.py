@@ -51,6 +51,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self.home = home
         self._entries: dict[str, Entry] = {}
+        self._at_home = False
 
     def register(self, name: str, options: type | None = None) -> Callable[[C], C]:
         """Class decorator, of a dataclass; with ``options`` of a ``cls(options(...))``."""
@@ -121,9 +122,11 @@ class Registry(Generic[T]):
 
     def _known(self) -> dict[str, Entry]:
         """What is registered, once the modules at home have been."""
-        home = importlib.import_module(self.home)
-        for info in pkgutil.iter_modules(getattr(home, "__path__", [])):
-            importlib.import_module(f"{self.home}.{info.name}")
+        if not self._at_home:
+            home = importlib.import_module(self.home)
+            for info in pkgutil.iter_modules(getattr(home, "__path__", [])):
+                importlib.import_module(f"{self.home}.{info.name}")
+            self._at_home = True
         return self._entries
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,8 @@ def micro_batches(
             r, group = n, own
         parts[-1].add([i], r, float(cost[i]))
     parts.sort(key=lambda part: -part.cost)
-    for count in range(max(least, 1), len(parts) + 1):
+    fewest = ceil(sum(min(part.tokens, budget) for part in parts) / budget)
+    for count in range(max(least, fewest), len(parts) + 1):
         if full := _spread(parts, count, budget):
             return [torch.tensor(sorted(m.members)) for m in sorted(full, key=lambda m: -m.cost)]
     return [torch.tensor(part.members) for part in parts]

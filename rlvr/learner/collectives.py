@@ -1,5 +1,6 @@
 """Reductions among the learner's ranks, on tensors of any device."""
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +44,7 @@ class DistributedRanks:
         return int(self.all_reduce(torch.tensor(count), "max"))
 
 
+@cache
 def ranks_on_node() -> int:
     """How many ranks run on this rank's machine, this one included; a collective."""
     booted = Path("/proc/sys/kernel/random/boot_id").read_text()  # one a kernel, containers or not

@@ -30,6 +30,7 @@ class LearnerGroup:
     ) -> None:
         self._config = config
         self._flops: Flops
+        self._cost: StepCost
         actor_class: Any = ray.remote(LearnerWorker)
         self.workers: list[ActorHandle] = [
             actor_class.options(**o).remote(config, rank, pad_token_id)
@@ -40,10 +41,11 @@ class LearnerGroup:
         """Form the process group and load the model on every rank."""
         [address, *_] = await self._all("address", starting=True)
         [self._flops, *_] = await self._all("start", *address, starting=True)
+        self._cost = StepCost(self._config, self._flops)
 
     async def rebuild(self, config: RunConfig) -> None:
         """Load the model anew on every rank, for another run of as many ranks."""
-        self._config = config
+        self._config, self._cost = config, StepCost(config, self._flops)
         await self._all("rebuild", config, starting=True)
 
     async def gpus(self) -> list[str]:
@@ -67,7 +69,7 @@ class LearnerGroup:
             advantages,
             ranks=len(self.workers) // self._sharing,
             groups_per_mini_batch=self._config.train.prompts_per_mini_batch or len(groups),
-            cost=StepCost(self._config, self._flops),
+            cost=self._cost,
             inputs=inputs,
         )
         await self._each("stage", [("load", b) for b in batches for _ in range(self._sharing)])

@@ -242,9 +242,9 @@ class LearnerRank:
         budget = learner.tokens_per_micro_batch if update else learner.tokens_per_scoring_batch
         own = micro_batches(self.batch, sequences, self.cost, budget)
         count = self.ranks.max_count(max(len(own), int(update)))
-        # Ranks meet in every micro-batch, so each cuts its work into as many.
-        evenly = micro_batches(self.batch, sequences, self.cost, budget, least=count)
-        own = evenly if len(evenly) <= count else own
+        if len(own) < count:  # ranks meet in every micro-batch, so each cuts its work into as many
+            evenly = micro_batches(self.batch, sequences, self.cost, budget, least=count)
+            own = evenly if len(evenly) <= count else own
         for k in range(count):
             if k < len(own):
                 yield self.batch.select(own[k])

@@ -1,8 +1,11 @@
 """A run's plan beside the run."""
 
-from omegaconf import OmegaConf
+from typing import cast
+
+from omegaconf import DictConfig, OmegaConf
 
 from rlvr.config import RunConfig
+from rlvr.hydra_config import run_config
 from rlvr.loop.resolve import resolved
 from rlvr.plan.hardware import GPUS, Gpu, gpu_here
 from rlvr.plan.plan import plan_of
@@ -29,9 +32,8 @@ def compared(record: RunRecord, gpu: Gpu) -> str | None:
     file = RunFolder(record.name).config
     if not record.steps or not file.exists():
         return None
-    node = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(file))
-    config = OmegaConf.to_object(node)
-    assert isinstance(config, RunConfig)
+    saved = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(file))
+    config = run_config(cast(DictConfig, saved))
     if not config.cluster.gpus:
         return None
     config = resolved(config)

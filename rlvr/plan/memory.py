@@ -23,6 +23,7 @@ CONTEXT = 1.5 * GB  # CUDA, NCCL, cuBLAS and kernels of a process
 ENGINE = 3 * GB  # of vLLM: the same, CUDA graphs, activations of a prefill, logits
 ASLEEP = 1.5 * GB  # what an engine keeps while it sleeps
 BROADCAST = 2 * GB  # two buffers of a publish
+HOST_STATE = 16  # a parameter's fp32 weight, Adam's moments and gradient, while away from the GPU
 PROCESS = 3 * GB  # host memory of an actor: Python and libraries
 _CHUNKS = 5  # slices of logits that are alive at once in the head's backward
 
@@ -163,7 +164,7 @@ class _Rank:
         """Of a node; below ZeRO-3 every rank reads the whole model there first."""
         node, workers = self.config.cluster.gpus_per_node, self.config.rollout.workers or 1
         here = min(self.ranks, node or self.ranks)
-        state = 0 if self.mode == "none" else 16
+        state = 0 if self.mode == "none" else HOST_STATE
         state += self.item if self.mode == "always" and self.stage == 3 else 0
         return {
             "processes": PROCESS * (here + min(workers, node or workers)),

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from rlvr.config import ModelConfig
 from rlvr.errors import ConfigError
+from rlvr.learner.cost import Flops
 
 # hidden, intermediate, layers, heads, key-value heads, vocabulary, tied embeddings: config.json of
 # the repository of that name (or its siblings) on the Hugging Face hub.
@@ -37,19 +38,18 @@ class Shape:
     layers: int
     heads: int
     key_heads: int
-    queries: int  # heads × size of a head
     keys: int  # key-value heads × size of a head
     tied: bool
+    flops: Flops
 
     @property
     def words(self) -> int:
         """Size of the vocabulary."""
         return self.embedding // self.hidden
 
-    @property
-    def in_layers(self) -> int:
-        """Parameters that multiply every token."""
-        return self.parameters - self.embedding * (1 if self.tied else 2)
+    def layer_flops(self, tokens: float, pairs: float) -> float:
+        """Of the layers, for so many tokens and pairs of a query and a key."""
+        return self.flops.token * tokens + self.flops.pair * pairs
 
     def kv_bytes(self, itemsize: int = 2, tensor_parallel: int = 1) -> float:
         """Keys and values of one token on one GPU; a head is whole on each that needs it."""
@@ -57,7 +57,7 @@ class Shape:
         return 2 * self.layers * self.keys / self.key_heads * heads * itemsize
 
     def __hash__(self) -> int:  # a configuration has none of its own
-        return hash((self.parameters, self.hidden, self.layers, self.queries, self.keys))
+        return hash((self.parameters, self.hidden, self.layers, self.flops, self.keys))
 
 
 def shape_of(model: ModelConfig) -> Shape:
@@ -79,9 +79,9 @@ def _shape(path: str, trust_remote_code: bool) -> Shape:
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
         key_heads=key_heads,
-        queries=config.num_attention_heads * head,
         keys=key_heads * head,
         tied=bool(config.tie_word_embeddings),
+        flops=Flops.of_model(network),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from rlvr.algorithm.credit import Needs
 from rlvr.config import RunConfig
 from rlvr.plan.hardware import EFFICIENCY, Gpu
-from rlvr.plan.memory import Memory
+from rlvr.plan.memory import HOST_STATE, Memory
 from rlvr.plan.shape import Shape
 from rlvr.plan.workload import Workload
 
@@ -54,11 +54,6 @@ def step_seconds(config: RunConfig, planned: dict[str, Stage]) -> float:
     return max(rollout, learner) if config.train.max_staleness else rollout + learner
 
 
-def forward_flops(shape: Shape, tokens: float, pairs: float) -> float:
-    """Of the layers: 2 a parameter and token, 4 a pair, layer and width of the queries."""
-    return 2 * shape.in_layers * tokens + 4 * shape.layers * shape.queries * pairs
-
-
 class _Learner:
     def __init__(self, config: RunConfig, shape: Shape, gpu: Gpu, work: Workload) -> None:
         self.config, self.shape, self.gpu, self.work = config, shape, gpu, work
@@ -68,8 +63,8 @@ class _Learner:
         self.link = (gpu.nvlink if inside else gpu.network) * EFFICIENCY.network
         self.flops = gpu.flops * gpu.training * self.ranks / _IMBALANCE
         self.sp = config.learner.sequence_parallel
-        self.layers = forward_flops(shape, work.tokens, work.pairs)  # all groups, once
-        self.head = 2 * shape.embedding * work.responses
+        self.layers = shape.layer_flops(work.tokens, work.pairs)  # all groups, once
+        self.head = shape.flops.response_token * work.responses
 
     def score(self) -> Stage:
         share = self.work.scored + (self.work.active if self.work.reference else 0.0)
@@ -125,7 +120,7 @@ class _Learner:
         if cluster.placement == "colocated":
             rest += EFFICIENCY.sleep_s
         if self.config.learner.offload == "during_rollout":
-            rest += 2 * 12 * self.shape.parameters / self.ranks / self.gpu.pcie
+            rest += 2 * HOST_STATE * self.shape.parameters / self.ranks / self.gpu.pcie
         return Stage(travel + rest, "network" if travel > rest else "latency")
 
     def _batches(self, share: float, budget: int) -> float:
@@ -140,7 +135,7 @@ def _rollout(config: RunConfig, shape: Shape, gpu: Gpu, work: Workload, memory: 
     count = max(1, round(work.sampled_groups * work.group_size / workers * _IMBALANCE))
     cache = memory.engine["KV cache"] / shape.kv_bytes(tensor_parallel=tp)
     run = _simulated(shape, gpu, work.lengths, work.prompt, tp, rollout.max_running, int(cache))
-    prefill = forward_flops(shape, work.sampled_groups * work.prompt / workers, 0.0) / (
+    prefill = shape.layer_flops(work.sampled_groups * work.prompt / workers, 0.0) / (
         gpu.flops * gpu.training * tp
     )
     if config.train.max_staleness:
@@ -167,7 +162,7 @@ def _simulated(
     tick = max(1.0, max(lengths) / _TICKS)
 
     def decode(rows: int, context: float) -> tuple[float, str]:
-        products = forward_flops(shape, rows, context) + 2 * shape.embedding * rows
+        products = shape.layer_flops(rows, context) + shape.flops.response_token * rows
         return _bound(FLOPs=products / flops, HBM=(weights + context * width) / hbm)
 
     @cache

@@ -6,6 +6,7 @@ import pytest
 
 from rlvr.config import ModelConfig
 from rlvr.errors import ConfigError
+from rlvr.learner.cost import Flops
 from rlvr.plan.shape import shape_of
 
 
@@ -35,8 +36,8 @@ def test_a_folder_is_read_without_its_weights(tiny_model, tmp_path) -> None:
     embedding, norms = 128 * 64, 64 + 2 * (2 * 64 + 2 * 32)
     layer = 64 * (4 + 2 + 2 + 4) * 32 + 3 * 64 * 128
     assert shape.parameters == embedding + 2 * layer + norms
-    assert shape.in_layers == 2 * layer + norms
-    assert (shape.queries, shape.keys, shape.tied) == (128, 64, True)
+    assert (shape.keys, shape.tied) == (64, True)
+    assert shape.flops == Flops(2.0 * (2 * layer + norms), 4.0 * 128 * 2, 2.0 * embedding)
 
 
 def test_a_model_that_nobody_knows(tmp_path) -> None:

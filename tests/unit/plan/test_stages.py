@@ -7,7 +7,6 @@ import pytest
 from rlvr.config import ModelConfig
 from rlvr.plan.hardware import EFFICIENCY, GPUS
 from rlvr.plan.shape import shape_of
-from rlvr.plan.stages import forward_flops
 
 DELTA_8B = ("+recipe=delta_qwen3_8b", "cluster=1x8")
 
@@ -16,9 +15,9 @@ def test_flops_of_a_forward() -> None:
     shape = shape_of(ModelConfig(path="Qwen/Qwen3-8B-Base"))
     layer = 4096 * (4096 + 2 * 1024 + 4096) + 3 * 4096 * 12288
     norms = 36 * (2 * 4096 + 2 * 128) + 4096
-    assert forward_flops(shape, 1, 0) == 2 * (36 * layer + norms)
+    assert shape.layer_flops(1, 0) == 2 * (36 * layer + norms)
     # Queries with keys and weights with values: 2 FLOPs for each of 32 heads of 128, twice.
-    assert forward_flops(shape, 0, 1) == 36 * 2 * 2 * 32 * 128
+    assert shape.layer_flops(0, 1) == 36 * 2 * 2 * 32 * 128
 
 
 def test_a_step_of_delta_is_what_it_is_on_paper(planned) -> None:
@@ -35,7 +34,7 @@ def test_the_update_is_what_its_flops_take(planned) -> None:
     """Four forwards of the active 60 %, at 40 % of 4 × 989 TFLOP/s, ranks 5 % uneven."""
     plan = planned(*DELTA_8B)
     work, shape = plan.work, plan.shape
-    flops = 0.6 * 4 * (forward_flops(shape, work.tokens, work.pairs))
+    flops = 0.6 * 4 * shape.layer_flops(work.tokens, work.pairs)
     flops += 0.6 * 4 * 2 * shape.embedding * work.responses
     seconds = 1.05 * flops / (4 * 0.4 * 989e12)
     assert plan.stages["update"].bound == "FLOPs"
