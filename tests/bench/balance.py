@@ -1,7 +1,5 @@
 """How long ranks wait for the slowest: prints slowest ÷ mean of the update's operations.
 
-usage: python tests/bench/balance.py [RUN_FOLDER]
-
 Without a run, response lengths are lognormal up to 20,000 tokens (median 3,000), 128 groups of 8,
 a prompt of 200 tokens, 60 % of the groups with spread, at the shape of Qwen3-8B. With one, the
 lengths and rewards are those that its log of responses has, step by step.
@@ -12,7 +10,8 @@ ranks wait for each other. ``all tokens``: shares of equal tokens, whether activ
 
 from __future__ import annotations
 
-import sys
+import argparse
+from argparse import RawDescriptionHelpFormatter as RawText
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -95,7 +94,10 @@ def portions(batch: TokenBatch, least: int = 1) -> list[float]:
 
 
 def main() -> None:
-    steps = list(recorded(sys.argv[1]) if len(sys.argv) > 1 else drawn())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RawText)
+    parser.add_argument("run", nargs="?", help="folder of a run")
+    run = parser.parse_args().run
+    steps = list(recorded(run) if run else drawn())
     print("| ranks | all tokens, whole | in step | by cost, whole | in step |")
     print("| --- | --- | --- | --- | --- |")
     for ranks in (2, 4, 8, 16):

@@ -24,7 +24,7 @@ from rlvr.loop.run import Session
 from rlvr.loop.validate import validated
 from rlvr.registry import Registry
 
-STEPS = 5
+STEPS = 3
 
 
 @pytest.fixture(scope="module")
