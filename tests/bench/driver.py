@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
+import gc
 import json
 import pstats
 import statistics
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -190,6 +192,8 @@ def main() -> None:
     if options.quick:
         shapes = [Shape(1, 64, 2, 0), Shape(1, 64, 2, 1)]
     tokenizer, solutions = recorded()
+    torch.set_num_threads(1)  # as rlvr.train does, and this
+    gc.freeze()
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
     try:
         actor: Any = ray.remote(Replay).options(num_cpus=0)
