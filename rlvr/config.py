@@ -196,9 +196,10 @@ class TrainConfig:
     overlong_factor: float = 1.0
     seed: int = 0
     output_dir: str = "outputs/${now:%Y-%m-%d_%H-%M-%S}"
-    checkpoint_every: int = 0  # steps; 0: only at the end
-    keep_checkpoints: int = 2
-    resume: str | None = None  # a run folder, or "auto": this run's own, if it has a checkpoint
+    checkpoint_every: int = 0  # steps; 0: never
+    keep_checkpoints: int = 2  # the newest
+    keep_best: str | None = None  # and that of the highest evaluation/greedy/accuracy, or another
+    resume: str | None = None  # a run or a checkpoint; "auto": this run's own, if there is one
 
 
 @dataclass

@@ -67,6 +67,7 @@ class Trainer:
             await self.state.checkpoint_if_due()
             await self.evaluation.if_due(self.state.step)
             self.watch.lap()  # checkpoints and evaluations are no part of a step's time
+        await self.state.written()
         await self.state.save_model()
         await self.evaluation.at_end(self.state.step)
 

@@ -83,6 +83,11 @@ class Telemetry:
         if groups and self._log_responses:
             await self._responses.write(self._folder.evaluation(step, name), step, groups)
 
+    def checkpoint(self, step: int, delay_s: float, write_s: float, size: int) -> None:
+        """Record a checkpoint that is whole: what it took of the training, and what beside it."""
+        times = {"time/checkpoint_s": delay_s, "time/checkpoint_write_s": write_s}
+        self._log(step, {**times, "checkpoint/gb": size / 1e9})
+
     def summary(self, values: Mapping[str, Any]) -> None:
         """End a run that reached its end: ``values``, and what its rows say of it."""
         cleaned = json_clean({**values, **RunRecord.read(self._folder.path).outcome})

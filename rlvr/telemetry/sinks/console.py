@@ -33,6 +33,8 @@ class Console(Sink):
         if is_step(row):
             self._step(row)
             return
+        if "checkpoint/gb" in row:
+            return
         results = [(k.split("/", 2), v) for k, v in row.items() if k.startswith("evaluation/")]
         shown = [f"{key} {figures.figure(key, value)}" for (_, _, key), value in results]
         line = "  ".join([results[0][0][1], *shown])
