@@ -189,6 +189,7 @@ class TrainConfig:
     epochs_per_step: int = 1  # passes over each rollout batch
     dynamic_sampling: bool = False  # sample until the batch is full of groups with spread
     max_sampling_rounds: int = 20  # times so many prompts for one batch, before it gives up
+    max_restarts: int = 3  # of the learner, from the last checkpoint, when a rank dies
     max_staleness: int = 0  # 0: synchronous; else versions that rollout may lag behind
     batch_order: BatchOrder = BatchOrder.prompt  # finished: groups overtake longer ones
     overlong_filter: bool = False  # truncated responses carry no gradient

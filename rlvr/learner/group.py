@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
 from rlvr.algorithm.metrics import summed, values
 from rlvr.config import RunConfig
@@ -19,6 +20,7 @@ from rlvr.learner.worker import LearnerWorker
 from rlvr.remote import answers
 from rlvr.types import CreditInputs, Group, RankedTokens
 
+_DEATH_S = 5.0  # by then Ray knows that a process has died
 _POLL_S = 0.2  # between questions whether a checkpoint is written
 
 
@@ -113,6 +115,14 @@ class LearnerGroup:
 
     async def save_model(self, folder: str) -> None:
         await self._all("save_model", folder)
+
+    async def died(self) -> bool:
+        """Whether a rank's process is gone; one that does not answer for a while is at work."""
+        calls: list[Any] = [worker.gpus.remote() for worker in self.workers]
+        answered, late = await asyncio.wait(map(asyncio.ensure_future, calls), timeout=_DEATH_S)
+        for call in late:
+            call.cancel()
+        return any(isinstance(call.exception(), RayActorError) for call in answered)
 
     async def close(self) -> None:
         """End the ranks: in step where they still can, by force where not."""

@@ -1,19 +1,23 @@
 """Runs, assembled and taken down."""
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from rlvr.config import RunConfig
 from rlvr.data.dataset import Dataset, load_dataset
 from rlvr.data.stream import PromptStream
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, LearnerError, PublishError
 from rlvr.loop.actors import Actors
+from rlvr.loop.checkpoint import Checkpoints
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
 from rlvr.loop.state import RunState, resume_point
 from rlvr.loop.trainer import Trainer
+from rlvr.remote import summary
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.verify.base import names
@@ -32,8 +36,29 @@ class Session:
     async def train(self, config: RunConfig) -> None:
         """Train as configured, from the data to the saved model.
 
-        Everything that can be found wrong without an engine is found before the first starts.
+        When a learner rank dies, all of them start again from the run's last checkpoint, as if
+        it were resumed; engines and verifiers stay.
         """
+        limit, own = config.train.max_restarts, Checkpoints(RunFolder(config.train.output_dir).checkpoints)
+        for restarts in itertools.count():
+            try:
+                return await self._attempt(config, again=restarts > 0)
+            except BaseException as error:
+                if restarts == limit or not await self._learner_died(error):
+                    await self.close()  # after an error or an interrupt nobody knows their state
+                    raise
+                told = f"({restarts + 1} of train.max_restarts={limit})"
+                print(f"{summary(error)}. The learner starts again {told}.", flush=True)
+            if own.steps:
+                config = replace(config, train=replace(config.train, resume="auto"))
+
+    async def _learner_died(self, error: BaseException) -> bool:
+        """Whether the run has failed because a rank is gone, and not of its own error."""
+        suspect = isinstance(error, LearnerError | PublishError) and self._actors is not None
+        return suspect and await self._actors.learners.died()
+
+    async def _attempt(self, config: RunConfig, again: bool) -> None:
+        """Everything that can be found wrong without an engine is found before the first starts."""
         tokenizer = load_tokenizer(config)
         train_set = load_dataset(config.data.train, config.data, tokenizer)
         held_out = Dataset()
@@ -44,7 +69,7 @@ class Session:
         checkpoint = resume_point(config)
         if checkpoint is not None:
             stream.restore(checkpoint.state["stream"])
-        resuming = config.train.resume == "auto"
+        resuming = again or config.train.resume == "auto"
         folder = (RunFolder.open if resuming else RunFolder.create)(config.train.output_dir)
         telemetry = Telemetry(config.telemetry, folder)
         state: RunState | None = None
@@ -67,7 +92,6 @@ class Session:
         except BaseException:
             if state is not None:
                 state.close()
-            await self.close()  # after an error or an interrupt nobody knows their state
             raise
         finally:
             telemetry.close()

@@ -17,6 +17,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "train.steps": (1, None),
     "train.prompts_per_step": (1, None),
     "train.epochs_per_step": (1, None),
+    "train.max_restarts": (0, None),
     "train.max_staleness": (0, None),
     "rollout.group_size": (1, None),
     "rollout.max_response_tokens": (1, None),
