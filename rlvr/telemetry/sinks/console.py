@@ -33,7 +33,7 @@ class Console(Sink):
         if is_step(row):
             self._step(row)
             return
-        if "checkpoint/gb" in row:
+        if "checkpoint/gb" in row:  # it was written beside the steps, and needs no line
             return
         results = [(k.split("/", 2), v) for k, v in row.items() if k.startswith("evaluation/")]
         shown = [f"{key} {figures.figure(key, value)}" for (_, _, key), value in results]
