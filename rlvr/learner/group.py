@@ -14,6 +14,7 @@ from rlvr.errors import LearnerError
 from rlvr.learner.batching import rank_batches
 from rlvr.learner.cost import Flops, StepCost
 from rlvr.learner.extremes import merged_extremes
+from rlvr.learner.skipped import UpdateInputs
 from rlvr.learner.state_files import FileSum
 from rlvr.learner.worker import LearnerWorker
 from rlvr.remote import answers
@@ -88,6 +89,10 @@ class LearnerGroup:
 
     async def update(self) -> dict[str, float]:
         return values(summed(await self._stage("update")))
+
+    async def update_inputs(self) -> list[UpdateInputs]:
+        """What the last update was computed from, in parts."""
+        return await self._stage("inputs")
 
     async def save_checkpoint(self, folder: str) -> None:
         """Have every rank copy its part to the host; they write it while training goes on."""

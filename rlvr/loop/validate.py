@@ -19,6 +19,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "train.epochs_per_step": (1, None),
     "train.max_staleness": (0, None),
     "train.keep_checkpoints": (1, None),
+    "train.max_bad_updates": (0, None),
     "rollout.group_size": (1, None),
     "rollout.max_response_tokens": (1, None),
     "rollout.max_running": (1, None),

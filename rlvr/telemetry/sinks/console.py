@@ -40,6 +40,9 @@ class Console(Sink):
         line = "  ".join([results[0][0][1], *shown])
         print(f"evaluation after step {row['step']}: {line}", flush=True)
 
+    def warn(self, step: int, name: str, words: str) -> None:
+        print(f"step {step}: {name.replace('_', ' ').upper()}: {words}", flush=True)
+
     def summary(self, values: Row) -> None:
         print(f"\n{comparison([RunRecord.read(self._folder.path)])}\n", flush=True)
 
