@@ -40,6 +40,10 @@ class RunRecord:
         if not folder.config.exists() and not folder.metrics.exists():
             raise RunFolderError(f"{path}: not a run's folder (no config.yaml, no metrics.jsonl).")
         rows = folder.read_metrics()
+        for row in rows:
+            if odd := [k for k, v in row.items() if not isinstance(v, int | float | None)]:
+                told = f"{folder.metrics}, step {row['step']}: '{odd[0]}' is no number"
+                raise RunFolderError(f"{told}. Repair or delete the line.")
         try:
             summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else None
             config = yaml.safe_load(folder.config.read_text()) if folder.config.exists() else {}
