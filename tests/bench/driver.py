@@ -200,7 +200,7 @@ def main() -> None:
         actor: Any = ray.remote(Replay).options(num_cpus=0)
         tokens = statistics.mean(map(len, solutions))
         print(f"{options.actors} processes with engines, {tokens:.0f} tokens a response\n")
-        titles = "nodes | engines | k | responses a step | a second | least | most | its thread, all | MiB"
+        titles = "nodes | engines | k | responses a step | a second | least | most | CPU | MiB"
         print(f"| {titles} |")
         print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
         for shape in shapes:
