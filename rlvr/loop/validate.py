@@ -232,7 +232,22 @@ def _files(config: RunConfig) -> _Rules:
             local and not Path(path).expanduser().is_dir(),
             f"model.path: no such folder: {path}",
         ),
+        *((True, told) for told in (_damaged_weights(Path(path).expanduser()) if local else [])),
     ]
+
+
+def _damaged_weights(folder: Path) -> list[str]:
+    """Files of weights that are cut off or no safetensors; only their heads are read."""
+    from safetensors import SafetensorError, safe_open
+
+    damaged = []
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            damaged.append(f"model.path: {file} is damaged: {error}. Fetch or save it again")
+    return damaged
 
 
 def _get(config: RunConfig, key: str) -> Any:
