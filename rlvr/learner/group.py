@@ -1,5 +1,6 @@
 """The learner ranks as one, seen from the driver."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ class LearnerGroup:
         self, config: RunConfig, pad_token_id: int, options: Sequence[dict[str, Any]]
     ) -> None:
         self._config = config
+        self.turn = asyncio.Lock()  # of whoever needs the ranks for some calls in a row
         self._flops: Flops
         self._cost: StepCost
         actor_class: Any = ray.remote(LearnerWorker)
@@ -86,13 +88,15 @@ class LearnerGroup:
         return values(summed(await self._stage("update")))
 
     async def save_checkpoint(self, folder: str) -> None:
-        await self._all("save_checkpoint", folder)
+        async with self.turn:
+            await self._all("save_checkpoint", folder)
 
     async def load_checkpoint(self, folder: str) -> None:
         await self._all("load_checkpoint", folder)
 
     async def save_model(self, folder: str) -> None:
-        await self._all("save_model", folder)
+        async with self.turn:
+            await self._all("save_model", folder)
 
     async def close(self) -> None:
         """End the ranks: in step where they still can, by force where not."""

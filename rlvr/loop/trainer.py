@@ -89,5 +89,6 @@ class Trainer:
     ) -> None:
         timings = self.watch.lap()
         metrics["groups/discarded"] = batch.discarded
+        metrics["rollout/replaced"] = self.actors.rollout.replaced
         rows = token_rows(tokens, batch.groups, advantages, self.groups.decode)
         await self.telemetry.step(batch.step + 1, batch.groups, advantages, metrics, timings, rows)

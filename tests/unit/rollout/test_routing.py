@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rlvr.rollout.pool import shared_out
 from rlvr.rollout.request import Request, Sampling
+from rlvr.rollout.routing import shared_out
 
 
 def request(name: str, prompt: int, most: int) -> Request:
