@@ -59,9 +59,10 @@ class WeightPublisher:
             )
             for i, (who, engine) in enumerate(engines.items())
         }
-        if failed := await self._failed(initialised):
+        announced, failed = await asyncio.gather(self._answers(opened), self._failed(initialised))
+        if failed:
             raise EngineError(failed)
-        self._announced, *_ = await self._answers(opened)
+        self._announced = announced[0]
         self.engines = dict(engines)
 
     async def publish(self, version: int) -> None:

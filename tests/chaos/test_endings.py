@@ -125,11 +125,12 @@ def test_a_killed_learner_ends_the_run_and_is_named(run):
     assert not gone(processes)
 
 
-def test_a_killed_rollout_worker_is_named_and_replaced(run):
-    r = run()
+@pytest.mark.parametrize("placement", ["disaggregated", "colocated"])
+def test_a_killed_rollout_worker_is_named_and_replaced(run, placement):
+    r = run(f"cluster.placement={placement}", "rollout.workers=2")
     r.wait_for_step(2)
     kill_one(r.descendants(), "RolloutWorker")
-    line = r"^rollout worker 0 failed: .*died.* It is replaced .*requests are asked again$"
+    line = r"^rollout worker [01] failed: .*died.* It is replaced .*requests are asked again$"
     r.wait_for(line)
     done = max(int(step) for step in re.findall(r"step +(\d+)/", r.log.read_text()))
     r.wait_for_step(done + 2)  # the one after that may have been under way

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from rlvr.rollout.pool import RolloutPool
 from rlvr.weights.publish import WeightPublisher
 
 STEPS = 3
+AHEAD = ["train.max_staleness=1", "objective=dapo", "correction=tis"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def session(ray_here, tiny_model, tmp_path_factory):
     """``train(folder, *overrides)`` on two engines, which the runs share as far as they live."""
     register()
     data = tmp_path_factory.mktemp("rows") / "train.jsonl"
-    rows = [{"problem": f"w{i} w{i + 1}", "answer": "w5 "} for i in range(3, 60)]
+    rows = [{"problem": f"w{i} w{i + 1}", "answer": ".*w5 .*"} for i in range(3, 60)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = [
         f"model.path={tiny_model(True)}",
@@ -169,8 +171,22 @@ def test_who_dies_with_half_a_version_is_replaced(
     assert responses(tmp_path / "run") == responses(undisturbed)
 
 
+def test_rollout_that_runs_ahead_goes_on_too(session, in_the_middle, tmp_path):
+    """Without a place where the run stands still, and the ranks may be at work meanwhile."""
+    in_the_middle(send(signal.SIGKILL), 1)
+    session.train(tmp_path / "run", *AHEAD, "train.steps=12")
+    rows = steps(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert {row["rollout/responses"] for row in rows} == {32}
+    assert rows[-1]["rollout/replaced"] == 1
+    assert 0 <= min(row["staleness/mean"] for row in rows)
+    assert max(row["staleness/max"] for row in rows) == 1
+    prompts = Counter(prompt for prompt, _ in responses(tmp_path / "run"))
+    assert len(prompts) == 48 and set(prompts.values()) == {8}
+
+
 def test_what_cannot_be_replaced_ends_the_run_with_the_first_cause(
-    session, undisturbed, in_the_middle, tmp_path
+    session, in_the_middle, tmp_path
 ):
     """The last test: the engines are lost."""
 
@@ -181,4 +197,4 @@ def test_what_cannot_be_replaced_ends_the_run_with_the_first_cause(
 
     in_the_middle(harm, 2)
     with pytest.raises(RolloutError, match=r"max_replacements[\s\S]*The actor died unexpectedly"):
-        session.train(tmp_path / "run")
+        session.train(tmp_path / "run", *AHEAD)
