@@ -79,6 +79,7 @@ class RolloutConfig:
     enforce_eager: bool = False
     start_timeout_s: float = 900.0
     stall_timeout_s: float = 600.0  # an engine with work that reports nothing for so long is stuck
+    max_replacements: int = 8  # of workers that failed, in the whole run; 0: the first ends it
     engine: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
 
 

@@ -34,6 +34,7 @@ class LearnerGroup:
         self, config: RunConfig, pad_token_id: int, options: Sequence[dict[str, Any]]
     ) -> None:
         self._config = config
+        self.turn = asyncio.Lock()  # of whoever needs the ranks for some calls in a row
         self._flops: Flops
         self._cost: StepCost
         actor_class: Any = ray.remote(LearnerWorker)
@@ -96,7 +97,8 @@ class LearnerGroup:
 
     async def save_checkpoint(self, folder: str) -> None:
         """Have every rank copy its part to the host; they write it while training goes on."""
-        await self._all("save_checkpoint", folder)
+        async with self.turn:
+            await self._all("save_checkpoint", folder)
 
     async def written_checkpoint(self) -> dict[str, FileSum]:
         """Wait for the files of ``save_checkpoint``; all of them by name."""
@@ -117,7 +119,8 @@ class LearnerGroup:
         await self._all("load_checkpoint", folder)
 
     async def save_model(self, folder: str) -> None:
-        await self._all("save_model", folder)
+        async with self.turn:
+            await self._all("save_model", folder)
 
     async def close(self) -> None:
         """End the ranks: in step where they still can, by force where not."""

@@ -94,6 +94,7 @@ class Trainer:
     ) -> None:
         timings = self.watch.lap()
         metrics["groups/discarded"] = len(batch.discarded)
+        metrics["rollout/replaced"] = self.actors.rollout.replaced
         self.telemetry.trained_on(entries(batch, self.groups.turn))
         rows = token_rows(tokens, batch.groups, advantages, self.groups.decode)
         await self.telemetry.step(batch.step + 1, batch.groups, advantages, metrics, timings, rows)

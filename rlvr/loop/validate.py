@@ -24,6 +24,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "rollout.max_response_tokens": (1, None),
     "rollout.max_running": (1, None),
     "rollout.tensor_parallel": (1, 8),
+    "rollout.max_replacements": (0, None),
     "learner.tokens_per_micro_batch": (1, None),
     "learner.tokens_per_scoring_batch": (1, None),
     "learner.logits_mib": (1, None),

@@ -106,12 +106,11 @@ class ReplayPool(rollout.RolloutPool):
                 name: SimpleNamespace(remote=partial(getattr(own, name).remote, number))
                 for name in ("submit", "collect", "state")
             }
-            worker = rollout._Worker(f"engine {i}", SimpleNamespace(**calls))
-            self._workers.append(worker)
-            worker.collecting = asyncio.create_task(self._collect(worker))
+            self._workers.append(rollout._Worker(i, SimpleNamespace(**calls)))
+            self._serve(self._workers[-1])
 
     async def close(self) -> None:
-        collecting = [w.collecting for w in self._workers if w.collecting is not None]
+        collecting = [task for worker in self._workers for task in worker.tasks]
         for task in collecting:
             task.cancel()
         await asyncio.gather(*collecting, return_exceptions=True)
