@@ -79,6 +79,7 @@ class RolloutConfig:
     enforce_eager: bool = False
     start_timeout_s: float = 900.0
     stall_timeout_s: float = 600.0  # an engine with work that reports nothing for so long is stuck
+    max_replacements: int = 8  # of workers that failed, in the whole run; 0: the first ends it
     engine: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
 
 
@@ -197,6 +198,7 @@ class TrainConfig:
     overlong_factor: float = 1.0
     seed: int = 0
     output_dir: str = "outputs/${now:%Y-%m-%d_%H-%M-%S}"
+    max_bad_updates: int = 10  # skipped in a row, as not finite, before the run ends; 0: any
     checkpoint_every: int = 0  # steps; 0: never
     keep_checkpoints: int = 2  # the newest
     keep_best: str | None = None  # and that of the highest evaluation/greedy/accuracy, or another
@@ -219,6 +221,20 @@ class EvaluationConfig:
 
 
 @dataclass
+class GuardsConfig:
+    """Limits of a step's metrics beyond which a run warns; null: no warning."""
+
+    entropy_collapse: float | None = 0.05  # update/entropy, nats
+    kl_blow_up: float | None = 0.1  # policy/kl_old, nats
+    reference_kl: float | None = 5.0  # policy/kl_reference, nats
+    length_collapse: float | None = 0.3  # of length/mean in the run's first steps
+    equal_rewards: float | None = 0.0  # groups/with_spread
+    verifier_errors: float | None = 0.05  # verifier/error, a share
+    verifier_timeouts: float | None = 0.05  # verifier/timeout, a share
+    rising_mismatch: float | None = 10.0  # times mismatch/kl in the run's first steps
+
+
+@dataclass
 class TelemetryConfig:
     """What a run leaves behind and what it shows."""
 
@@ -230,6 +246,7 @@ class TelemetryConfig:
     log_responses: bool = True  # every response with its verdict, in Parquet
     progress: bool = True
     worker_logs: bool = False  # show what the actors print
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
 
 
 @dataclass

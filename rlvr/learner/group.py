@@ -15,6 +15,7 @@ from rlvr.errors import LearnerError
 from rlvr.learner.batching import rank_batches
 from rlvr.learner.cost import Flops, StepCost
 from rlvr.learner.extremes import merged_extremes
+from rlvr.learner.skipped import UpdateInputs
 from rlvr.learner.state_files import FileSum
 from rlvr.learner.worker import LearnerWorker
 from rlvr.remote import answers
@@ -32,9 +33,14 @@ class LearnerGroup:
     """
 
     def __init__(
-        self, config: RunConfig, pad_token_id: int, options: Sequence[dict[str, Any]]
+        self,
+        config: RunConfig,
+        pad_token_id: int,
+        options: Sequence[dict[str, Any]],
+        turn: asyncio.Lock | None = None,
     ) -> None:
         self._config = config
+        self.turn = turn or asyncio.Lock()  # of whoever needs the ranks for some calls in a row
         self._flops: Flops
         self._cost: StepCost
         actor_class: Any = ray.remote(LearnerWorker)
@@ -91,9 +97,14 @@ class LearnerGroup:
     async def update(self) -> dict[str, float]:
         return values(summed(await self._stage("update")))
 
+    async def update_inputs(self) -> list[UpdateInputs]:
+        """What the last update was computed from, in parts."""
+        return await self._stage("inputs")
+
     async def save_checkpoint(self, folder: str) -> None:
         """Have every rank copy its part to the host; they write it while training goes on."""
-        await self._all("save_checkpoint", folder)
+        async with self.turn:
+            await self._all("save_checkpoint", folder)
 
     async def written_checkpoint(self) -> dict[str, FileSum]:
         """Wait for the files of ``save_checkpoint``; all of them by name."""
@@ -114,7 +125,8 @@ class LearnerGroup:
         await self._all("load_checkpoint", folder)
 
     async def save_model(self, folder: str) -> None:
-        await self._all("save_model", folder)
+        async with self.turn:
+            await self._all("save_model", folder)
 
     async def died(self) -> bool:
         """Whether a rank's process is gone; one that does not answer for a while is at work."""

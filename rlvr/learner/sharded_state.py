@@ -83,6 +83,8 @@ class ShardedState:
                 wanted.append(Piece(f"{kind}/{fragment.name}", fragment.start, values))
         files.fill(wanted)
         self._round()
+        if hasattr(self._inner, "ds_opt_adam"):
+            self._count_to(int(files.shared.scalars.get("step", 0)))
 
     def _fragments(self) -> Iterator[_Fragment]:
         """All that this rank holds, in the order of the parameters."""
@@ -125,6 +127,19 @@ class ShardedState:
         if isinstance(self._inner, torch.optim.AdamW):  # fused: it counts on the device
             return torch.tensor(value, dtype=torch.float32, device=fragment.master.device)
         return int(value)
+
+    def _count_to(self, step: int) -> None:
+        """Bring DeepSpeed's CPU Adam to where it was, bit for bit.
+
+        It multiplies its powers of the betas step by step, and a fresh one would begin with
+        ``pow``, which may round otherwise.
+        """
+        group, nothing = self._inner.param_groups[0], torch.empty(0)
+        options = group["lr"], *group["betas"], group["eps"], group["weight_decay"]
+        for k in range(1, step + 1):
+            self._inner.ds_opt_adam.adam_update(
+                self._inner.opt_id, k, *options, group["bias_correction"], *[nothing] * 4
+            )
 
     def _check(self, saved: dict[str, list[int]]) -> None:
         own = self.shapes

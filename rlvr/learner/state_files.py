@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,12 +139,11 @@ class StateFiles:
                 "elements are missing."
             )
 
-    def weights(self, name: str) -> Tensor:
-        """The master weights of one parameter, float32."""
-        shape = self.shared.shapes[name]
-        flat = torch.empty(prod(shape))
-        self.fill([Piece(f"{MASTER}/{name}", 0, flat)])
-        return flat.view(shape)
+    def weights(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The master weights of these parameters, whole, float32."""
+        whole = {name: torch.empty(self.shared.shapes[name]) for name in names}
+        self.fill(Piece(f"{MASTER}/{name}", 0, w.view(-1)) for name, w in whole.items())
+        return whole
 
 
 def _to_disk(file: Any) -> None:

@@ -49,6 +49,7 @@ class Checkpoint:
             if manifest["format"] != _FORMAT:
                 raise ValueError(f"format {manifest['format']}, this version reads {_FORMAT}")
             files = {name: FileSum(*known) for name, known in manifest["files"].items()}
+            manifest["state"]["stream"], manifest["configuration"]["model"]["dtype"]
             found = cls(
                 path, int(manifest["step"]), manifest["state"], dict(manifest["configuration"])
             )
@@ -92,18 +93,16 @@ class Checkpoints:
         None if there never was one. Raises RunFolderError if there is none left.
         """
         for partial in sorted(self.folder.glob(f"step_*{_PARTIAL}")):
-            print(f"train.resume: {partial} was not finished and is left out.", flush=True)
+            print(f"checkpoints: {partial} was not finished and is left out.", flush=True)
         reasons = []
         for path in reversed(self._whole()):
             try:
                 return Checkpoint.read(path)
             except RunFolderError as error:
                 reasons.append(str(error))
-                print(f"train.resume: {path.name} is left out. {error}", flush=True)
+                print(f"checkpoints: {path.name} is left out. {error}", flush=True)
         if reasons:
-            raise RunFolderError(
-                f"train.resume: no checkpoint in {self.folder} is whole:\n" + "\n".join(reasons)
-            )
+            raise RunFolderError(f"no checkpoint in {self.folder} is whole:\n" + "\n".join(reasons))
         return None
 
     def begin(self, step: int) -> Path:
@@ -122,29 +121,34 @@ class Checkpoints:
         config: RunConfig,
         learner: Mapping[str, FileSum],
     ) -> None:
-        """Make it one, when the ranks have written their files; they tell what these are.
+        """Make it one, with all files that are in it now; of theirs the ranks tell the sums.
 
         Raises RunError if it cannot be written, or the files are not here.
         """
-        files = {f"learner/{name}": known for name, known in learner.items()}
-        for name, known in files.items():
+        written = {f"learner/{name}": known for name, known in learner.items()}
+        for name, known in written.items():
             file = partial / name
             if not file.is_file() or file.stat().st_size != known.bytes:
                 raise RunError(
                     f"{file}: a learner rank has written it, but it does not arrive here. "
                     "Checkpoints need a folder that all nodes share: set train.output_dir to one."
                 )
-        manifest = {
-            "format": _FORMAT,
-            "versions": dict(_versions()),
-            "step": step,
-            "state": state,
-            "configuration": configuration(config),
-            "files": files,
-        }
         try:
-            _write(partial / _MANIFEST, json.dumps(manifest, indent=1))
-            for folder in (partial / "learner", partial):
+            own = [p for p in partial.rglob("*") if p.is_file() and p.parent.name != "learner"]
+            for file in own:
+                _to_disk(file)
+            described = {str(file.relative_to(partial)): checksum(file) for file in own}
+            manifest = {
+                "format": _FORMAT,
+                "versions": dict(_versions()),
+                "step": step,
+                "state": state,
+                "configuration": configuration(config),
+                "files": {**described, **written},
+            }
+            (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+            _to_disk(partial / _MANIFEST)
+            for folder in (*{file.parent for file in own}, partial / "learner", partial):
                 _to_disk(folder)
             whole = partial.with_suffix("")
             shutil.rmtree(whole, ignore_errors=True)
@@ -166,6 +170,16 @@ class Checkpoints:
     def _whole(self) -> list[Path]:
         """Those that have their name, from old to new."""
         return sorted(p for p in self.folder.glob("step_*") if p.suffix != _PARTIAL)
+
+
+def find_checkpoint(path: Path) -> Checkpoint | None:
+    """The checkpoint that ``path`` is, or the newest whole one of the run that it is.
+
+    None if the run has none. Raises RunFolderError if what there is is damaged.
+    """
+    if path.parent.name == "checkpoints" and path.is_dir() or (path / _MANIFEST).exists():
+        return Checkpoint.read(path)
+    return Checkpoints(path / "checkpoints").newest_whole()
 
 
 def configuration(config: RunConfig) -> dict[str, Any]:
@@ -208,16 +222,9 @@ def _versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _write(file: Path, text: str) -> None:
-    with file.open("w") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def _to_disk(folder: Path) -> None:
-    """A folder's list of files."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _to_disk(path: Path) -> None:
+    """What a file holds, or a folder lists."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

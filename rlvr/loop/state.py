@@ -9,8 +9,9 @@ from rlvr.config import RunConfig
 from rlvr.data.stream import PromptStream
 from rlvr.errors import ConfigError
 from rlvr.learner.group import LearnerGroup
+from rlvr.learner.model_folder import describe
 from rlvr.loop.batch import RolloutBatch
-from rlvr.loop.checkpoint import Checkpoint, Checkpoints
+from rlvr.loop.checkpoint import Checkpoint, Checkpoints, find_checkpoint
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
 
@@ -80,6 +81,7 @@ class RunState:
         self, partial: Path, step: int, state: dict[str, Any], delay_s: float
     ) -> None:
         began = time.perf_counter()
+        await asyncio.to_thread(describe, self._config.model, partial / "model")
         files = await self._learners.written_checkpoint()
         finish = self._checkpoints.finish
         await asyncio.to_thread(finish, partial, step, state, self._config, files)
@@ -108,10 +110,7 @@ def resume_point(config: RunConfig) -> Checkpoint | None:
     if asked is None:
         return None
     folder = Path(config.train.output_dir if asked == "auto" else asked).resolve()
-    if folder.parent.name == "checkpoints" and folder.is_dir():
-        found: Checkpoint | None = Checkpoint.read(folder)
-    else:
-        found = Checkpoints(folder / "checkpoints").newest_whole()
+    found = find_checkpoint(folder)
     if found is None:
         if asked == "auto":
             return None

@@ -19,10 +19,13 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "train.epochs_per_step": (1, None),
     "train.max_restarts": (0, None),
     "train.max_staleness": (0, None),
+    "train.keep_checkpoints": (1, None),
+    "train.max_bad_updates": (0, None),
     "rollout.group_size": (1, None),
     "rollout.max_response_tokens": (1, None),
     "rollout.max_running": (1, None),
     "rollout.tensor_parallel": (1, 8),
+    "rollout.max_replacements": (0, None),
     "learner.tokens_per_micro_batch": (1, None),
     "learner.tokens_per_scoring_batch": (1, None),
     "learner.logits_mib": (1, None),
@@ -140,6 +143,12 @@ def _batch(config: RunConfig) -> _Rules:
             f"rollout.max_response_tokens={rollout.max_response_tokens}",
         ),
         (
+            train.keep_best
+            and not (train.keep_best.startswith("evaluation/") and evaluation.every),
+            f"train.keep_best={train.keep_best}: must be a figure of evaluations, such as "
+            "evaluation/greedy/accuracy, with evaluation.every above 0",
+        ),
+        (
             evaluation.samples and evaluation.temperature <= 0,
             "evaluation.samples>0 needs evaluation.temperature above 0",
         ),
@@ -225,7 +234,22 @@ def _files(config: RunConfig) -> _Rules:
             local and not Path(path).expanduser().is_dir(),
             f"model.path: no such folder: {path}",
         ),
+        *((True, told) for told in (_damaged_weights(Path(path).expanduser()) if local else [])),
     ]
+
+
+def _damaged_weights(folder: Path) -> list[str]:
+    """Files of weights that are cut off or no safetensors; only their heads are read."""
+    from safetensors import SafetensorError, safe_open
+
+    damaged = []
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            damaged.append(f"model.path: {file} is damaged: {error}. Fetch or save it again")
+    return damaged
 
 
 def _get(config: RunConfig, key: str) -> Any:

@@ -64,7 +64,7 @@ def test_any_layout_goes_on_from_any_other(go_on, tmp_path):
 
     for name in "abcd":  # what was passed on is the same, however it lies in the files
         files = StateFiles(tmp_path / name)
-        assert_close({n: files.weights(n) for n in files.shared.shapes}, first["before"], 0.0)
+        assert_close(files.weights(files.shared.shapes), first["before"], 0.0)
         assert files.kinds == ["exp_avg", "exp_avg_sq", "fp32"]
         assert files.shared.scalars == {"step": 2.0} and files.shared.optimizer_steps == 2
 
@@ -82,11 +82,7 @@ def test_bfloat16_keeps_its_master_weights(go_on, ranks, stage, learner):
     first = go_on(None, "a", ranks, stage, "bfloat16", **learner)
     again = go_on("a", "b", ranks, stage, "bfloat16", **learner)
     assert_close(first["before"], again["before"], 0.0)
-    if learner.get("offload") == "always":
-        once_more = go_on(None, None, ranks, stage, "bfloat16", **learner)
-        print("ALWAYS", ranks, stage, [max(float((x["after"][n]-first["after"][n]).abs().max()) for n in first["after"]) for x in (again, once_more)])
-    else:
-        assert_close(first["after"], again["after"], 0.0)
+    assert_close(first["after"], again["after"], 0.0)
     if "optimizer" not in learner:
         other = go_on("b", None, 2, 2, "bfloat16")
         assert_close(first["before"], other["before"], 0.0)

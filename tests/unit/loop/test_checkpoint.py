@@ -56,7 +56,7 @@ def test_the_newest_is_found(config, save):
     found = resume_point(config)
     assert found == Checkpoint.read(path)
     assert (found.step, found.state) == (10, STREAM)
-    assert StateFiles(found.learner).weights("w").tolist() == [[10.0] * 3] * 2
+    assert StateFiles(found.learner).weights(["w"])["w"].tolist() == [[10.0] * 3] * 2
     config.train.resume = str(path.with_name("step_000002"))
     assert resume_point(config).step == 2
 
@@ -156,7 +156,7 @@ def test_pieces_join_whatever_the_cuts(tmp_path, data):
         read = torch.full((b - a,), -1.0)
         files.fill([Piece("fp32/w", a, read)])
         assert torch.equal(read, values[a:b])
-    assert torch.equal(files.weights("w"), values)
+    assert torch.equal(files.weights(["w"])["w"], values)
     with pytest.raises(RunFolderError, match="fp32/w is not whole .* 1 elements"):
         files.fill([Piece("fp32/w", 0, torch.empty(size + 1))])
 
