@@ -40,7 +40,8 @@ class Session:
         When a learner rank dies, all of them start again from the run's last checkpoint, as if
         it were resumed; engines and verifiers stay.
         """
-        limit, own = config.train.max_restarts, Checkpoints(RunFolder(config.train.output_dir).checkpoints)
+        limit = config.train.max_restarts
+        own = Checkpoints(RunFolder(config.train.output_dir).checkpoints)
         for restarts in itertools.count():
             try:
                 return await self._attempt(config, again=restarts > 0)
