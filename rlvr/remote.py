@@ -19,7 +19,7 @@ async def answer(
     return result
 
 
-def summary(error: Exception) -> str:
+def summary(error: BaseException) -> str:
     """One line for a terminal: who failed, and of what."""
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
     failure = error.__cause__

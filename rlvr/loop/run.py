@@ -58,8 +58,9 @@ class Session:
 
     async def _learner_died(self, error: BaseException) -> bool:
         """Whether the run has failed because a rank is gone, and not of its own error."""
-        suspect = isinstance(error, LearnerError | PublishError) and self._actors is not None
-        return suspect and await self._actors.learners.died()
+        if self._actors is None or not isinstance(error, LearnerError | PublishError):
+            return False
+        return await self._actors.learners.died()
 
     async def _attempt(self, config: RunConfig, again: bool) -> None:
         """Everything that can be found wrong without an engine is found before the first starts."""

@@ -1,6 +1,6 @@
 """The training loop."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import numpy as np
@@ -80,7 +80,7 @@ class Trainer:
         self.state.advance(batch)
         await self.log(batch, advantages, metrics, tokens)
 
-    async def batches(self) -> AsyncIterator[RolloutBatch]:
+    async def batches(self) -> AsyncGenerator[RolloutBatch, None]:
         """The source's batches; the time spent waiting for them is the rollout's."""
         async with aclosing(self.groups.batches(self.state.step)) as source:
             while True:

@@ -1,4 +1,4 @@
-"""A learner rank that dies costs the steps since the last checkpoint, and they come out the same."""
+"""A learner rank that dies costs the steps since the last checkpoint; they come out the same."""
 
 from __future__ import annotations
 
