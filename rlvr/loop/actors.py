@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
+from ray.actor import ActorHandle
+
 from rlvr.config import RunConfig
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import Placement, connect, reserve
@@ -83,6 +85,15 @@ class Actors:
         await self.rollout.start([gpus[i : i + tensor_parallel] for i in starts])
         await self.rollout.sleep()
         await self.learners.start()
+
+    def by_name(self) -> dict[str, ActorHandle]:
+        """Every worker, those included that have come in place of others."""
+        kinds = {
+            "learner rank": self.learners.workers,
+            "rollout worker": self.rollout.actors,
+            "verifier actor": self.verifiers.actors,
+        }
+        return {f"{kind} {i}": actor for kind, own in kinds.items() for i, actor in enumerate(own)}
 
     async def learners_turn(self) -> None:
         """Colocated, engines sleep and learners have the GPUs, until ``engines_turn``."""
