@@ -113,7 +113,7 @@ class _Learner:
             )
         else:
             adam = 32 * self.own / (self.gpu.hbm * EFFICIENCY.hbm)
-        if learner.zero_stage == 2:  # everybody's weights come back
+        if learner.zero_stage in (1, 2):  # everybody's weights come back
             adam += self.item * shape.parameters / self.link
         longest = self._gathering(flops, gather)
         return Stage(longest.seconds + reduce + steps * adam, longest.bound)
