@@ -246,6 +246,9 @@ class TelemetryConfig:
     log_responses: bool = True  # every response with its verdict, in Parquet
     progress: bool = True
     worker_logs: bool = False  # show what the actors print
+    # When a stage of a step is late, and all workers' stacks are written; 0: never. Default: 5
+    # times its median, 300 at least, and 1800 in the first step
+    late_stage_s: float | None = None
     guards: GuardsConfig = field(default_factory=GuardsConfig)
 
 

@@ -97,6 +97,15 @@ class Actors:
         await self.rollout.sleep()
         await self.learners.start()
 
+    def by_name(self) -> dict[str, ActorHandle]:
+        """Every worker, those included that have come in place of others."""
+        kinds = {
+            "learner rank": self.learners.workers,
+            "rollout worker": self.rollout.actors,
+            "verifier actor": self.verifiers.actors,
+        }
+        return {f"{kind} {i}": actor for kind, own in kinds.items() for i, actor in enumerate(own)}
+
     async def learners_turn(self) -> None:
         """No engine is given weights, and colocated they sleep, until ``engines_turn``."""
         await self._take_turn()

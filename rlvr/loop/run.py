@@ -17,6 +17,7 @@ from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
 from rlvr.loop.state import RunState, resume_point
 from rlvr.loop.trainer import Trainer
+from rlvr.loop.watchdog import Watchdog
 from rlvr.remote import summary
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
@@ -93,7 +94,8 @@ class Session:
             telemetry.start(config, state.step)
             credit = CreditDriver(config, actors.rollout, tokenizer)
             trainer = Trainer(config, groups, credit, actors, evaluation, state, telemetry)
-            await trainer.run()
+            with Watchdog(config.telemetry, trainer.watch, folder, actors.by_name):
+                await trainer.run()
             telemetry.summary({"steps": state.step, "rows_dropped": train_set.dropped})
         except BaseException:
             if state is not None:

@@ -8,8 +8,8 @@ the allocator as it is by default, since fresh pages for every tensor make a ste
 again. It is the processor's, of the second step, for the machine may have other work.
 
 What the plan has to be told of a processor is measured in the same process group, before a model's
-cases and without DeepSpeed: the FLOP/s of the bare model's forward and backward (GFLOP/s), a copy
-of its weights between the ranks (all-reduce) and the bytes that AdamW goes through in a second.
+cases and without DeepSpeed: the FLOP/s of the bare model's forward and backward (GFLOP/s), an
+all-gather of its weights, and the bytes that AdamW goes through in a second.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _core(folder: str) -> dict[str, float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     flops = Flops.of_model(model)
     size = sum(p.numel() for p in model.parameters())
-    weights = torch.zeros(size)
+    shard, weights = torch.zeros(size // 2), torch.zeros(size // 2 * 2)
 
     def forward_and_backward() -> None:
         logits = model(ids).logits[:, PROMPT - 1 : -1]
@@ -131,7 +131,9 @@ def _core(folder: str) -> dict[str, float]:
     return {
         "flops": 3 * forward / _seconds(forward_and_backward),
         "adam": 32 * size / _seconds(optimizer.step),
-        "link": 4 * size / _seconds(lambda: torch.distributed.all_reduce(weights)),
+        "link": 4
+        * size
+        / _seconds(lambda: torch.distributed.all_gather_into_tensor(weights, shard)),
     }
 
 
@@ -229,7 +231,7 @@ def main() -> None:
     assumed = Assumptions(response=RESPONSE, prompt=PROMPT, active=1.0)
     print("| model | ZeRO | checkpointing | MB planned | measured | ratio ", end="")
     print(
-        "| s planned | measured | ratio | GFLOP/s | all-reduce, GB/s | AdamW, GB/s |\n"
+        "| s planned | measured | ratio | GFLOP/s | gather, GB/s | AdamW, GB/s |\n"
         + "| --- " * 12
         + "|",
         flush=True,
@@ -248,7 +250,7 @@ def main() -> None:
             got = {**next(results), "bytes": next(exact)}
             print(model, stage, on, json.dumps(got), file=sys.stderr, flush=True)
             hbm, link = got["adam"] / EFFICIENCY.hbm, got["link"] / EFFICIENCY.network
-            core = Gpu("core", 0.0, got["flops"], hbm, link, link, hbm, 0.0, training=1.0)
+            core = Gpu("core", 0.0, got["flops"], hbm, link, link, hbm, 0.0, 1.0, False)
             timed = learner_stages(config, shape, core, work, "device")
             seconds = sum(timed[name].seconds for name in ("score", "update"))
             real = got["score"] + got["update"]
