@@ -153,8 +153,8 @@ class RolloutPool:
         if len(self._failures) > limit:
             return self._give_up(
                 RolloutError(
-                    f"{limit} rollout workers have been replaced (rollout.max_replacements), and "
-                    f"another failed: {summary(error)}\nThe first of them: {self._failures[0]}"
+                    f"{summary(error)}. It is not replaced: rollout.max_replacements={limit} have "
+                    f"been. The first of these: {self._failures[0]}"
                 )
             )
         unanswered = self._routing.take_back(worker.load)
