@@ -1,7 +1,6 @@
 """The rollout workers as one: routes requests, gathers responses, outlives each of the workers."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +15,6 @@ from rlvr.remote import answer, summary
 from rlvr.rollout.request import Request
 from rlvr.rollout.routing import Load, Routing, Sampled, Sink
 from rlvr.rollout.worker import EngineFailed, RolloutWorker
-
-_log = logging.getLogger(__name__)
 
 _POLL_S = 5.0  # how long a worker may hold an unanswered ``collect``, at most
 
@@ -158,13 +155,9 @@ class RolloutPool:
                 )
             )
         unanswered = self._routing.take_back(worker.load)
-        _log.warning(
-            "%s. It is replaced (%d of rollout.max_replacements=%d), %d requests are asked again",
-            summary(error),
-            len(self._failures),
-            limit,
-            unanswered,
-        )
+        told = f"({len(self._failures)} of rollout.max_replacements={limit})"
+        again = f"{unanswered} requests are asked again"
+        print(f"{summary(error)}. It is replaced {told}, {again}", flush=True)
         worker.stop()
         self._put(worker.place, self._introduce)
         self._deal()

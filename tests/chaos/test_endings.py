@@ -95,27 +95,12 @@ def run(tiny_model, tmp_path):
             p.kill()
 
 
-def test_a_signal_ends_the_run_in_ten_seconds(run):
-    """SIGTERM, which goes the way of Ctrl-C: its handler sends the process SIGINT."""
-    r = run()
-    r.wait_for_step(2)
-    processes = r.descendants()
-    assert len(processes) > 4
-    started = time.monotonic()
-    os.kill(r.process.pid, signal.SIGTERM)
-    output = r.end(timeout_s=10)
-    assert time.monotonic() - started < 10
-    assert r.process.returncode != 0
-    assert "Interrupted" in output and "Traceback" not in output
-    assert not gone(processes)
-
-
 def kill_one(processes: list[psutil.Process], actor: str) -> None:
     next(p for p in processes if actor in " ".join(p.cmdline())).kill()
 
 
 def test_a_killed_learner_ends_the_run_and_is_named(run):
-    r = run()
+    r = run("train.max_restarts=0")
     r.wait_for_step(2)
     processes = r.descendants()
     kill_one(processes, "LearnerWorker")
@@ -126,7 +111,8 @@ def test_a_killed_learner_ends_the_run_and_is_named(run):
 
 
 @pytest.mark.parametrize("placement", ["disaggregated", "colocated"])
-def test_a_killed_rollout_worker_is_named_and_replaced(run, placement):
+def test_a_killed_rollout_worker_is_replaced_and_a_signal_ends_the_run(run, placement):
+    """SIGTERM, which goes the way of Ctrl-C: its handler sends the process SIGINT."""
     r = run(f"cluster.placement={placement}", "rollout.workers=2")
     r.wait_for_step(2)
     kill_one(r.descendants(), "RolloutWorker")
@@ -135,16 +121,10 @@ def test_a_killed_rollout_worker_is_named_and_replaced(run, placement):
     done = max(int(step) for step in re.findall(r"step +(\d+)/", r.log.read_text()))
     r.wait_for_step(done + 2)  # the one after that may have been under way
     processes = r.descendants()
+    assert len(processes) > 4
     os.kill(r.process.pid, signal.SIGTERM)
     output = r.end(timeout_s=10)
-    assert len(re.findall(line, output, re.MULTILINE)) == 1 and "Traceback" not in output
-    assert not gone(processes)
-
-
-def test_a_worker_that_raises_ends_the_run_with_its_own_traceback(run):
-    r = run(
-        "objective=grpo", "learner.tokens_per_micro_batch=1000", "credit=tests.chaos.broken_credit"
-    )
-    output = r.end(timeout_s=120)
     assert r.process.returncode != 0
-    assert "broken_credit.py" in output and "the credit method of this test is broken" in output
+    assert "Interrupted" in output and "Traceback" not in output
+    assert len(re.findall(line, output, re.MULTILINE)) == 1
+    assert not gone(processes)

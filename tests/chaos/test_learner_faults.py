@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlvr.config import RunConfig
+from rlvr.errors import LearnerError
 from rlvr.loop.run import Session
 from rlvr.loop.validate import validated
 
@@ -76,3 +77,13 @@ def test_the_ranks_start_again_from_the_last_checkpoint(train, tiny_model, tmp_p
         for name in ("whole", "disturbed")
     )
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_rank_that_raises_ends_the_run_with_its_own_traceback(train, tiny_model, tmp_path, capfd):
+    """It would do so again."""
+    config = configuration(tiny_model(True), tmp_path, "run")
+    config.learner.entropy_bonus = 0.0
+    config.credit = {"name": "tests.chaos.broken_credit"}
+    with pytest.raises(LearnerError, match="(?s)broken_credit.py.*of this test is broken"):
+        train(config)
+    assert "starts again" not in capfd.readouterr().out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 from collections import Counter
@@ -138,12 +137,11 @@ def in_the_middle(monkeypatch):
     ids=["killed", "all_killed", "stopped", "raises"],
 )
 def test_who_fails_in_the_middle_of_a_step_is_replaced(
-    session, undisturbed, in_the_middle, tmp_path, caplog, harm, victims, words
+    session, undisturbed, in_the_middle, tmp_path, capfd, harm, victims, words
 ):
     in_the_middle(harm, victims)
-    with caplog.at_level(logging.WARNING):
-        session.train(tmp_path / "run")
-    told = [r.getMessage() for r in caplog.records if "is replaced" in r.getMessage()]
+    session.train(tmp_path / "run")
+    told = [line for line in capfd.readouterr().out.splitlines() if "is replaced" in line]
     assert len(told) == victims
     for i, line in enumerate(sorted(told)):
         assert line.startswith(f"rollout worker {i}") and words in line and "\n" not in line
@@ -153,7 +151,7 @@ def test_who_fails_in_the_middle_of_a_step_is_replaced(
 
 
 def test_who_dies_with_half_a_version_is_replaced(
-    session, undisturbed, tmp_path, monkeypatch, caplog
+    session, undisturbed, tmp_path, monkeypatch, capfd
 ):
     told, pids = WeightPublisher._told, []
 
@@ -164,9 +162,8 @@ def test_who_dies_with_half_a_version_is_replaced(
         return told(publisher, name, *arguments, **options)
 
     monkeypatch.setattr(WeightPublisher, "_told", kill_before_the_end)
-    with caplog.at_level(logging.WARNING):
-        session.train(tmp_path / "run")
-    assert len([r for r in caplog.records if "is replaced" in r.getMessage()]) == 1
+    session.train(tmp_path / "run")
+    assert capfd.readouterr().out.count("It is replaced") == 1
     assert steps(tmp_path / "run")[-1]["rollout/replaced"] == 1
     assert responses(tmp_path / "run") == responses(undisturbed)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import logging
 import pickle
 import time
 from collections.abc import Mapping, Sequence
@@ -20,8 +19,6 @@ from rlvr.task import Prompt, Verdict
 from rlvr.verify.base import module_of
 from rlvr.verify.workers.fleet import PACE_S, Fleet
 from rlvr.verify.workers.worker import decode
-
-_log = logging.getLogger(__name__)
 
 _answer = partial(answer, error=VerifierError)
 
@@ -162,7 +159,7 @@ class VerifierPool:
                 f"{slot.name} failed {slot.failures} times without a verdict in between; the "
                 f"last time: {error}"
             ) from error
-        _log.warning("%s is replaced: %s", slot.name, error)
+        print(f"{slot.name} is replaced: {error}", flush=True)
         ray.kill(slot.actor)
         self.replaced += 1
         slot.actor = self._create()
