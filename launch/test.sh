@@ -12,4 +12,6 @@ export RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
 export TOKENIZERS_PARALLELISM=false
 unset RAY_ADDRESS
 
+# All of them go through two processes: most wait for a program to start, on one core.
+(($#)) || set -- -n 2 --dist loadgroup --no-loadscope-reorder
 exec python -m pytest -ra --durations=15 "$@"

@@ -196,9 +196,11 @@ class TrainConfig:
     overlong_factor: float = 1.0
     seed: int = 0
     output_dir: str = "outputs/${now:%Y-%m-%d_%H-%M-%S}"
-    checkpoint_every: int = 0  # steps; 0: only at the end
-    keep_checkpoints: int = 2
-    resume: str | None = None  # a run folder, or "auto": this run's own, if it has a checkpoint
+    max_bad_updates: int = 10  # skipped in a row, as not finite, before the run ends; 0: any
+    checkpoint_every: int = 0  # steps; 0: never
+    keep_checkpoints: int = 2  # the newest
+    keep_best: str | None = None  # and that of the highest evaluation/greedy/accuracy, or another
+    resume: str | None = None  # a run or a checkpoint; "auto": this run's own, if there is one
 
 
 @dataclass
@@ -217,6 +219,20 @@ class EvaluationConfig:
 
 
 @dataclass
+class GuardsConfig:
+    """Limits of a step's metrics beyond which a run warns; null: no warning."""
+
+    entropy_collapse: float | None = 0.05  # update/entropy, nats
+    kl_blow_up: float | None = 0.1  # policy/kl_old, nats
+    reference_kl: float | None = 5.0  # policy/kl_reference, nats
+    length_collapse: float | None = 0.3  # of length/mean in the run's first steps
+    equal_rewards: float | None = 0.0  # groups/with_spread
+    verifier_errors: float | None = 0.05  # verifier/error, a share
+    verifier_timeouts: float | None = 0.05  # verifier/timeout, a share
+    rising_mismatch: float | None = 10.0  # times mismatch/kl in the run's first steps
+
+
+@dataclass
 class TelemetryConfig:
     """What a run leaves behind and what it shows."""
 
@@ -228,6 +244,7 @@ class TelemetryConfig:
     log_responses: bool = True  # every response with its verdict, in Parquet
     progress: bool = True
     worker_logs: bool = False  # show what the actors print
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
 
 
 @dataclass

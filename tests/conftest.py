@@ -8,6 +8,7 @@ import random
 import zlib
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +20,28 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)  # tiny tensors: threads would wait for each other
 
 _SEED = "RLVR_TEST_SEED"
+_TESTS = Path(__file__).parent
 
 
 def pytest_configure(config) -> None:
-    """Draw the session's seed, unless the environment names the one of an earlier session."""
-    config.rlvr_seed = int(os.environ.get(_SEED) or random.SystemRandom().randrange(2**31))
+    """Draw the session's seed, unless the environment names the one of an earlier session.
+
+    Its processes, if there are several, have the environment of the first.
+    """
+    os.environ.setdefault(_SEED, str(random.SystemRandom().randrange(2**31)))
+    config.rlvr_seed = int(os.environ[_SEED])
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Where several processes share the tests, those of a folder go to one, which has its engines.
+
+    What takes longest begins first.
+    """
+    for item in items:
+        path = item.path.relative_to(_TESTS)
+        alone = path.parts[0] == "unit"
+        item.add_marker(pytest.mark.xdist_group(str(path if alone else path.parent)))
+    items.sort(key=lambda item: item.path.parent != _TESTS / "integration" / "loop")
 
 
 def pytest_report_header(config) -> str:

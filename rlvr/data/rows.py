@@ -82,12 +82,12 @@ def read_rows(path: Path, config: DataConfig) -> Iterator[tuple[int, Row | RowEr
     """
     for number, raw in islice(_raw_rows(path), config.limit):
         try:
-            yield number, _row(raw, path.stem, number, config)
+            yield number, raw if isinstance(raw, RowError) else _row(raw, path.stem, number, config)
         except RowError as error:
             yield number, error
 
 
-def _raw_rows(path: Path) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
+def _raw_rows(path: Path) -> Iterator[tuple[int, bytes | dict[str, Any] | RowError]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file (relative paths start at {Path.cwd()}).")
     if path.suffix == ".jsonl":
@@ -100,14 +100,26 @@ def _raw_rows(path: Path) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
         try:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
-                    for raw in batch.to_pylist():
+                    for raw in _objects(batch):
                         number += 1
                         yield number, raw
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             told = f"{path}: not readable as Parquet after row {number}: {error}"
             raise DataError(told) from error
     else:
         raise DataError(f"{path}: data files are .jsonl or .parquet; convert it to one of these.")
+
+
+def _objects(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
+    """The rows as Python objects; Parquet may hold text that is none, and dates without a year."""
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError) as error:
+        if len(batch) > 1:
+            for i in range(len(batch)):
+                yield from _objects(batch.slice(i, 1))
+        elif len(batch):
+            yield RowError(Reason.WRONG_TYPE, f"a value cannot be read: {error}")
 
 
 def _row(raw: bytes | dict[str, Any], stem: str, number: int, config: DataConfig) -> Row:

@@ -87,9 +87,10 @@ class PromptStream:
             )
         for key, ours in (("seed", self.seed), ("shuffle", self.shuffle)):
             if state[key] != ours:
+                named = {"seed": "train.seed", "shuffle": "data.shuffle"}[key]
                 raise DataError(
-                    f"the run cannot resume in another order: {key} is {ours}, the checkpoint's is "
-                    f"{state[key]}. Set it back, or start a new run."
+                    f"the run cannot resume in another order: {named} is {ours}, the "
+                    f"checkpoint's is {state[key]}. Set it back, or start a new run."
                 )
         self._first = state["epoch"] * len(self.prompts) + state["position"]
         self._settled = set(state.get("settled", ()))  # of a run in prompt order there are none

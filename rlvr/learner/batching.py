@@ -110,7 +110,8 @@ def _packed(
     samples = samples_of(groups)
     verdicts, responses = [s.verdict for s in samples], [s.response for s in samples]
     group_id = torch.repeat_interleave(torch.tensor([len(g.samples) for g in groups]))
-    prompts = [groups[g].prompt.token_ids for g in group_id.tolist()]
+    arrays = [np.array(g.prompt.token_ids, np.int64) for g in groups]
+    prompts = [arrays[g] for g in group_id.tolist()]
     response_length = torch.tensor([len(r.token_ids) for r in responses])
     length = torch.tensor([len(p) for p in prompts]) + response_length
     cu_seqlens = cu_seqlens_of(length)

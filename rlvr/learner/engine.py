@@ -3,12 +3,14 @@
 It is imported where it is used: what only reads this package's policy or features needs none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import clip_grad_norm_
 
 from rlvr.config import LearnerConfig, ModelConfig
 
@@ -35,8 +37,8 @@ def deepspeed_config(learner: LearnerConfig, model: ModelConfig) -> dict[str, An
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": learner.max_grad_norm,
-        "bf16": {"enabled": model.dtype == "bfloat16"},
+        "gradient_clipping": learner.max_grad_norm if learner.zero_stage else 0.0,
+        "bf16": {"enabled": model.dtype == "bfloat16", "check_grad_overflow": True},
         "communication_data_type": "fp32",
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,
@@ -60,13 +62,32 @@ def start_engine(policy: nn.Module, learner: LearnerConfig, model: ModelConfig) 
     """Shard ``policy`` and its optimizer over the initialised process group."""
     import deepspeed
 
+    optimizer = _optimizer(policy.parameters(), learner)
+    if learner.zero_stage == 0:
+        optimizer.register_step_pre_hook(partial(_clip_or_drop, max_norm=learner.max_grad_norm))
     engine, *_ = deepspeed.initialize(
         model=policy,
-        optimizer=_optimizer(policy.parameters(), learner),
+        optimizer=optimizer,
         config=deepspeed_config(learner, model),
         dist_init_required=False,
     )
     return engine
+
+
+def take_step(engine: Any, lr: float) -> float | None:
+    """An optimizer step at ``lr``; a collective. The gradient's norm before clipping.
+
+    None: a gradient was not finite on some rank, so all ranks have dropped it, and weights and
+    moments are what they were.
+    """
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    engine.step()
+    if engine.was_step_applied():
+        return float(engine.get_global_grad_norm())
+    # Of a bfloat16 model with offload DeepSpeed would keep them, and add the next ones to them.
+    getattr(engine.optimizer, "averaged_gradients", {}).clear()
+    return None
 
 
 def start_reference(policy: nn.Module, learner: LearnerConfig, model: ModelConfig) -> Any:
@@ -112,3 +133,14 @@ def _optimizer(parameters: Iterable[nn.Parameter], learner: LearnerConfig) -> to
 
         return DeepSpeedCPUAdam(weights, adamw_mode=True, **arguments)
     return torch.optim.AdamW(weights, fused=True, **arguments)
+
+
+def _clip_or_drop(
+    optimizer: Any, arguments: Sequence[Any], options: Mapping[str, Any], *, max_norm: float
+) -> None:
+    """Before a step without ZeRO: what DeepSpeed's own optimizers do, in the names it reads."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = clip_grad_norm_(weights, max_norm or torch.inf)
+    optimizer._global_grad_norm, optimizer.overflow = norm, not norm.isfinite()
+    if optimizer.overflow:  # a step without gradients changes nothing
+        optimizer.zero_grad()

@@ -1,5 +1,6 @@
 """The learner ranks as one, seen from the driver."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,13 @@ from rlvr.errors import LearnerError
 from rlvr.learner.batching import rank_batches
 from rlvr.learner.cost import Flops, StepCost
 from rlvr.learner.extremes import merged_extremes
+from rlvr.learner.skipped import UpdateInputs
+from rlvr.learner.state_files import FileSum
 from rlvr.learner.worker import LearnerWorker
 from rlvr.remote import answers
 from rlvr.types import CreditInputs, Group, RankedTokens
+
+_POLL_S = 0.2  # between questions whether a checkpoint is written
 
 
 class LearnerGroup:
@@ -85,8 +90,28 @@ class LearnerGroup:
     async def update(self) -> dict[str, float]:
         return values(summed(await self._stage("update")))
 
+    async def update_inputs(self) -> list[UpdateInputs]:
+        """What the last update was computed from, in parts."""
+        return await self._stage("inputs")
+
     async def save_checkpoint(self, folder: str) -> None:
+        """Have every rank copy its part to the host; they write it while training goes on."""
         await self._all("save_checkpoint", folder)
+
+    async def written_checkpoint(self) -> dict[str, FileSum]:
+        """Wait for the files of ``save_checkpoint``; all of them by name."""
+        limit = self._config.learner.step_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                while None in (files := await self._all("written_checkpoint")):
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            late = [rank for rank, own in enumerate(files) if own is None]
+            raise LearnerError(
+                f"learner ranks {late} have not written their part of a checkpoint within "
+                f"{limit:g} s (learner.step_timeout_s)"
+            ) from None
+        return {name: known for own in files for name, known in own.items()}
 
     async def load_checkpoint(self, folder: str) -> None:
         await self._all("load_checkpoint", folder)

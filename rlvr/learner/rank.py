@@ -17,13 +17,15 @@ from rlvr.algorithm.objectives.base import PerToken, Scalar
 from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
 from rlvr.learner.collectives import DistributedRanks
-from rlvr.learner.engine import start_engine, start_reference
+from rlvr.learner.engine import start_engine, start_reference, take_step
 from rlvr.learner.extremes import extreme_tokens
 from rlvr.learner.features import LentPolicy, ScoringFeatures, agreed_store
 from rlvr.learner.logprob import TokenStatistics
 from rlvr.learner.policy import load_policy
 from rlvr.learner.prompts import shared_prompts
 from rlvr.learner.sequence_parallel import sequence_parallel
+from rlvr.learner.skipped import UpdateInputs, told_by_gradient
+from rlvr.learner.totals import count_groups, totals_of
 from rlvr.types import Packing, RankedTokens, TokenBatch, Totals
 
 Report = dict[str, Metric]
@@ -57,6 +59,8 @@ class LearnerRank:
             self.reference = start_reference(reference, config.learner, config.model)
         self.steps = 0  # optimizer steps taken
         self.moved = False  # whether a step has been taken on the current batch
+        self.skipped: list[int] = []  # mini-batches of the current batch, whose steps were not
+        self.skipped_in_a_row = 0  # optimizer steps since the last one taken
         self.batch: TokenBatch
         self.cost: Float[Tensor, "S"]
         self.features: ScoringFeatures
@@ -73,7 +77,7 @@ class LearnerRank:
         n = batch.num_response_tokens
         self.batch = replace(batch, logp_old=torch.full((n,), torch.nan)).to(self.device)
         self.coefficients = torch.ones(n, device=self.device)
-        self.moved = False
+        self.moved, self.skipped = False, []
 
     @torch.no_grad()
     def score(self) -> Report:
@@ -126,21 +130,31 @@ class LearnerRank:
         return report, extreme_tokens(self.batch, self.coefficients, shown)
 
     def update(self) -> Report:
-        """All optimizer steps of the rollout batch."""
+        """All optimizer steps of the rollout batch; reports of those that were not skipped."""
         reports: list[Report] = []
         for _ in range(self.config.train.epochs_per_step):
-            for members in self._mini_batches():
-                reports += self._optimizer_step(members)
-        return summed(reports)
+            for number, members in enumerate(self._mini_batches()):
+                taken = self._optimizer_step(members)
+                reports += taken
+                self.skipped += [] if taken else [number]
+                self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
+        skipped = {"update/skipped_in_a_row": Max(self.skipped_in_a_row)}
+        return summed([*reports, skipped, {"update/skipped": Mean(len(self.skipped), 1.0)}])
+
+    def inputs(self) -> UpdateInputs:
+        """What the last update was computed from."""
+        return UpdateInputs.of(self.batch, self.coefficients, self.skipped)
 
     # -- the exact update -----------------------------------------------------------------------
 
-    def _optimizer_step(self, members: Int[Tensor, "s"]) -> Iterator[Report]:
+    def _optimizer_step(self, members: Int[Tensor, "s"]) -> list[Report]:
         """One optimizer step on a mini-batch, the same whatever its micro-batches and ranks.
 
         Every micro-batch's loss is divided by denominators of the whole mini-batch (``totals``),
         so they simply add up. DeepSpeed averages over ranks, whose number is hence a factor.
+        Reports nothing if the loss or a gradient was not finite: all ranks have skipped the step.
         """
+        reports: list[Report] = []
         totals = self._totals(members)
         coupled_loss = 0.0
         if self.objective.coupled:
@@ -148,30 +162,31 @@ class LearnerRank:
         active = members[self._active()[members]]
         ranks = self.ranks.size * self.sequence.size
         once = 1.0 / self.ranks.size  # for what every rank reports of one and the same step
-        groups = self._count_groups(active)
+        groups = count_groups(self.batch, active, self.ranks)
         for micro, n in self._micro_batches(active, update=True):
             (logp, entropy, _), _ = self._forward(self.engine, micro)
             loss = logp.sum() * 0.0
             if micro is not None:
                 loss, report = self._loss(logp, entropy, micro, n, totals)
                 prompts = len(torch.unique(micro.group_id))
-                yield report | {"update/prompt_passes": Mean(prompts, 0.0)}
+                reports.append(report | {"update/prompt_passes": Mean(prompts, 0.0)})
+            loss = told_by_gradient(loss + 0.0 * coupled_loss)
             self.engine.backward(loss * ranks, scale_wrt_gas=False)
         learner = self.config.learner
-        warmed_up = (self.steps + 1) / max(learner.warmup_steps, 1)
-        lr = learner.lr * min(1.0, warmed_up)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
-        self.engine.step()
+        lr = learner.lr * min(1.0, (self.steps + 1) / max(learner.warmup_steps, 1))
+        grad_norm = take_step(self.engine, lr)
+        if grad_norm is None:
+            return []
         self.steps += 1
         self.moved = True
-        yield {
+        last: Report = {
             "update/prompt_passes": Mean(0.0, groups * once),
             "update/loss": Mean(coupled_loss * once, once),
-            "update/grad_norm": Mean(float(self.engine.get_global_grad_norm() or 0.0) * once, once),
+            "update/grad_norm": Mean(grad_norm * once, once),
             "update/lr": Mean(lr * once, once),
             "update/active_share": Mean(len(active) / max(totals.responses, 1), once),
         }
+        return [*reports, last]
 
     def _loss(
         self, logp: PerToken, entropy: PerToken, micro: TokenBatch, n: Places, totals: Totals
@@ -302,18 +317,4 @@ class LearnerRank:
         return self.objective.active(self.batch, self.coefficients)
 
     def _totals(self, members: Int[Tensor, "s"]) -> Totals:
-        """Denominators of a mini-batch, over all ranks."""
-        own = torch.stack(
-            [self.batch.response_length[members].sum(), torch.tensor(len(members)).to(members)]
-        )
-        tokens, responses = self.ranks.all_reduce(own).tolist()
-        return Totals(
-            tokens=int(tokens),
-            responses=int(responses),
-            groups=self._count_groups(members),
-            max_response_tokens=self.config.rollout.max_response_tokens,
-        )
-
-    def _count_groups(self, sequences: Int[Tensor, "s"]) -> int:
-        """Groups that have one of ``sequences``, on any rank."""
-        return len(torch.unique(self.ranks.all_gather(self.batch.group_id[sequences])))
+        return totals_of(self.batch, members, self.ranks, self.config.rollout.max_response_tokens)

@@ -1,20 +1,23 @@
 """The Ray actor around one learner rank."""
 
 import gc
-import json
 import os
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlvr.config import RunConfig
-from rlvr.errors import LearnerError, RunFolderError
+from rlvr.errors import LearnerError, RunError
 from rlvr.learner.cost import Flops
 from rlvr.learner.host_state import HostState
+from rlvr.learner.sharded_state import ShardedState
+from rlvr.learner.state_files import FileSum, Piece, SharedState, StateFiles, write
 from rlvr.weights.base import Meeting, WeightBackend, backend_class
 from rlvr.weights.source import ShardedWeightSource
 
@@ -28,6 +31,8 @@ class LearnerWorker:
         self._pad_token_id = pad_token_id
         self._weights: WeightBackend
         self._parts: Iterator[dict[str, Any]] | None = None  # of the version that is being sent
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[dict[str, FileSum]]
 
     def gpus(self) -> list[str]:
         """What Ray calls the GPU of this rank on its node; none without GPUs."""
@@ -132,25 +137,41 @@ class LearnerWorker:
     # -- files ----------------------------------------------------------------------------------
 
     def save_checkpoint(self, folder: str) -> None:
-        """Optimizer and weights as DeepSpeed shards; a collective."""
-        self._rank.engine.save_checkpoint(folder, tag="state", exclude_frozen_parameters=False)
+        """Copy this rank's part of the training state, and begin to write it into ``folder``."""
+        state = ShardedState(self._rank.engine, self._rank.policy.model)
+        shared = None
         if self._rank_number == 0:
-            credit = getattr(self._rank.credit, "state", {})
-            state = {"optimizer_steps": self._rank.steps, "credit": credit}
-            (Path(folder) / "learner.json").write_text(json.dumps(state))
+            credit = {"name": self._config.credit["name"]}
+            credit["state"] = getattr(self._rank.credit, "state", {})
+            shared = SharedState(state.shapes, self._rank.steps, state.scalars, deepcopy(credit))
+        self._writing = self._writer.submit(self._write, Path(folder), state.copied(), shared)
+
+    def _write(
+        self, folder: Path, pieces: list[Piece], shared: SharedState | None
+    ) -> dict[str, FileSum]:
+        try:
+            return write(folder, self._rank_number, pieces, shared)
+        except OSError as error:
+            raise RunError(
+                f"Learner rank {self._rank_number} on {socket.gethostname()} could not write its "
+                f"part of a checkpoint into {folder}: {error}. Make room there; the checkpoint "
+                "before it is as it was."
+            ) from error
+
+    def written_checkpoint(self) -> dict[str, FileSum] | None:
+        """The files of the last checkpoint, None while they are being written.
+
+        Raises RunError if they could not be.
+        """
+        return self._writing.result() if self._writing.done() else None
 
     def load_checkpoint(self, folder: str) -> None:
-        """Restore ``save_checkpoint``; a collective."""
-        path, _ = self._rank.engine.load_checkpoint(folder, tag="state")
-        file = Path(folder) / "learner.json"
-        if path is None or not file.exists():
-            raise RunFolderError(
-                f"{folder}: the learner's part of this checkpoint is missing. Write the name of "
-                "another checkpoint into the file checkpoints/latest, or start a new run."
-            )
-        state = json.loads(file.read_text())
-        self._rank.steps = state["optimizer_steps"]
-        getattr(self._rank.credit, "state", {}).update(state.get("credit", {}))
+        """Restore ``save_checkpoint``, of any number of ranks and ZeRO stage; a collective."""
+        files = StateFiles(Path(folder))
+        ShardedState(self._rank.engine, self._rank.policy.model).restore(files)
+        self._rank.steps = files.shared.optimizer_steps
+        if files.shared.credit["name"] == self._config.credit["name"]:
+            getattr(self._rank.credit, "state", {}).update(files.shared.credit["state"])
 
     def save_model(self, folder: str) -> None:
         """Write an ordinary Hugging Face folder; a collective."""

@@ -1,5 +1,6 @@
 """What one training step learns from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 
 from rlvr.algorithm.advantages import Advantage
+from rlvr.data.stream import Draw
 from rlvr.types import Group
 
 
@@ -17,7 +19,8 @@ class RolloutBatch:
     step: int
     groups: list[Group]
     stream_state: dict[str, Any]  # of the prompt stream, this batch settled
-    discarded: int = 0  # groups without spread that dynamic sampling threw away
+    draws: Sequence[Draw] = ()  # that the groups come from, in their order
+    discarded: Sequence[Draw] = ()  # whose groups without spread dynamic sampling threw away
 
     def advantages(self, advantage: Advantage) -> np.ndarray:
         """A_i of every response, float64 [S], in sample order."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from rlvr.config import RunConfig
-from rlvr.data.stream import PromptStream
+from rlvr.data.stream import Draw, PromptStream
 from rlvr.loop.batch import RolloutBatch
 from rlvr.loop.line import Line, Place
 from rlvr.loop.reward import Reward
@@ -94,6 +94,12 @@ class GroupSource:
         await self._sample(prompts, turns, samples, sampling, groups.__setitem__)
         return [groups[p] for p in range(len(prompts))]
 
+    def turn(self, draw: Draw) -> tuple[int, int]:
+        """The step that the draw's seeds derive from, and how often its prompt came before then."""
+        size = self._config.train.prompts_per_step
+        step = draw.number // size
+        return step, self._stream.repeats(draw, since=step * size)
+
     def _begin(self) -> None:
         """Begin what may begin now: a wave of groups."""
         if self._line is None:
@@ -108,11 +114,7 @@ class GroupSource:
             wave.add_done_callback(self._waves.discard)
 
     async def _wave(self, line: Line, places: Sequence[Place]) -> None:
-        size, rollout = self._config.train.prompts_per_step, self._config.rollout
-        turns = []
-        for draw in (place.draw for place in places):
-            step = draw.number // size
-            turns.append((step, self._stream.repeats(draw, since=step * size)))
+        turns = [self.turn(place.draw) for place in places]
 
         def finish(number: int, group: Group) -> None:
             line.finish(places[number], group)
@@ -120,8 +122,9 @@ class GroupSource:
             self._news.set()
 
         prompts = [place.draw.prompt for place in places]
+        size = self._config.rollout.group_size
         try:
-            await self._sample(prompts, turns, rollout.group_size, self._sampling, finish)
+            await self._sample(prompts, turns, size, self._sampling, finish)
         except Exception as error:
             self._failure = error
             self._news.set()

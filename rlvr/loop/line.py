@@ -83,7 +83,8 @@ class Line:
         discarded = [p for p in known if p.useless and not (in_order and p.draw.number > end)]
         self._stream.settle(place.draw for place in self._without(taken, discarded))
         groups = [place.group for place in taken if place.group is not None]
-        batch = RolloutBatch(self._next, groups, self._stream.state(), len(discarded))
+        draws, dropped = ([place.draw for place in own] for own in (taken, discarded))
+        batch = RolloutBatch(self._next, groups, self._stream.state(), draws, dropped)
         self._next += 1
         if self._config.max_staleness == 0:  # the next batch is the next version's alone
             self._without(list(self._places))

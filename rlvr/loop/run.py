@@ -40,20 +40,24 @@ class Session:
         if config.data.eval:
             held_out = load_dataset(config.data.eval, config.data, tokenizer)
         print(train_set.summary(), flush=True)
-        resume_point(config)  # a damaged checkpoint is found before an engine starts
+        stream = PromptStream(train_set.prompts, config.train.seed, config.data.shuffle)
+        checkpoint = resume_point(config)
+        if checkpoint is not None:
+            stream.restore(checkpoint.state["stream"])
         resuming = config.train.resume == "auto"
         folder = (RunFolder.open if resuming else RunFolder.create)(config.train.output_dir)
         telemetry = Telemetry(config.telemetry, folder)
+        state: RunState | None = None
         try:
             verifier_names = names([*train_set.prompts, *held_out.prompts])
             pad = int(tokenizer.pad_token_id or 0)
             actors = await self._take_actors(config, pad, verifier_names)
             stops = stop_token_ids(config, tokenizer)
-            stream = PromptStream(train_set.prompts, config.train.seed, config.data.shuffle)
             groups = GroupSource(config, stream, actors.rollout, actors.verifiers, tokenizer, stops)
             evaluation = Evaluation(config, held_out.prompts, groups, telemetry, stops)
-            state = RunState(config, stream, actors.learners)
-            await state.resume()
+            state = RunState(config, stream, actors.learners, telemetry)
+            if checkpoint is not None:
+                await state.restore(checkpoint)
             await actors.engines_turn(state.step)
             telemetry.start(config, state.step)
             credit = CreditDriver(config, actors.rollout, tokenizer)
@@ -61,6 +65,8 @@ class Session:
             await trainer.run()
             telemetry.summary({"steps": state.step, "rows_dropped": train_set.dropped})
         except BaseException:
+            if state is not None:
+                state.close()
             await self.close()  # after an error or an interrupt nobody knows their state
             raise
         finally:

@@ -7,10 +7,12 @@ import numpy as np
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.config import RunConfig
 from rlvr.loop.actors import Actors
+from rlvr.loop.bad_updates import BadUpdates
 from rlvr.loop.batch import RolloutBatch
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
+from rlvr.loop.ledger import entries
 from rlvr.loop.state import RunState
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.telemetry.timing import Stopwatch
@@ -42,6 +44,7 @@ class Trainer:
         self.state = state
         self.telemetry = telemetry
         self.shown = _SHOWN_TOKENS if config.telemetry.log_responses else 0
+        self.bad_updates = BadUpdates(config.train, self.learners)
         self.watch = Stopwatch()
 
     async def run(self) -> None:
@@ -60,6 +63,7 @@ class Trainer:
                 report, tokens = await self.learners.assign_credit(self.shown)
             with self.watch.stage("update"):
                 metrics |= report | await self.learners.update()
+            await self.bad_updates.look(batch, advantages, metrics)
             with self.watch.stage("publish"):
                 await self.actors.engines_turn(batch.step + 1)
             self.state.advance(batch)
@@ -67,6 +71,7 @@ class Trainer:
             await self.state.checkpoint_if_due()
             await self.evaluation.if_due(self.state.step)
             self.watch.lap()  # checkpoints and evaluations are no part of a step's time
+        await self.state.written()
         await self.state.save_model()
         await self.evaluation.at_end(self.state.step)
 
@@ -88,6 +93,7 @@ class Trainer:
         tokens: RankedTokens,
     ) -> None:
         timings = self.watch.lap()
-        metrics["groups/discarded"] = batch.discarded
+        metrics["groups/discarded"] = len(batch.discarded)
+        self.telemetry.trained_on(entries(batch, self.groups.turn))
         rows = token_rows(tokens, batch.groups, advantages, self.groups.decode)
         await self.telemetry.step(batch.step + 1, batch.groups, advantages, metrics, timings, rows)

@@ -18,6 +18,8 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "train.prompts_per_step": (1, None),
     "train.epochs_per_step": (1, None),
     "train.max_staleness": (0, None),
+    "train.keep_checkpoints": (1, None),
+    "train.max_bad_updates": (0, None),
     "rollout.group_size": (1, None),
     "rollout.max_response_tokens": (1, None),
     "rollout.max_running": (1, None),
@@ -137,6 +139,12 @@ def _batch(config: RunConfig) -> _Rules:
             train.overlong_buffer >= rollout.max_response_tokens,
             f"train.overlong_buffer={train.overlong_buffer} must be below "
             f"rollout.max_response_tokens={rollout.max_response_tokens}",
+        ),
+        (
+            train.keep_best
+            and not (train.keep_best.startswith("evaluation/") and evaluation.every),
+            f"train.keep_best={train.keep_best}: must be a figure of evaluations, such as "
+            "evaluation/greedy/accuracy, with evaluation.every above 0",
         ),
         (
             evaluation.samples and evaluation.temperature <= 0,

@@ -1,7 +1,5 @@
 """What machines can do, from their makers, and which share of it programs get."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlvr.config import nearest
@@ -58,32 +56,6 @@ class Efficiency:
 
 
 EFFICIENCY = Efficiency()
-
-
-def probe() -> Gpu:
-    """A core of this machine's processor, measured: fp32 matrix products, and a copy."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        x = torch.randn(1024, 1024)
-        flops = 2 * 1024**3 / _seconds(lambda: x @ x)
-        y, z = torch.ones(2, 2**24)
-        copied = 8 * 2**24 / _seconds(lambda: y.copy_(z))
-    finally:
-        torch.set_num_threads(threads)
-    return Gpu("CPU core", 0.0, flops, copied, copied, copied, copied, 0.0, training=0.8)
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    """Processor time of a call, the median of seven."""
-    taken = []
-    for _ in range(7):
-        began = time.process_time()
-        call()
-        taken.append(time.process_time() - began)
-    return sorted(taken)[3]
 
 
 def gpu(name: str) -> Gpu:

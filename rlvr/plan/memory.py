@@ -71,8 +71,8 @@ def memory(config: RunConfig, shape: Shape, gpu: Gpu | None, work: Workload) -> 
             serving += sum(size for part, size in static.items() if part not in leaving)
             places = {"GPU sampling": (serving, there), "GPU learning": (used + ASLEEP, there)}
         places["host"] = (sum(host.values()), gpu.host_memory)
-    state = 12 if rank.stage else 8  # of Adam, and the fp32 weights that ZeRO keeps
-    checkpoint = (rank.item + state) * rank.whole
+    moments = 8 if config.learner.optimizer == "adamw" else 0
+    checkpoint = (4 + moments) * rank.whole  # fp32 weights; those of the model are made of them
     return Memory(learner, engine, host, checkpoint, sequences, places, store if kept else "none")
 
 

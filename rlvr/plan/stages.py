@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
 
 from rlvr.algorithm.credit import Needs
 from rlvr.config import RunConfig
@@ -59,6 +60,8 @@ class _Learner:
         self.config, self.shape, self.gpu, self.work = config, shape, gpu, work
         self.ranks = config.learner.ranks or 1
         self.sharded = config.learner.zero_stage == 3
+        self.own = shape.parameters / (self.ranks if config.learner.zero_stage else 1)  # in Adam
+        self.item: int = getattr(torch, config.model.dtype).itemsize
         inside = self.ranks <= config.cluster.gpus_per_node
         self.link = (gpu.nvlink if inside else gpu.network) * EFFICIENCY.network
         self.flops = gpu.flops * gpu.training * self.ranks / _IMBALANCE
@@ -69,7 +72,7 @@ class _Learner:
     def score(self) -> Stage:
         share = self.work.scored + (self.work.active if self.work.reference else 0.0)
         batches = self._batches(share, self.config.learner.tokens_per_scoring_batch)
-        gathered = 2 * self.shape.parameters * batches / self.link if self.sharded else 0.0
+        gathered = self.item * self.shape.parameters * batches / self.link if self.sharded else 0.0
         return _longest(FLOPs=share * (self.layers + self.head) / self.flops, network=gathered)
 
     def credit(self, store: str) -> Stage:
@@ -100,15 +103,18 @@ class _Learner:
             1.0, self._batches(work.active, learner.tokens_per_micro_batch) / work.mini_batches
         )
         sent = 4.0 if self.ranks > 1 else 0.0  # gradients travel in fp32
-        gathered = 4.0 if self.sharded else 0.0  # weights for forward and for backward
+        gathered = 2 * self.item if self.sharded else 0  # weights for forward and for backward
         reduce = sent * shape.parameters * batches / self.link
         gather = gathered * shape.parameters * batches / self.link
-        own = shape.parameters / self.ranks
         if self.config.learner.offload == "always":
             nodes = max(1.0, self.ranks / self.config.cluster.gpus_per_node)
-            adam = 28 * shape.parameters / nodes / EFFICIENCY.host_adam + 6 * own / self.gpu.pcie
+            adam = (
+                28 * shape.parameters / nodes / EFFICIENCY.host_adam + 6 * self.own / self.gpu.pcie
+            )
         else:
-            adam = 32 * own / (self.gpu.hbm * EFFICIENCY.hbm)
+            adam = 32 * self.own / (self.gpu.hbm * EFFICIENCY.hbm)
+        if learner.zero_stage == 2:  # everybody's weights come back
+            adam += self.item * shape.parameters / self.link
         longest = _longest(FLOPs=flops, network=gather)  # gathering goes on beside computing
         return Stage(longest.seconds + reduce + steps * adam, longest.bound)
 
@@ -120,7 +126,7 @@ class _Learner:
         if cluster.placement == "colocated":
             rest += EFFICIENCY.sleep_s
         if self.config.learner.offload == "during_rollout":
-            rest += 2 * HOST_STATE * self.shape.parameters / self.ranks / self.gpu.pcie
+            rest += 2 * HOST_STATE * self.own / self.gpu.pcie
         return Stage(travel + rest, "network" if travel > rest else "latency")
 
     def _batches(self, share: float, budget: int) -> float:

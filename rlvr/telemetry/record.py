@@ -10,6 +10,7 @@ from typing import Any, Self
 import yaml
 
 from rlvr.errors import RunFolderError
+from rlvr.telemetry.ledger import verdict
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.timing import stages
 
@@ -30,6 +31,7 @@ class RunRecord:
     evaluations: Sequence[Row]  # a row per evaluation
     summary: dict[str, Any] | None  # None: the run has not come to its end
     planned: int | None  # steps it was to make
+    ledger: str | None = None  # what its ledger comes to; None: it has none
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -46,8 +48,10 @@ class RunRecord:
             raise RunFolderError(told) from error
         steps = [row for row in rows if is_step(row)]
         evaluations = [row for row in rows if any(k.startswith("evaluation/") for k in row)]
-        planned = config.get("train", {}).get("steps")
-        return cls(str(path).rstrip("/"), steps, evaluations, summary, planned)
+        train = config.get("train", {})
+        ledger = verdict(folder.read_ledger(), train.get("prompts_per_step"))
+        name = str(path).rstrip("/")
+        return cls(name, steps, evaluations, summary, train.get("steps"), ledger)
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         rows = self.evaluations if metric.startswith("evaluation/") else self.steps

@@ -14,7 +14,7 @@ from rlvr.errors import RunError, RunFolderError
 class RunFolder:
     """Paths and files of one run.
 
-    Every file is written whole or not at all, but ``metrics.jsonl`` and ``tokens.jsonl``: these
+    Every file is written whole or not at all, but those that end in ``.jsonl``: these
     grow by lines, and a line cut off by a kill is left out when it is read.
     """
 
@@ -22,6 +22,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
+        self.ledger = self.path / "ledger.jsonl"
         self.tokens = self.path / "tokens.jsonl"
         self.summary = self.path / "summary.json"
         self.checkpoints = self.path / "checkpoints"
@@ -55,14 +56,21 @@ class RunFolder:
     def evaluation(self, step: int, name: str) -> Path:
         return self.path / "evaluation" / name / f"step_{step:06d}.parquet"
 
+    def skipped(self, step: int) -> Path:
+        return self.path / "skipped" / f"step_{step:06d}.parquet"
+
     def append(self, file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows of JSON to a ``.jsonl`` of the folder; RunError if they cannot be written."""
-        with _writing(file), file.open("a", encoding="utf-8") as lines:
+        with writing(file), file.open("a", encoding="utf-8") as lines:
             lines.write("".join(_line(row) for row in rows))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl`` so far; RunFolderError names one that is damaged."""
         return _read(self.metrics)
+
+    def read_ledger(self) -> list[dict[str, Any]]:
+        """The lines of ``ledger.jsonl`` so far; RunFolderError names one that is damaged."""
+        return _read(self.ledger)
 
     def rewind(self, step: int) -> None:
         """Forget what lies after ``step``, so that a resumed run records each step once."""
@@ -70,8 +78,8 @@ class RunFolder:
         for file in self.path.glob("*.jsonl"):
             kept = [row for row in _read(file) if row["step"] <= step]
             write_text(file, "".join(_line(row) for row in kept))
-        for pattern in ("responses/step_*.parquet", "evaluation/*/step_*.parquet"):
-            for file in self.path.glob(pattern):
+        for below in ("responses/", "evaluation/*/", "skipped/"):
+            for file in self.path.glob(f"{below}step_*.parquet"):
                 if (found := re.search(r"step_(\d+)", file.name)) and int(found[1]) > step:
                     file.unlink()
 
@@ -93,12 +101,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path``, whole or not at all. Raises RunError if it cannot be written."""
-    with _writing(path), replacing(path) as temporary:
+    with writing(path), replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def _writing(file: Path) -> Iterator[None]:
+def writing(file: Path) -> Iterator[None]:
+    """Raise RunError if the block cannot write ``file``."""
     try:
         yield
     except OSError as error:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from rlvr.config import RunConfig, TelemetryConfig
 from rlvr.errors import ResponseLogError
+from rlvr.telemetry.guards import Guards
 from rlvr.telemetry.metrics import json_clean, rollout_metrics, throughput
 from rlvr.telemetry.record import RunRecord
 from rlvr.telemetry.responses import ResponseLog
@@ -35,6 +37,7 @@ class Telemetry:
         self._folder = folder
         console = Console(bar=config.progress)
         self._sinks = FanOut({"console": console, **build_sinks(config)})
+        self._guards = Guards(config.guards)
         self._responses = ResponseLog()
         self._finished = False
 
@@ -47,7 +50,13 @@ class Telemetry:
         resolved: Any = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
         write_text(self._folder.config, OmegaConf.to_yaml(resolved))
         self._folder.rewind(step)
+        for row in self._folder.read_metrics():  # what was told of them was told then
+            self._guards.look(row)
         self._sinks.start(self._folder, resolved, step)
+
+    def trained_on(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Enter the groups of a step into the ledger; before its checkpoint, if it has one."""
+        self._folder.append(self._folder.ledger, entries)
 
     async def step(
         self,
@@ -67,7 +76,11 @@ class Telemetry:
         if step < 1:
             raise ValueError(f"steps count from 1, got {step}")
         sampled = rollout_metrics(groups, version=step - 1)
-        self._log(step, {**sampled, **metrics, **timings, **throughput(groups, timings)})
+        values = {**sampled, **metrics, **timings, **throughput(groups, timings)}
+        warnings = self._guards.look(json_clean(values))
+        self._log(step, {**values, "guards/active": self._guards.active})
+        for name, words in warnings.items():
+            self._sinks.tell(methodcaller("warn", step, name, words))
         if self._log_responses:
             if tokens:
                 cleaned = [json_clean(token) for token in tokens]
@@ -82,6 +95,11 @@ class Telemetry:
         self._log(step, {f"evaluation/{name}/{key}": value for key, value in results.items()})
         if groups and self._log_responses:
             await self._responses.write(self._folder.evaluation(step, name), step, groups)
+
+    def checkpoint(self, step: int, delay_s: float, write_s: float, size: int) -> None:
+        """Record a checkpoint that is whole: what it took of the training, and what beside it."""
+        times = {"time/checkpoint_s": delay_s, "time/checkpoint_write_s": write_s}
+        self._log(step, {**times, "checkpoint/gb": size / 1e9})
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """End a run that reached its end: ``values``, and what its rows say of it."""

@@ -18,7 +18,9 @@ _PARTS = (
     ("update/grad_norm", "grad {:5.2f}", 4),
     ("mismatch/kl", "mismatch {:7.1e}", 2),
     ("nonfinite", "nonfinite {}", 0),
+    ("update/skipped", "skipped {:.0f}", 0),
 )
+_TROUBLE = ("nonfinite", "update/skipped")  # nothing to say of, at 0
 _STAGES_GO = 5
 
 Row = Mapping[str, float | None]  # None: no finite number
@@ -36,7 +38,7 @@ def step_line(
     parts += [
         (text.format(math.nan if (value := row[name]) is None else value), rank)
         for name, text, rank in _PARTS
-        if name in row
+        if name in row and (row[name] or name not in _TROUBLE)
     ]
     if "time/step_s" in row:
         parts.append((figures.seconds(row["time/step_s"]), 0))

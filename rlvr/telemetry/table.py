@@ -46,6 +46,8 @@ def _column(record: RunRecord) -> dict[str, str]:
     }
     if record.summary is None:
         column["steps"] += " (not ended)"
+    if record.ledger:
+        column["groups"] = record.ledger
     for name, (before, after) in record.before_after.items():
         column[name] = f"{figures.figure(name, before)} -> {figures.figure(name, after)}"
     for metric, label, form in _ENDS:

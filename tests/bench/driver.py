@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
+import gc
 import json
 import pstats
 import statistics
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -53,6 +55,10 @@ class Shape:
     @property
     def engines(self) -> int:
         return 4 * self.nodes
+
+    @property
+    def all_steps(self) -> int:
+        return 1 + self.staleness + PARTS * self.steps
 
 
 class Replay:
@@ -129,11 +135,11 @@ def recorded() -> tuple[PreTrainedTokenizerFast, list[np.ndarray]]:
     return tokenizer, [np.array(core.encode(text).ids, np.int32) for text in texts]
 
 
-async def rates(shape: Shape, parts: int, actors: Sequence[Any], tokenizer: Any) -> list[float]:
-    """Responses a second in each of ``parts`` measurements, after a first batch."""
+async def rates(shape: Shape, actors: Sequence[Any], tokenizer: Any) -> tuple[list[float], int]:
+    """Responses a second in each of the measurements, after a first batch; MiB in their midst."""
     config = RunConfig()
     config.rollout.workers, config.rollout.group_size = shape.engines, GROUP
-    config.train.steps = 1 + shape.staleness + parts * shape.steps
+    config.train.steps = shape.all_steps
     config.train.prompts_per_step = shape.prompts
     config.train.max_staleness = shape.staleness
     if shape.staleness:
@@ -144,7 +150,7 @@ async def rates(shape: Shape, parts: int, actors: Sequence[Any], tokenizer: Any)
     stream = PromptStream([Prompt(f"p{i}", ids, "", "", "") for i in range(10_000)], seed=0)
     verdicts: Any = RecordedVerdicts()
     source = GroupSource(config, stream, pool, verdicts, tokenizer, [0])
-    found, begun, count = [], 0.0, 0
+    found, begun, count, amid = [], 0.0, 0, 0
     async for batch in source.batches(0):
         rank_batches(
             batch.groups,
@@ -157,10 +163,11 @@ async def rates(shape: Shape, parts: int, actors: Sequence[Any], tokenizer: Any)
             count += 1
             if count % shape.steps == 0:
                 found.append(shape.steps * shape.prompts * GROUP / (now - begun))
+                amid = memory_mib() if len(found) == PARTS // 2 else amid
         if batch.step == shape.staleness or (count and count % shape.steps == 0):
             begun = now
     await pool.close()
-    return found
+    return found, amid
 
 
 def memory_mib() -> int:
@@ -185,30 +192,30 @@ def main() -> None:
     if options.quick:
         shapes = [Shape(1, 64, 2, 0), Shape(1, 64, 2, 1)]
     tokenizer, solutions = recorded()
+    torch.set_num_threads(1)  # as rlvr.train does, and this
+    gc.freeze()
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
     try:
         actor: Any = ray.remote(Replay).options(num_cpus=0)
-        most = -(-max(shape.engines for shape in shapes) // options.actors)
-        actors = [actor.remote(solutions, most) for _ in range(options.actors)]
         tokens = statistics.mean(map(len, solutions))
         print(f"{options.actors} processes with engines, {tokens:.0f} tokens a response\n")
         titles = "nodes | engines | k | responses a step | a second | least | most | CPU | MiB"
         print(f"| {titles} |")
         print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
         for shape in shapes:
+            own = -(-shape.engines // options.actors)
+            actors = [actor.remote(solutions, own) for _ in range(options.actors)]
             profile = cProfile.Profile()
-            memory = [memory_mib()]
-            found: list[float] = []
-            passed, begun = 0, time.process_time()
-            for parts in (PARTS // 2, PARTS - PARTS // 2):
-                if options.profile:
-                    profile.enable()
-                found += asyncio.run(rates(shape, parts, actors, tokenizer))
-                profile.disable()
-                memory.append(memory_mib())
-                steps = 1 + shape.staleness + parts * shape.steps
-                passed += steps * shape.prompts * GROUP
-            cpu_us = 1e6 * (time.process_time() - begun) / passed
+            memory, began = [memory_mib()], time.process_time()
+            if options.profile:
+                profile.enable()
+            found, amid = asyncio.run(rates(shape, actors, tokenizer))
+            profile.disable()
+            memory += [amid, memory_mib()]
+            passed = shape.all_steps * shape.prompts * GROUP
+            cpu_us = 1e6 * (time.process_time() - began) / passed
+            for each in actors:  # what they hold back for this shape is not the next one's
+                ray.kill(each)
             print(
                 f"| {shape.nodes} | {shape.engines} | {shape.staleness} | "
                 f"{shape.prompts * GROUP:,} | {statistics.median(found):,.0f} | "

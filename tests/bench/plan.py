@@ -1,15 +1,21 @@
 """Plan against measurement, without a GPU: python tests/bench/plan.py
 
 Two learner ranks of one thread each, fp32, random Qwen3 models: for every ZeRO stage and with
-gradient checkpointing on and off, two steps of scoring and update. Memory is the most that a rank
-was resident with (VmHWM) beyond what it held after the same on a tiny model, so that libraries do
-not count. Time is the processor's, of the second step, since the machine may have other work; what
-the processor can do is measured in the same minute, with matrix products and a copy.
+gradient checkpointing on and off, three steps of scoring and update. Memory is the most that a rank
+was resident with (VmHWM) in the first two, beyond what it held before, after the same on a tiny
+model, so that libraries do not count; what is freed then goes back to the system at once. Time is
+the processor's, since the machine may have other work, and of the third step, with the allocator as
+it is by default: fresh pages for every tensor make a step half as long again.
+
+What the plan has to be told of a processor is measured in the same process group, before a model's
+cases and without DeepSpeed: the FLOP/s of the bare model's forward and backward (GFLOP/s), a copy
+of its weights between the ranks (all-reduce) and the bytes that AdamW goes through in a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -18,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +33,7 @@ import numpy as np
 import torch
 
 from rlvr.config import ClusterConfig, RunConfig
+from rlvr.learner.cost import Flops
 from rlvr.loop.resolve import resolved
 
 TOKENS, PROMPT, GROUPS, GROUP = 1024, 4, 8, 4  # of a rank's micro-batch; of the rollout batch
@@ -37,8 +44,8 @@ MODELS = {  # hidden, intermediate, layers, vocabulary
     "40M": (512, 2048, 8, 8192),
     "100M": (768, 3072, 10, 8192),
 }
-
-
+_RATES = ("flops", "link", "adam")
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt
 CASES = list(product((0, 2, 3), (False, True)))  # ZeRO stage, gradient checkpointing
 
 
@@ -90,31 +97,85 @@ def rank_process(rank: int, port: str, folders: list[str]) -> None:
 
     deepspeed.init_distributed("gloo", verbose=False)
     for folder in folders:
+        _keep_freed(True)
+        core = _core(folder)
         for stage, on in CASES:
+            _keep_freed(False)
             gc.collect()
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
-            before = _status("VmRSS")
-            seconds = _two_steps(configuration(folder, stage, on), rank)
-            print("MEASURED " + json.dumps({"bytes": _status("VmHWM") - before, **seconds}))
+            found = _three_steps(configuration(folder, stage, on), rank, _status("VmRSS"))
+            print("MEASURED " + json.dumps({**core, **found}))
             sys.stdout.flush()
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-def _two_steps(config: RunConfig, rank: int) -> dict[str, float]:
+def _keep_freed(keep: bool) -> None:
+    """Whether the allocator keeps what is freed, as it learns to by default, or nothing of it."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_THRESHOLD, 2**25 if keep else 2**16)
+    libc.mallopt(_TRIM_THRESHOLD, 2**26 if keep else 2**17)
+    libc.malloc_trim(0)
+
+
+def _core(folder: str) -> dict[str, float]:
+    """Rates of one rank while the other does the same: FLOP/s, and bytes a second."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = torch.randint(
+        2, model.config.vocab_size, (TOKENS // (PROMPT + RESPONSE), PROMPT + RESPONSE)
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    flops = Flops.of_model(model)
+    size = sum(p.numel() for p in model.parameters())
+    weights = torch.zeros(size)
+
+    def forward_and_backward() -> None:
+        logits = model(ids).logits[:, PROMPT - 1 : -1]
+        logp = torch.log_softmax(logits, -1).gather(-1, ids[:, PROMPT:, None])
+        logp.sum().backward()
+
+    tokens, pairs = ids.numel(), ids.numel() * ids.shape[1] / 2
+    forward = tokens * flops.token + pairs * flops.pair
+    forward += ids[:, PROMPT:].numel() * flops.response_token
+    return {
+        "flops": 3 * forward / _seconds(forward_and_backward),
+        "adam": 32 * size / _seconds(optimizer.step),
+        "link": 4 * size / _seconds(lambda: torch.distributed.all_reduce(weights)),
+    }
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Processor time of a call, the median of five after a first one."""
+    taken = []
+    for _ in range(6):
+        began = time.process_time()
+        call()
+        taken.append(time.process_time() - began)
+    return sorted(taken[1:])[2]
+
+
+def _three_steps(config: RunConfig, rank: int, before: int) -> dict[str, float]:
     from rlvr.learner.rank import LearnerRank
 
     learner = LearnerRank(config, torch.device("cpu"), 0)
-    seconds = {}
-    for _ in range(2):
+    found: dict[str, float] = {}
+    for step in range(3):
+        if step == 2:
+            found["bytes"] = _status("VmHWM") - before
+            _keep_freed(True)
         learner.load(_batch(config, learner.policy.model.config.vocab_size, rank))
-        for stage in (learner.score, lambda: learner.assign_credit(0), learner.update):
+        for name, stage in (
+            ("score", learner.score),
+            ("credit", lambda: learner.assign_credit(0)),
+            ("update", learner.update),
+        ):
             began = time.process_time()
             stage()
-            name = getattr(stage, "__name__", "")
-            seconds["credit" if name == "<lambda>" else name] = time.process_time() - began
+            found[name] = time.process_time() - began
     learner.engine.destroy()
-    return seconds
+    return found
 
 
 def _batch(config: RunConfig, words: int, rank: int):
@@ -144,13 +205,11 @@ def _status(key: str) -> int:
 
 
 def measured(folders: list[str]) -> Iterator[dict[str, float]]:
-    """The larger rank's bytes, and seconds of each stage, case by case and model by model."""
+    """The larger rank's bytes and seconds of each stage, the slower one's rates; case by case."""
     with socket.socket() as s:
         s.bind(("", 0))
         port = str(s.getsockname()[1])
-    # What is freed goes back to the system at once.
-    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-    env |= {"OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--rank"]
     ranks = [
         subprocess.Popen(
@@ -164,7 +223,7 @@ def measured(folders: list[str]) -> Iterator[dict[str, float]]:
             for rank in ranks
         ]
         for pair in zip(*lines, strict=True):
-            yield {key: max(r[key] for r in pair) for key in pair[0]}
+            yield {k: (min if k in _RATES else max)(r[k] for r in pair) for k in pair[0]}
     finally:
         for rank in ranks:
             rank.kill()
@@ -178,7 +237,7 @@ def main() -> None:
     if options.rank:
         rank_process(int(options.rank[0]), options.rank[1], options.rank[2:])
         return
-    from rlvr.plan.hardware import probe
+    from rlvr.plan.hardware import EFFICIENCY, Gpu
     from rlvr.plan.memory import memory
     from rlvr.plan.shape import shape_of
     from rlvr.plan.stages import learner_stages
@@ -186,7 +245,12 @@ def main() -> None:
 
     assumed = Assumptions(response=RESPONSE, prompt=PROMPT, active=1.0)
     print("| model | ZeRO | checkpointing | MB planned | measured | ratio ", end="")
-    print("| s planned | measured | ratio | GFLOP/s | GB/s |\n" + "| --- " * 11 + "|", flush=True)
+    print(
+        "| s planned | measured | ratio | GFLOP/s | all-reduce, GB/s | AdamW, GB/s |\n"
+        + "| --- " * 12
+        + "|",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: save(name, folder) for name in ("tiny", *options.models)}
         results = measured(list(paths.values()))
@@ -194,10 +258,12 @@ def main() -> None:
             config = configuration(paths[model], stage, on)
             shape, work = shape_of(config.model), workload(config, assumed)
             size = sum(memory(config, shape, None, work).learner.values())
-            core, got = probe(), next(results)
+            got = next(results)
             print(model, stage, on, json.dumps(got), file=sys.stderr, flush=True)
             if model == "tiny":  # for the libraries to be loaded
                 continue
+            hbm, link = got["adam"] / EFFICIENCY.hbm, got["link"] / EFFICIENCY.network
+            core = Gpu("core", 0.0, got["flops"], hbm, link, link, hbm, 0.0, training=1.0)
             timed = learner_stages(config, shape, core, work, "device")
             seconds = sum(timed[name].seconds for name in ("score", "update"))
             real = got["score"] + got["update"]
@@ -207,8 +273,7 @@ def main() -> None:
                 "on" if on else "off",
                 *_beside(size / 1e6, got["bytes"] / 1e6, 0),
                 *_beside(seconds, real, 2),
-                f"{core.flops / 1e9:.0f}",
-                f"{core.hbm / 1e9:.1f}",
+                *(f"{got[name] / 1e9:.1f}" for name in _RATES),
             ]
             print("|", " | ".join(map(str, cells)), "|", flush=True)
 

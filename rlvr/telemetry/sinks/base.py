@@ -30,6 +30,9 @@ class Sink:
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
         """Rows that belong to a step, at least one, all with the same keys."""
 
+    def warn(self, step: int, name: str, words: str) -> None:
+        """A guard's warning after a step."""
+
     def summary(self, values: Row) -> None:
         """What the run came to; only a run that reaches its end has one."""
 

@@ -33,10 +33,15 @@ class Console(Sink):
         if is_step(row):
             self._step(row)
             return
+        if "checkpoint/gb" in row:  # it was written beside the steps, and needs no line
+            return
         results = [(k.split("/", 2), v) for k, v in row.items() if k.startswith("evaluation/")]
         shown = [f"{key} {figures.figure(key, value)}" for (_, _, key), value in results]
         line = "  ".join([results[0][0][1], *shown])
         print(f"evaluation after step {row['step']}: {line}", flush=True)
+
+    def warn(self, step: int, name: str, words: str) -> None:
+        print(f"step {step}: {name.replace('_', ' ').upper()}: {words}", flush=True)
 
     def summary(self, values: Row) -> None:
         print(f"\n{comparison([RunRecord.read(self._folder.path)])}\n", flush=True)

@@ -43,6 +43,9 @@ class TensorBoard(Sink):
         text = "\n".join(" | ".join(line) for line in cells)
         self._write(step, summary=self._summary.text(name, text))
 
+    def warn(self, step: int, name: str, words: str) -> None:
+        self._write(step, summary=self._summary.text(f"guards/{name}", words))
+
     def summary(self, values: Row) -> None:
         rows = [{"name": name, "value": value} for name, value in values.items()]
         self.table("summary", int(values.get("steps", 0)), rows)

@@ -55,6 +55,9 @@ class Wandb(Sink):
         table = self._wandb.Table(columns=list(rows[0]), data=data)
         self._run.log({name: table, "step": step})
 
+    def warn(self, step: int, name: str, words: str) -> None:
+        self._run.alert(title=name, text=f"step {step}: {words}", level="WARN", wait_duration=0)
+
     def summary(self, values: Row) -> None:
         self._run.summary.update(dict(values))
 

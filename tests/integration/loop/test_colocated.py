@@ -134,9 +134,8 @@ def test_turns_change_the_order_of_calls_and_nothing_else(apart, guesser, folder
         same("second")
 
         # A checkpoint that was written of what lay on the host is whole.
-        (folder / "second" / "checkpoints" / "latest").write_text("step_000001")
         again = together("third")
-        again.train.resume = str(folder / "second")
+        again.train.resume = str(folder / "second" / "checkpoints" / "step_000001")
         train(again)
         a, b = (
             load_file(folder / run / "model" / "model.safetensors") for run in ("apart", "third")

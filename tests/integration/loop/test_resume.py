@@ -38,10 +38,12 @@ def test_resumed_equals_uninterrupted(train, tiny_model, tmp_path):
     train(whole)
     checkpoints = tmp_path / "whole" / "checkpoints"
     assert sorted(p.name for p in checkpoints.glob("step_*")) == ["step_000002", "step_000004"]
-    (checkpoints / "latest").write_text("step_000002")
+    rows = map(json.loads, (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines())
+    times = [(r["step"], r["time/checkpoint_s"]) for r in rows if "checkpoint/gb" in r]
+    assert [step for step, _ in times] == [2, 4] and all(seconds > 0 for _, seconds in times)
 
     resumed = configuration(tiny_model(True), tmp_path, "resumed")
-    resumed.train.resume = str(tmp_path / "whole")
+    resumed.train.resume = str(checkpoints / "step_000002")
     train(resumed)
 
     expected = load_file(tmp_path / "whole" / "model" / "model.safetensors")

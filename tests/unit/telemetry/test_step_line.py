@@ -55,6 +55,11 @@ def test_the_least_important_goes_first(width):
 def test_what_is_no_number_is_shown_as_such():
     line = step_line(1, 1, ROW | {"update/loss": None, "nonfinite": 1})
     assert "loss     nan" in line and "nonfinite 1" in line
+
+
+def test_a_skipped_update_is_shown():
+    assert "skipped 2" in step_line(1, 1, ROW | {"update/skipped": 2.0})
+    assert "skipped" not in step_line(1, 1, ROW | {"update/skipped": 0.0})
     assert step_line(1, 1, {}) == "step 1/1"
 
 

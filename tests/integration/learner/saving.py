@@ -1,0 +1,54 @@
+"""A case for ``run_ranks``: train, save, load under this layout, train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def run(rank: int, world: int, config, groups, advantages, load, save, offload=False) -> dict:
+    """One step after ``load`` (or two at the start of all); the state before and after it."""
+    import torch
+
+    from rlvr.learner.batching import rank_batches
+    from rlvr.learner.engine import gathered
+    from rlvr.learner.host_state import HostState
+    from rlvr.learner.rank import LearnerRank
+    from rlvr.learner.sharded_state import ShardedState
+    from rlvr.learner.state_files import SharedState, StateFiles, write
+    from rlvr.weights.source import ShardedWeightSource
+
+    learner = LearnerRank(config, torch.device("cpu"), pad_token_id=0)
+    state = ShardedState(learner.engine, learner.policy.model)
+    batches = rank_batches(
+        groups, advantages, ranks=world // config.learner.sequence_parallel, groups_per_mini_batch=2
+    )
+
+    def weights() -> dict:
+        source = ShardedWeightSource(learner.policy.model, gathered)
+        return {k: v.clone() for k, v in source}
+
+    def step() -> dict:
+        learner.load(batches[rank // config.learner.sequence_parallel])
+        learner.score()
+        learner.assign_credit(0)
+        learner.update()
+        return weights()
+
+    if load is None:
+        step()
+    else:
+        files = StateFiles(Path(load))
+        state.restore(files)
+        learner.steps = files.shared.optimizer_steps
+    before = weights()
+    if save is not None:
+        Path(save).mkdir(exist_ok=True)
+        host = HostState(learner.engine)
+        if config.learner.offload == "during_rollout":
+            host.leave()
+        shared = SharedState(state.shapes, learner.steps, state.scalars) if rank == 0 else None
+        copied = state.copied()
+        host.return_()
+        write(Path(save), rank, copied, shared)
+        torch.distributed.barrier()
+    return {"before": before, "after": step()}

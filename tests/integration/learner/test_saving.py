@@ -1,0 +1,88 @@
+"""What one layout of the learner saved another one goes on from, to the same next step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rlvr.config import RunConfig
+from rlvr.learner.state_files import StateFiles
+
+
+def configuration(folder: str, ranks: int, stage: int, **learner) -> RunConfig:
+    config = RunConfig()
+    config.model.path, config.model.dtype = folder, "float32"
+    config.cluster.gpus_per_node = 0
+    config.learner.ranks, config.learner.zero_stage, config.learner.lr = ranks, stage, 1e-2
+    for key, value in learner.items():
+        setattr(config.learner, key, value)
+    return config
+
+
+@pytest.fixture(scope="module")
+def drawn(module_seed, draw_groups):
+    generator = np.random.default_rng(module_seed)
+    return draw_groups(generator, [[0.0, 1.0, 0.0, 1.0]] * 4)
+
+
+@pytest.fixture
+def go_on(tiny_model, drawn, run_ranks, tmp_path):
+    """``go_on(load, save, ranks, stage, ...)``: the weights before and after a step."""
+
+    def run(load, save, ranks: int, stage: int, dtype: str = "float32", **learner) -> dict:
+        config = configuration(tiny_model(True), ranks, stage, **learner)
+        config.model.dtype = dtype
+        folders = [None if name is None else str(tmp_path / name) for name in (load, save)]
+        case = ("saving", config, *drawn, *folders)
+        return run_ranks(ranks, {"case": case})[0]["case"]
+
+    return run
+
+
+def assert_close(a: dict, b: dict, tolerance: float) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance, msg=name)
+
+
+def test_any_layout_goes_on_from_any_other(go_on, tmp_path):
+    first = go_on(None, "a", 2, 3)
+    again = go_on("a", None, 2, 3)
+    assert_close(first["before"], again["before"], 0.0)
+    assert_close(first["after"], again["after"], 0.0)  # the same layout: bit for bit
+
+    second = go_on("a", "b", 1, 2)
+    assert_close(first["before"], second["before"], 0.0)
+    assert_close(first["after"], second["after"], 1e-6)
+    third = go_on("b", "c", 2, 0)
+    assert_close(second["before"], third["before"], 0.0)
+    assert_close(first["after"], third["after"], 1e-6)
+    fourth = go_on("c", "d", 2, 3, sequence_parallel=2)
+    assert_close(first["before"], fourth["before"], 0.0)
+    assert_close(first["after"], fourth["after"], 1e-6)
+
+    for name in "abcd":  # what was passed on is the same, however it lies in the files
+        files = StateFiles(tmp_path / name)
+        assert_close(files.weights(files.shared.shapes), first["before"], 0.0)
+        assert files.kinds == ["exp_avg", "exp_avg_sq", "fp32"]
+        assert files.shared.scalars == {"step": 2.0} and files.shared.optimizer_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stage", "learner"),
+    [
+        (2, 1, {"offload": "always"}),
+        (2, 2, {"offload": "during_rollout"}),
+        (1, 3, {"offload": "always"}),
+        (2, 3, {"optimizer": "sgd"}),
+    ],
+)
+def test_bfloat16_keeps_its_master_weights(go_on, ranks, stage, learner):
+    first = go_on(None, "a", ranks, stage, "bfloat16", **learner)
+    again = go_on("a", "b", ranks, stage, "bfloat16", **learner)
+    assert_close(first["before"], again["before"], 0.0)
+    assert_close(first["after"], again["after"], 0.0)
+    if "optimizer" not in learner:
+        other = go_on("b", None, 2, 2, "bfloat16")
+        assert_close(first["before"], other["before"], 0.0)

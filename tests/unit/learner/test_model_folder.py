@@ -1,0 +1,92 @@
+"""A checkpoint's weights become a folder that transformers reads, in one file or in many."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlvr.config import RunConfig
+from rlvr.errors import RunFolderError
+from rlvr.export import export
+from rlvr.learner.model_folder import describe, write_weights
+from rlvr.learner.state_files import Piece, SharedState, StateFiles, write
+from rlvr.loop.checkpoint import Checkpoints
+
+
+@pytest.fixture
+def model(tiny_model):
+    return AutoModelForCausalLM.from_pretrained(tiny_model(True), dtype=torch.float32)
+
+
+@pytest.fixture
+def run(tmp_path, tiny_model, model):
+    """A run of one checkpoint, whose two ranks have half of every parameter each."""
+    config = RunConfig()
+    config.model.path, config.model.dtype = tiny_model(True), "bfloat16"
+    config.data.train, config.train.steps = ["rows"], 2
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    partial = checkpoints.begin(2)
+    describe(config.model, partial / "model")
+    sums = {}
+    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
+    for rank in range(2):
+        pieces = []
+        for name, p in model.named_parameters():
+            flat, half = p.detach().reshape(-1), p.numel() // 2
+            own = flat[:half] if rank == 0 else flat[half:]
+            pieces.append(Piece(f"fp32/{name}", rank * half, own.clone()))
+        sums |= write(partial / "learner", rank, pieces, SharedState(shapes) if not rank else None)
+    checkpoints.finish(partial, 2, {"stream": {}}, config, sums)
+    return tmp_path / "run"
+
+
+def same(folder, model) -> None:
+    exported = AutoModelForCausalLM.from_pretrained(folder)
+    assert exported.dtype == torch.bfloat16
+    expected = model.state_dict()
+    actual = exported.state_dict()
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[n], expected[n].bfloat16()) for n in expected)
+
+
+def test_a_run_is_exported(run, model, tiny_model, tmp_path):
+    target = tmp_path / "exports" / "model"
+    script = (
+        "import sys; from rlvr.export import main; main(sys.argv[1:]); "
+        "assert not {'ray', 'deepspeed', 'vllm'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(run), str(target)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "the policy after step 2, in bfloat16" in told.stdout
+    same(target, model)
+    ours, theirs = (AutoTokenizer.from_pretrained(f) for f in (target, tiny_model(True)))
+    assert ours.get_vocab() == theirs.get_vocab()
+    with pytest.raises(RunFolderError, match="already there"):
+        export(run, target)
+
+
+def test_many_files(run, model, tmp_path):
+    export(run / "checkpoints" / "step_000002", tmp_path / "whole")
+    for file in (tmp_path / "whole").glob("*.safetensors"):
+        file.unlink()
+    state = StateFiles(run / "checkpoints" / "step_000002" / "learner")
+    write_weights(state, torch.bfloat16, tmp_path / "whole", shard=10_000)
+    assert len(list((tmp_path / "whole").glob("model-*-of-*.safetensors"))) > 2
+    same(tmp_path / "whole", model)
+
+
+def test_nothing_to_export(tmp_path):
+    with pytest.raises(RunFolderError, match="neither a checkpoint nor a run"):
+        export(tmp_path, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_damaged_checkpoint_leaves_nothing(run, tmp_path):
+    next(run.glob("checkpoints/*/learner/rank_00001.safetensors")).unlink()
+    with pytest.raises(RunFolderError, match="rank_00001"):
+        export(run, tmp_path / "model")
+    assert not list(tmp_path.glob("model*"))
