@@ -13,9 +13,13 @@ from pathlib import Path
 import psutil
 
 _ROOT = Path(__file__).parents[2]
-_SWITCH = (
-    "ip link set lo up && ip link add br0 type bridge && ip link set br0 up && echo && exec cat"
-)
+_SWITCH = """
+ip link set lo up
+ip link add br0 type bridge
+ip link set br0 up
+echo
+exec cat
+"""
 _MACHINE = """
 mount -t proc proc /proc
 mount --bind {shared} /mnt
@@ -75,7 +79,8 @@ class Machine:
         self._root.wait()
 
     def _inside(self, command: list[str]) -> list[str]:
-        return [*_into(self._pid, *_ALL), *command]
+        # From a folder as the machine sees it, for /tmp is another there.
+        return [*_into(self._pid, *_ALL), "env", f"--chdir={_ROOT}", *command]
 
     def _on_switch(self, words: str) -> None:
         command = [*_into(self._switch, "--user", "--net"), "ip", *words.split()]

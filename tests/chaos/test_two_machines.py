@@ -17,7 +17,6 @@ import pytest
 
 from tests.chaos.machines import Machine, Machines, NoMachines
 
-ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 2}
 
 
@@ -82,9 +81,7 @@ def test_a_run_over_two_machines(machines, tmp_path):
     ]
     log = Log(tmp_path / "log", None)
     with log.file.open("w") as out:
-        log.process = head.popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env=ENVIRONMENT, cwd=ROOT
-        )
+        log.process = head.popen(command, stdout=out, stderr=subprocess.STDOUT, env=ENVIRONMENT)
     log.reaches(3, within_s=240)
     everywhere = {"LearnerWorker": 1, "RolloutWorker": 1, "Fleet": 1}
     assert actors(head) == actors(other) == everywhere
