@@ -26,8 +26,8 @@ mount --bind {shared} /mnt
 exec 3<{root} 4<{python}
 mount -t tmpfs tmpfs /tmp
 mkdir -p {root} {python}
-mount --bind /proc/self/fd/3 {root}
-mount --bind /proc/self/fd/4 {python}
+mount --no-canonicalize --bind /proc/self/fd/3 {root}
+mount --no-canonicalize --bind /proc/self/fd/4 {python}
 exec 3<&- 4<&-
 mount -t tmpfs tmpfs /dev/shm
 hostname {name}
