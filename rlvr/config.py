@@ -79,6 +79,7 @@ class RolloutConfig:
     enforce_eager: bool = False
     start_timeout_s: float = 900.0
     stall_timeout_s: float = 600.0  # an engine with work that reports nothing for so long is stuck
+    max_replacements: int = 8  # of workers that failed, in the whole run; 0: the first ends it
     engine: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
 
 
@@ -189,6 +190,7 @@ class TrainConfig:
     epochs_per_step: int = 1  # passes over each rollout batch
     dynamic_sampling: bool = False  # sample until the batch is full of groups with spread
     max_sampling_rounds: int = 20  # times so many prompts for one batch, before it gives up
+    max_restarts: int = 3  # of the learner, from the last checkpoint, when a rank dies
     max_staleness: int = 0  # 0: synchronous; else versions that rollout may lag behind
     batch_order: BatchOrder = BatchOrder.prompt  # finished: groups overtake longer ones
     overlong_filter: bool = False  # truncated responses carry no gradient
@@ -244,6 +246,9 @@ class TelemetryConfig:
     log_responses: bool = True  # every response with its verdict, in Parquet
     progress: bool = True
     worker_logs: bool = False  # show what the actors print
+    # When a stage of a step is late, and all workers' stacks are written; 0: never. Default: 5
+    # times its median, 300 at least, and 1800 in the first step
+    late_stage_s: float | None = None
     guards: GuardsConfig = field(default_factory=GuardsConfig)
 
 

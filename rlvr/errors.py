@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -40,6 +40,14 @@ class RolloutError(RunError):
 
 class PublishError(RunError):
     """A publish failed or stalled; the text carries the engine's or the learner's own words."""
+
+
+class EngineError(PublishError):
+    """Engines failed in a publish; ``failed`` says which and why. The others can go on."""
+
+    def __init__(self, failed: Mapping[str, RunError]) -> None:
+        super().__init__("\n".join(map(str, failed.values())))
+        self.failed = failed
 
 
 class VerifierError(RunError):

@@ -19,6 +19,16 @@ async def answer(
     return result
 
 
+def summary(error: BaseException) -> str:
+    """One line for a terminal: who failed, and of what."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+    failure = error.__cause__
+    if not isinstance(failure, ray.exceptions.RayError):
+        return lines[0]
+    # A traceback ends with its error; Ray's own words begin with what happened.
+    return f"{lines[0]} {lines[-1 if isinstance(failure, ray.exceptions.RayTaskError) else 1]}"
+
+
 async def answers(
     references: Mapping[str, Awaitable[Any]],
     *,

@@ -262,8 +262,10 @@ class TokenBatch(Packing):
         responses = self.response_length[sequences]
         n = ranges(self.response_start[sequences], responses)
         index = {"T": ranges(begin, length), "N": n, "S": sequences}
-        values = {name: getattr(self, name) for name in _AXES}
-        cut = {name: x[index[_AXES[name]]] for name, x in values.items() if x is not None}
+        values = {name: getattr(self, name) for name in TOKEN_BATCH_AXES}
+        cut = {
+            name: x[index[TOKEN_BATCH_AXES[name]]] for name, x in values.items() if x is not None
+        }
         cu_seqlens = cu_seqlens_of(length)
         shift = (cu_seqlens[:-1] - begin).repeat_interleave(responses)
         changed: dict[str, Any] = cut | {
@@ -288,7 +290,9 @@ def _first_axis(hint: Any) -> str | None:
     return None
 
 
-_AXES = {k: axis for k, v in get_type_hints(TokenBatch).items() if (axis := _first_axis(v))}
+TOKEN_BATCH_AXES = {
+    k: axis for k, v in get_type_hints(TokenBatch).items() if (axis := _first_axis(v))
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
 from rlvr.algorithm.metrics import summed, values
 from rlvr.config import RunConfig
@@ -20,6 +21,7 @@ from rlvr.learner.worker import LearnerWorker
 from rlvr.remote import answers
 from rlvr.types import CreditInputs, Group, RankedTokens
 
+_DEATH_S = 5.0  # by then Ray knows that a process has died
 _POLL_S = 0.2  # between questions whether a checkpoint is written
 
 
@@ -31,9 +33,14 @@ class LearnerGroup:
     """
 
     def __init__(
-        self, config: RunConfig, pad_token_id: int, options: Sequence[dict[str, Any]]
+        self,
+        config: RunConfig,
+        pad_token_id: int,
+        options: Sequence[dict[str, Any]],
+        turn: asyncio.Lock | None = None,
     ) -> None:
         self._config = config
+        self.turn = turn or asyncio.Lock()  # of whoever needs the ranks for some calls in a row
         self._flops: Flops
         self._cost: StepCost
         actor_class: Any = ray.remote(LearnerWorker)
@@ -96,7 +103,8 @@ class LearnerGroup:
 
     async def save_checkpoint(self, folder: str) -> None:
         """Have every rank copy its part to the host; they write it while training goes on."""
-        await self._all("save_checkpoint", folder)
+        async with self.turn:
+            await self._all("save_checkpoint", folder)
 
     async def written_checkpoint(self) -> dict[str, FileSum]:
         """Wait for the files of ``save_checkpoint``; all of them by name."""
@@ -117,7 +125,16 @@ class LearnerGroup:
         await self._all("load_checkpoint", folder)
 
     async def save_model(self, folder: str) -> None:
-        await self._all("save_model", folder)
+        async with self.turn:
+            await self._all("save_model", folder)
+
+    async def died(self) -> bool:
+        """Whether a rank's process is gone; one that does not answer for a while is at work."""
+        calls: list[Any] = [worker.gpus.remote() for worker in self.workers]
+        answered, late = await asyncio.wait(map(asyncio.ensure_future, calls), timeout=_DEATH_S)
+        for call in late:
+            call.cancel()
+        return any(isinstance(call.exception(), RayActorError) for call in answered)
 
     async def close(self) -> None:
         """End the ranks: in step where they still can, by force where not."""

@@ -67,7 +67,7 @@ class ShardedState:
     @torch.no_grad()
     def restore(self, files: StateFiles) -> None:
         """Take over what was saved; a collective. ConfigError if it is another model's."""
-        self._check(files.shared.shapes)
+        check_shapes(self.shapes, files.shared.shapes)
         if hasattr(self._optimizer, "checkpoint_event_prologue"):
             self._optimizer.checkpoint_event_prologue()
         moments = [kind for kind in files.kinds if kind != MASTER]
@@ -141,17 +141,6 @@ class ShardedState:
                 self._inner.opt_id, k, *options, group["bias_correction"], *[nothing] * 4
             )
 
-    def _check(self, saved: dict[str, list[int]]) -> None:
-        own = self.shapes
-        if own == saved:
-            return
-        name = next(n for n in sorted(own | saved) if own.get(n) != saved.get(n))
-        raise ConfigError(
-            f"model.path: the run cannot resume with another model: {name} is "
-            f"{own.get(name, 'not there')}, in the checkpoint {saved.get(name, 'not there')}. Set "
-            "it back, or start a new run."
-        )
-
     def _round(self) -> None:
         """Make the model's weights from the master weights; a collective."""
         zero = self._optimizer
@@ -163,6 +152,18 @@ class ShardedState:
             zero.checkpoint_event_epilogue()
         elif hasattr(zero, "update_lp_params"):
             zero.update_lp_params()
+
+
+def check_shapes(own: dict[str, list[int]], saved: dict[str, list[int]]) -> None:
+    """Raises ConfigError that names a parameter in which the models differ."""
+    if own == saved:
+        return
+    name = next(n for n in sorted(own | saved) if own.get(n) != saved.get(n))
+    raise ConfigError(
+        f"model.path: the run cannot resume with another model: {name} is "
+        f"{own.get(name, 'not there')}, in the checkpoint {saved.get(name, 'not there')}. Set it "
+        "back, or start a new run."
+    )
 
 
 def _is_scalar(value: Any) -> bool:

@@ -154,8 +154,8 @@ class LearnerWorker:
         except OSError as error:
             raise RunError(
                 f"Learner rank {self._rank_number} on {socket.gethostname()} could not write its "
-                f"part of a checkpoint into {folder}: {error}. Make room there; the checkpoint "
-                "before it is as it was."
+                f"part of a checkpoint into {folder}: {error}. Make room there, and go on from the "
+                "checkpoint before it with train.resume=auto."
             ) from error
 
     def written_checkpoint(self) -> dict[str, FileSum] | None:

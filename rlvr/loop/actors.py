@@ -3,12 +3,15 @@
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
+from ray.actor import ActorHandle
+
 from rlvr.config import RunConfig
+from rlvr.errors import EngineError
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import Placement, connect, reserve
 from rlvr.rollout.pool import RolloutPool
@@ -34,8 +37,11 @@ class Actors:
     ) -> None:
         self._built_from = _built_from(config, pad_token_id, verifier_names)
         self._placement = placement
+        self._pad_token_id = pad_token_id
         self._in_turns = config.cluster.placement == "colocated"
-        self.rollout = RolloutPool(config, placement.engines)
+        self._learning = False  # whether it is the learners' turn
+        self._version = 0  # that the engines serve
+        self.rollout = RolloutPool(config, placement.engines, self._introduce)
         self.verifiers = VerifierPool(
             config.verifier, placement.verifiers, verifiers=verifier_names
         )
@@ -61,6 +67,7 @@ class Actors:
         return actors
 
     async def _start(self, config: RunConfig) -> None:
+        await self._take_turn()
         with phase(
             f"starting {config.rollout.workers} vLLM, {config.learner.ranks} DeepSpeed and "
             f"{config.verifier.actors} verifier workers"
@@ -72,9 +79,15 @@ class Actors:
                 else:
                     starting.create_task(self.rollout.start())
                     starting.create_task(self.learners.start())
-        ends = self.learners.workers, self.rollout.actors
-        self.weights = WeightPublisher(config.weights, *ends, config.rollout.tensor_parallel)
-        await self.weights.start()
+        self.weights = self._publisher(config)
+
+    def _publisher(self, config: RunConfig) -> WeightPublisher:
+        gpus_per_engine = config.rollout.tensor_parallel
+        return WeightPublisher(config.weights, self.learners.workers, gpus_per_engine)
+
+    async def _take_turn(self) -> None:
+        await self.learners.turn.acquire()
+        self._learning = True
 
     async def _start_in_turns(self, tensor_parallel: int) -> None:
         """Engines first: they claim their share of a GPU, and want to find it free."""
@@ -84,14 +97,24 @@ class Actors:
         await self.rollout.sleep()
         await self.learners.start()
 
+    def by_name(self) -> dict[str, ActorHandle]:
+        """Every worker, those included that have come in place of others."""
+        kinds = {
+            "learner rank": self.learners.workers,
+            "rollout worker": self.rollout.actors,
+            "verifier actor": self.verifiers.actors,
+        }
+        return {f"{kind} {i}": actor for kind, own in kinds.items() for i, actor in enumerate(own)}
+
     async def learners_turn(self) -> None:
-        """Colocated, engines sleep and learners have the GPUs, until ``engines_turn``."""
+        """No engine is given weights, and colocated they sleep, until ``engines_turn``."""
+        await self._take_turn()
         if self._in_turns:
             await self.rollout.sleep()
             await self.learners.wake_up()
 
     async def engines_turn(self, version: int) -> None:
-        """Every engine serves ``version``.
+        """Every engine serves ``version``, but for those that are being replaced.
 
         Colocated, this is how they get the GPUs: the learners keep the weights until they are
         published, and the KV cache takes the room of the publish.
@@ -99,9 +122,37 @@ class Actors:
         if self._in_turns:
             await self.learners.sleep()
             await self.rollout.wake_up("weights")
-        await self.weights.publish(version)
+        self._version = version
+        while engines := self.rollout.engines:
+            try:
+                await self._publish(engines)
+                break
+            except EngineError as error:
+                for name, why in error.failed.items():
+                    self.rollout.replace(engines[name], why)
         if self._in_turns:
             await self.rollout.wake_up("kv_cache")
+        self._learning = False
+        self.learners.turn.release()
+
+    async def _introduce(
+        self, name: str, engine: ActorHandle, start: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Start a replacement and publish the engines' version to it alone.
+
+        That is as soon as the ranks are not at work. Colocated, only then is there room for it.
+        """
+        if not self._in_turns:
+            await start()
+        async with self.learners.turn:
+            if self._in_turns:
+                await start()
+            await self._publish({name: engine})
+
+    async def _publish(self, engines: Mapping[str, ActorHandle]) -> None:
+        if engines != self.weights.engines:
+            await self.weights.start(engines)
+        await self.weights.publish(self._version)
 
     def matches(self, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> bool:
         return self._built_from == _built_from(config, pad_token_id, verifier_names)
@@ -109,7 +160,19 @@ class Actors:
     async def restart(self, config: RunConfig) -> None:
         """Make them what they were at the start, for a run of ``config``, which they must match."""
         await self.learners_turn()
+        self.rollout.forgive()
         await self.learners.rebuild(config)
+
+    async def replace_learners(self, config: RunConfig) -> None:
+        """Start all ranks anew, after one has died; it is then the learners' turn."""
+        turn = self.learners.turn
+        await self.learners.close()
+        self.learners = LearnerGroup(config, self._pad_token_id, self._placement.learners, turn)
+        if not self._learning:  # else the turn was theirs when it happened
+            await self._take_turn()
+        self.rollout.revive()
+        await self.learners.start()
+        self.weights = self._publisher(config)
 
     async def close(self) -> None:
         await asyncio.gather(

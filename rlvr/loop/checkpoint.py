@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -106,11 +107,15 @@ class Checkpoints:
         return None
 
     def begin(self, step: int) -> Path:
-        """An empty folder for the files of a checkpoint, which is not one yet."""
-        for stale in self.folder.glob(f"*{_PARTIAL}"):
-            shutil.rmtree(stale)
+        """An empty folder for the files of a checkpoint, which is not one yet.
+
+        Raises RunError if there can be none.
+        """
         path = self.folder / f"step_{step:06d}{_PARTIAL}"
-        (path / "learner").mkdir(parents=True)
+        with _writing(path):
+            for stale in self.folder.glob(f"*{_PARTIAL}"):
+                shutil.rmtree(stale)
+            (path / "learner").mkdir(parents=True)
         return path
 
     def finish(
@@ -133,7 +138,7 @@ class Checkpoints:
                     f"{file}: a learner rank has written it, but it does not arrive here. "
                     "Checkpoints need a folder that all nodes share: set train.output_dir to one."
                 )
-        try:
+        with _writing(partial):
             own = [p for p in partial.rglob("*") if p.is_file() and p.parent.name != "learner"]
             for file in own:
                 _to_disk(file)
@@ -154,8 +159,6 @@ class Checkpoints:
             shutil.rmtree(whole, ignore_errors=True)
             partial.rename(whole)
             _to_disk(self.folder)
-        except OSError as error:
-            raise RunError(f"{partial} could not be written: {error}. Make room there.") from error
 
     def keep(self, newest: int, best: int | None = None) -> None:
         """Remove all but so many of the newest, and that of step ``best``."""
@@ -211,6 +214,17 @@ def _difference(file: Path, known: FileSum) -> str | None:
         return None if checksum(file) == known else f"{file} is damaged: its checksum is another"
     except OSError as error:
         return f"{file}: {error.strerror or error}"
+
+
+@contextmanager
+def _writing(partial: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"The checkpoint {partial} could not be written: {error}. Make room there, and go on "
+            "from the one before it with train.resume=auto."
+        ) from error
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol
 
 from rlvr.config import RunConfig
@@ -65,7 +65,7 @@ class GroupSource:
         """Texts of token ids, with all that is special in them."""
         return self._decoder.batch_decode(list(sequences), skip_special_tokens=False)
 
-    async def batches(self, start: int) -> AsyncIterator[RolloutBatch]:
+    async def batches(self, start: int) -> AsyncGenerator[RolloutBatch, None]:
         """The batches of steps ``start`` .. ``train.steps - 1``."""
         self._line = line = Line(self._config.train, self._stream, start)
         try:

@@ -1,21 +1,27 @@
 """Runs, assembled and taken down."""
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from rlvr.config import RunConfig
 from rlvr.data.dataset import Dataset, load_dataset
 from rlvr.data.stream import PromptStream
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, LearnerError, PublishError
 from rlvr.loop.actors import Actors
+from rlvr.loop.checkpoint import Checkpoints
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
 from rlvr.loop.state import RunState, resume_point
 from rlvr.loop.trainer import Trainer
+from rlvr.loop.watchdog import Watchdog
+from rlvr.remote import summary
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
+from rlvr.types import Prompt
 from rlvr.verify.base import names
 
 
@@ -32,19 +38,45 @@ class Session:
     async def train(self, config: RunConfig) -> None:
         """Train as configured, from the data to the saved model.
 
-        Everything that can be found wrong without an engine is found before the first starts.
+        When a learner rank dies, all of them start again from the run's last checkpoint, as if
+        it were resumed; engines and verifiers stay.
         """
+        limit = config.train.max_restarts
+        own = Checkpoints(RunFolder(config.train.output_dir).checkpoints)
+        for restarts in itertools.count():
+            try:
+                return await self._attempt(config, again=restarts > 0)
+            except BaseException as error:
+                if restarts == limit or not await self._learner_died(error):
+                    await self.close()  # after an error or an interrupt nobody knows their state
+                    raise
+                told = f"({restarts + 1} of train.max_restarts={limit})"
+                print(f"{summary(error)}. The learner starts again {told}.", flush=True)
+                if config.cluster.placement == "colocated":  # whose turn it was, nobody knows
+                    await self.close()
+            if own.steps:
+                config = replace(config, train=replace(config.train, resume="auto"))
+
+    async def _learner_died(self, error: BaseException) -> bool:
+        """Whether the run has failed because a rank is gone, and not of its own error."""
+        if self._actors is None or not isinstance(error, LearnerError | PublishError):
+            return False
+        return await self._actors.learners.died()
+
+    async def _attempt(self, config: RunConfig, again: bool) -> None:
+        """Everything that can be found wrong without an engine is found before the first starts."""
         tokenizer = load_tokenizer(config)
         train_set = load_dataset(config.data.train, config.data, tokenizer)
         held_out = Dataset()
         if config.data.eval:
             held_out = load_dataset(config.data.eval, config.data, tokenizer)
+        check_vocabulary(config, tokenizer, [*train_set.prompts, *held_out.prompts])
         print(train_set.summary(), flush=True)
         stream = PromptStream(train_set.prompts, config.train.seed, config.data.shuffle)
         checkpoint = resume_point(config)
         if checkpoint is not None:
             stream.restore(checkpoint.state["stream"])
-        resuming = config.train.resume == "auto"
+        resuming = again or config.train.resume == "auto"
         folder = (RunFolder.open if resuming else RunFolder.create)(config.train.output_dir)
         telemetry = Telemetry(config.telemetry, folder)
         state: RunState | None = None
@@ -62,12 +94,12 @@ class Session:
             telemetry.start(config, state.step)
             credit = CreditDriver(config, actors.rollout, tokenizer)
             trainer = Trainer(config, groups, credit, actors, evaluation, state, telemetry)
-            await trainer.run()
+            with Watchdog(config.telemetry, trainer.watch, folder, actors.by_name):
+                await trainer.run()
             telemetry.summary({"steps": state.step, "rows_dropped": train_set.dropped})
         except BaseException:
             if state is not None:
                 state.close()
-            await self.close()  # after an error or an interrupt nobody knows their state
             raise
         finally:
             telemetry.close()
@@ -76,7 +108,10 @@ class Session:
         self, config: RunConfig, pad: int, verifier_names: Sequence[str]
     ) -> Actors:
         if self._actors is not None and self._actors.matches(config, pad, verifier_names):
-            await self._actors.restart(config)
+            if await self._actors.learners.died():
+                await self._actors.replace_learners(config)
+            else:
+                await self._actors.restart(config)
         else:
             await self.close()
             self._actors = await Actors.start(config, pad, verifier_names)
@@ -92,9 +127,38 @@ def load_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of ``model.tokenizer``, by default the model's own."""
     path = config.model.tokenizer or config.model.path
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.tokenizer: cannot load '{path}': {error}") from error
+        known = {"trust_remote_code": config.model.trust_remote_code}
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **known)
+    except Exception as error:  # a damaged file makes the library raise anything
+        told = f"model.tokenizer: cannot load '{path}': {type(error).__name__}: {error}"
+        raise ConfigError(told) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what it makes of a folder without one
+        raise ConfigError(
+            f"model.tokenizer: '{path}' has no tokenizer, or an empty one. Save one there, or name "
+            "another with model.tokenizer."
+        )
+    return tokenizer
+
+
+def check_vocabulary(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
+) -> None:
+    """Raise ConfigError for a prompt with a token that the model does not have."""
+    path = config.model.path
+    try:
+        known = {"trust_remote_code": config.model.trust_remote_code}
+        size = AutoConfig.from_pretrained(path, **known).get_text_config().vocab_size
+    except Exception as error:
+        told = f"model.path: cannot read the config.json of '{path}': {error}"
+        raise ConfigError(told) from error
+    if len(tokenizer) <= size:
+        return
+    for prompt in prompts:
+        if (token := max(prompt.token_ids)) >= size:
+            raise ConfigError(
+                f"model.tokenizer: prompt {prompt.id} has the token {token}, but the model "
+                f"'{path}' has {size}: the tokenizer is another model's"
+            )
 
 
 def stop_token_ids(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -102,7 +166,10 @@ def stop_token_ids(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> lis
     ids = {tokenizer.eos_token_id}
     try:
         listed = GenerationConfig.from_pretrained(config.model.path).eos_token_id
+        ids |= set(listed) if isinstance(listed, list) else {listed}
+        return sorted(int(i) for i in ids if i is not None)
     except OSError:  # a model folder need not have one
-        listed = None
-    ids |= set(listed) if isinstance(listed, list) else {listed}
-    return sorted(int(i) for i in ids if i is not None)
+        return [i for i in ids if i is not None]
+    except (TypeError, ValueError, AttributeError) as error:
+        told = f"model.path: generation_config.json of '{config.model.path}' is damaged: {error}"
+        raise ConfigError(told) from error

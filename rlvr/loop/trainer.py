@@ -1,6 +1,7 @@
 """The training loop."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import numpy as np
 
@@ -50,40 +51,44 @@ class Trainer:
     async def run(self) -> None:
         await self.evaluation.at_start(self.state.step)
         self.watch.lap()
-        async for batch in self.batches():
-            advantages = batch.advantages(self.advantage)
-            with self.watch.stage("credit"):
-                inputs = await self.credit.prepare(batch)
-            with self.watch.stage("publish"):
-                await self.actors.learners_turn()
-            with self.watch.stage("score"):
-                await self.learners.load(batch.groups, advantages, inputs)
-                metrics = await self.learners.score()
-            with self.watch.stage("credit"):
-                report, tokens = await self.learners.assign_credit(self.shown)
-            with self.watch.stage("update"):
-                metrics |= report | await self.learners.update()
-            await self.bad_updates.look(batch, advantages, metrics)
-            with self.watch.stage("publish"):
-                await self.actors.engines_turn(batch.step + 1)
-            self.state.advance(batch)
-            await self.log(batch, advantages, metrics, tokens)
-            await self.state.checkpoint_if_due()
-            await self.evaluation.if_due(self.state.step)
-            self.watch.lap()  # checkpoints and evaluations are no part of a step's time
+        async with aclosing(self.batches()) as batches:
+            async for batch in batches:
+                await self.step(batch)
+                await self.state.checkpoint_if_due()
+                await self.evaluation.if_due(self.state.step)
+                self.watch.lap()  # checkpoints and evaluations are no part of a step's time
         await self.state.written()
         await self.state.save_model()
         await self.evaluation.at_end(self.state.step)
 
-    async def batches(self) -> AsyncIterator[RolloutBatch]:
+    async def step(self, batch: RolloutBatch) -> None:
+        advantages = batch.advantages(self.advantage)
+        with self.watch.stage("credit"):
+            inputs = await self.credit.prepare(batch)
+        with self.watch.stage("publish"):
+            await self.actors.learners_turn()
+        with self.watch.stage("score"):
+            await self.learners.load(batch.groups, advantages, inputs)
+            metrics = await self.learners.score()
+        with self.watch.stage("credit"):
+            report, tokens = await self.learners.assign_credit(self.shown)
+        with self.watch.stage("update"):
+            metrics |= report | await self.learners.update()
+        await self.bad_updates.look(batch, advantages, metrics)
+        with self.watch.stage("publish"):
+            await self.actors.engines_turn(batch.step + 1)
+        self.state.advance(batch)
+        await self.log(batch, advantages, metrics, tokens)
+
+    async def batches(self) -> AsyncGenerator[RolloutBatch, None]:
         """The source's batches; the time spent waiting for them is the rollout's."""
-        source = self.groups.batches(self.state.step)
-        while True:
-            with self.watch.stage("rollout"):
-                batch = await anext(source, None)
-            if batch is None:
-                return
-            yield batch
+        async with aclosing(self.groups.batches(self.state.step)) as source:
+            while True:
+                with self.watch.stage("rollout"):
+                    batch = await anext(source, None)
+                if batch is None:
+                    return
+                yield batch
 
     async def log(
         self,
@@ -94,6 +99,7 @@ class Trainer:
     ) -> None:
         timings = self.watch.lap()
         metrics["groups/discarded"] = len(batch.discarded)
+        metrics["rollout/replaced"] = self.actors.rollout.replaced
         self.telemetry.trained_on(entries(batch, self.groups.turn))
         rows = token_rows(tokens, batch.groups, advantages, self.groups.decode)
         await self.telemetry.step(batch.step + 1, batch.groups, advantages, metrics, timings, rows)

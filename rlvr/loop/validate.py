@@ -17,6 +17,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "train.steps": (1, None),
     "train.prompts_per_step": (1, None),
     "train.epochs_per_step": (1, None),
+    "train.max_restarts": (0, None),
     "train.max_staleness": (0, None),
     "train.keep_checkpoints": (1, None),
     "train.max_bad_updates": (0, None),
@@ -24,6 +25,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "rollout.max_response_tokens": (1, None),
     "rollout.max_running": (1, None),
     "rollout.tensor_parallel": (1, 8),
+    "rollout.max_replacements": (0, None),
     "learner.tokens_per_micro_batch": (1, None),
     "learner.tokens_per_scoring_batch": (1, None),
     "learner.logits_mib": (1, None),
@@ -34,6 +36,39 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "cluster.nodes": (1, None),
     "cluster.gpus_per_node": (0, None),
     "data.max_prompt_tokens": (1, None),
+    "data.limit": (1, None),
+    "rollout.top_k": (0, None),
+    "rollout.memory_utilization": (0.01, 1),
+    "rollout.cpu_cache_gib": (1, None),
+    "rollout.start_timeout_s": (0.1, None),
+    "rollout.stall_timeout_s": (0.1, None),
+    "verifier.timeout_s": (0.01, None),
+    "verifier.memory_mib": (1, None),
+    "verifier.recycle_after": (1, None),
+    "verifier.code.wall_s": (0.01, None),
+    "verifier.code.cpu_s": (1, None),
+    "verifier.code.memory_mib": (1, None),
+    "verifier.code.output_mib": (1, None),
+    "verifier.code.disk_mib": (1, None),
+    "learner.lr": (0, None),
+    "learner.eps": (0, None),
+    "learner.weight_decay": (0, None),
+    "learner.warmup_steps": (0, None),
+    "learner.max_grad_norm": (0, None),
+    "learner.init_timeout_s": (0.1, None),
+    "learner.step_timeout_s": (0.1, None),
+    "cluster.torch_threads": (1, None),
+    "train.prompts_per_mini_batch": (1, None),
+    "train.max_sampling_rounds": (1, None),
+    "train.overlong_buffer": (0, None),
+    "train.overlong_factor": (0, None),
+    "train.seed": (0, None),
+    "train.checkpoint_every": (0, None),
+    "evaluation.every": (0, None),
+    "evaluation.samples": (0, None),
+    "evaluation.max_response_tokens": (1, None),
+    "evaluation.limit": (1, None),
+    "telemetry.late_stage_s": (0, None),
 }
 
 _Rules = list[tuple[object, str]]  # whether it is wrong, and what to say then
@@ -232,7 +267,22 @@ def _files(config: RunConfig) -> _Rules:
             local and not Path(path).expanduser().is_dir(),
             f"model.path: no such folder: {path}",
         ),
+        *((True, told) for told in (_damaged_weights(Path(path).expanduser()) if local else [])),
     ]
+
+
+def _damaged_weights(folder: Path) -> list[str]:
+    """Files of weights that are cut off or no safetensors; only their heads are read."""
+    from safetensors import SafetensorError, safe_open
+
+    damaged = []
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            damaged.append(f"model.path: {file} is damaged: {error}. Fetch or save it again")
+    return damaged
 
 
 def _get(config: RunConfig, key: str) -> Any:

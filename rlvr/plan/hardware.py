@@ -25,6 +25,7 @@ class Gpu:
     pcie: float
     host_memory: float  # of its node
     training: float = 0.40  # share of FLOP/s in scoring and update (MFU), fused attention
+    overlaps: bool = True  # gathers weights while it computes; a processor's core cannot
 
 
 # H100 SXM: NVIDIA H100 data sheet (989 TFLOP/s without sparsity, 3.35 TB/s, NVLink 900 GB/s both

@@ -71,9 +71,9 @@ def memory(config: RunConfig, shape: Shape, gpu: Gpu | None, work: Workload) -> 
             serving += sum(size for part, size in static.items() if part not in leaving)
             places = {"GPU sampling": (serving, there), "GPU learning": (used + ASLEEP, there)}
         places["host"] = (sum(host.values()), gpu.host_memory)
-    moments = 8 if config.learner.optimizer == "adamw" else 0
-    checkpoint = (4 + moments) * rank.whole  # fp32 weights; those of the model are made of them
-    return Memory(learner, engine, host, checkpoint, sequences, places, store if kept else "none")
+    return Memory(
+        learner, engine, host, rank.checkpoint, sequences, places, store if kept else "none"
+    )
 
 
 class _Rank:
@@ -89,6 +89,8 @@ class _Rank:
         self.whole, self.shard = shape.parameters, shape.parameters / self.ranks
         self.bucket = BUCKET if self.gpu else min(BUCKET, self.whole)  # a CPU's if it is touched
         self.gradients = 4 * (self.shard if self.stage >= 2 else self.whole)
+        moments = 8 if self.learner.optimizer == "adamw" else 0
+        self.checkpoint = (4 + moments) * self.whole  # with fp32 weights alone
         mini_batch = work.active * work.tokens / work.mini_batches / self.ranks
         # Else they come as the activations go.
         self.waiting = self.stage == 3 or mini_batch > self.learner.tokens_per_micro_batch
@@ -164,11 +166,13 @@ class _Rank:
         """Of a node; below ZeRO-3 every rank reads the whole model there first."""
         node, workers = self.config.cluster.gpus_per_node, self.config.rollout.workers or 1
         here = min(self.ranks, node or self.ranks)
+        every = self.config.train.checkpoint_every
         state = 0 if self.mode == "none" else HOST_STATE
         state += self.item if self.mode == "always" and self.stage == 3 else 0
         return {
             "processes": PROCESS * (here + min(workers, node or workers)),
             "features": features * here,
             "learner state": state * self.shard * here,
+            "checkpoint": self.checkpoint / self.ranks * here if every else 0,  # until written
             "loading": self.item * self.whole * here if self.stage < 3 else 0,
         }

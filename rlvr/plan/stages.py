@@ -73,7 +73,7 @@ class _Learner:
         share = self.work.scored + (self.work.active if self.work.reference else 0.0)
         batches = self._batches(share, self.config.learner.tokens_per_scoring_batch)
         gathered = self.item * self.shape.parameters * batches / self.link if self.sharded else 0.0
-        return _longest(FLOPs=share * (self.layers + self.head) / self.flops, network=gathered)
+        return self._gathering(share * (self.layers + self.head) / self.flops, gathered)
 
     def credit(self, store: str) -> Stage:
         credit, work, gpu = self.work.credit, self.work, self.gpu
@@ -113,9 +113,9 @@ class _Learner:
             )
         else:
             adam = 32 * self.own / (self.gpu.hbm * EFFICIENCY.hbm)
-        if learner.zero_stage == 2:  # everybody's weights come back
+        if learner.zero_stage in (1, 2):  # everybody's weights come back
             adam += self.item * shape.parameters / self.link
-        longest = _longest(FLOPs=flops, network=gather)  # gathering goes on beside computing
+        longest = self._gathering(flops, gather)
         return Stage(longest.seconds + reduce + steps * adam, longest.bound)
 
     def publish(self) -> Stage:
@@ -128,6 +128,11 @@ class _Learner:
         if self.config.learner.offload == "during_rollout":
             rest += 2 * HOST_STATE * self.own / self.gpu.pcie
         return Stage(travel + rest, "network" if travel > rest else "latency")
+
+    def _gathering(self, flops: float, network: float) -> Stage:
+        """Seconds of computing, with the weights gathered beside it or before."""
+        longest = _longest(FLOPs=flops, network=network)
+        return longest if self.gpu.overlaps else Stage(flops + network, longest.bound)
 
     def _batches(self, share: float, budget: int) -> float:
         """Micro-batches of a rank for a share of all tokens."""

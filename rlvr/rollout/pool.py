@@ -1,96 +1,135 @@
-"""The rollout workers as one: routes requests, gathers responses, reports failures."""
+"""The rollout workers as one: routes requests, gathers responses, outlives each of the workers."""
 
 import asyncio
-import heapq
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayTaskError
 
 from rlvr.config import RunConfig
-from rlvr.errors import RolloutError
-from rlvr.remote import answers
+from rlvr.errors import EngineError, RolloutError, RunError
+from rlvr.remote import answer, summary
 from rlvr.rollout.request import Request
-from rlvr.rollout.worker import RolloutWorker
-from rlvr.types import Response
+from rlvr.rollout.routing import Load, Routing, Sampled, Sink
+from rlvr.rollout.worker import EngineFailed, RolloutWorker
 
-Sampled = list[tuple[Request, Response]]
+_log = logging.getLogger(__name__)
 
-_POLL_S = 5.0  # how long a worker may hold an unanswered ``collect``
+_POLL_S = 5.0  # how long a worker may hold an unanswered ``collect``, at most
+
+Introduce = Callable[[str, ActorHandle, Callable[[], Awaitable[None]]], Awaitable[None]]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
-    name: str
+    place: int
     actor: ActorHandle
-    outstanding: dict[str, Request] = field(default_factory=dict)
-    load: int = 0  # tokens that these may come to hold
-    collecting: asyncio.Task[None] | None = None
+    serves: bool = False
+    load: Load = field(default_factory=Load)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def put(self, request: Request) -> None:
-        self.outstanding[request.id] = request
-        self.load += request.cost
+    @property
+    def name(self) -> str:
+        return f"rollout worker {self.place}"
 
-    def pop(self, request_id: str) -> Request | None:
-        if (request := self.outstanding.pop(request_id, None)) is not None:
-            self.load -= request.cost
-        return request
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def stop(self) -> list[asyncio.Task[None]]:
+        """End the process and what waits for it, but for the task that calls this."""
+        ray.kill(self.actor)
+        ended = [task for task in self.tasks if task is not asyncio.current_task()]
+        for task in ended:
+            task.cancel()
+        return ended
 
 
 class RolloutPool:
     """Drives the rollout workers from one asyncio loop.
 
+    A worker that dies, stands still or whose engine fails is replaced, and what it has not
+    answered is asked of those that serve, with the same seeds, or waits for one.
+
     Args:
         config: the run's, resolved.
         options: Ray options (resources, placement, environment) of each worker.
+        introduce: awaited with a replacement's name, its actor and what starts it; the engine
+            serves the others' version when this returns. None: the first failure is the last.
     """
 
-    def __init__(self, config: RunConfig, options: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        options: Sequence[dict[str, Any]],
+        introduce: Introduce | None = None,
+    ) -> None:
         self._config = config
         self._options = options
+        self._introduce = introduce
+        self._gpus: Sequence[Sequence[str]] = ()
         self._workers: list[_Worker] = []
-        self._sinks: dict[str, asyncio.Queue[Sampled | RolloutError]] = {}
+        self._routing = Routing()
+        self._failures: list[RunError] = []
+        self._end: RunError | None = None  # why no worker is replaced any more
 
     @property
     def actors(self) -> list[ActorHandle]:
         return [w.actor for w in self._workers]
 
+    @property
+    def engines(self) -> dict[str, ActorHandle]:
+        """The workers that serve, by name."""
+        return {w.name: w.actor for w in self._workers if w.serves}
+
+    @property
+    def replaced(self) -> int:
+        """Workers that failed, since the start or ``forgive``."""
+        return len(self._failures)
+
+    def forgive(self) -> None:
+        """Count failures anew: another run begins."""
+        self._failures = []
+
+    def revive(self) -> None:
+        """Replace workers again, those too that could not be while the learners were gone."""
+        self._end = None
+        for worker in self._workers:
+            if not worker.serves and not worker.tasks and self._introduce is not None:
+                worker.stop()
+                self._put(worker.place, self._introduce)
+
     async def start(self, gpus: Sequence[Sequence[str]] = ()) -> None:
         """Start all engines at once, each on the GPUs that Ray gives it, or on its own ``gpus``."""
-        actor_class: Any = ray.remote(RolloutWorker)
-        self._workers = [
-            _Worker(f"rollout worker {i}", actor_class.options(**o).remote(self._config))
-            for i, o in enumerate(self._options)
-        ]
-        await answers(
-            {
-                w.name: w.actor.start.remote(gpus[i] if gpus else ())
-                for i, w in enumerate(self._workers)
-            },
-            within_s=self._config.rollout.start_timeout_s,
-            key="rollout.start_timeout_s",
-            error=RolloutError,
-        )
+        self._gpus = gpus
+        self._workers = [self._create(place) for place in range(len(self._options))]
+        await asyncio.gather(*map(self._start, self._workers))
         for worker in self._workers:
-            worker.collecting = asyncio.create_task(self._collect(worker))
+            self._serve(worker)
 
     async def sample(self, requests: Sequence[Request]) -> AsyncIterator[Sampled]:
         """Yield responses as they finish, several at a time, until each request has its own."""
-        sink: asyncio.Queue[Sampled | RolloutError] = asyncio.Queue()
+        if self._end is not None:
+            raise self._end
+        sink: Sink = asyncio.Queue()
         missing = len(requests)
         try:
-            await self._route(requests, sink)
+            self._routing.add(requests, sink)
+            self._deal()
             while missing:
                 sampled = await sink.get()
-                if isinstance(sampled, RolloutError):
+                if isinstance(sampled, RunError):
                     raise sampled
                 missing -= len(sampled)
                 yield sampled
         finally:
             if missing:
-                await self._abandon(requests)
+                self._abandon(requests)
 
     async def sleep(self) -> None:
         """All engines give their memory away; they serve again when both have happened:
@@ -101,95 +140,140 @@ class RolloutPool:
         """All engines take memory back: for the ``weights`` or for the ``kv_cache``."""
         await self._control("wake_up", tag)
 
-    async def _control(self, name: str, *arguments: Any) -> None:
-        await self._answers(
-            {w.name: w.actor.control.remote(name, *arguments) for w in self._workers}
+    def replace(self, actor: ActorHandle, error: RunError) -> None:
+        """Put another worker in the place of a failed one; nothing, if that has happened."""
+        worker = next((w for w in self._workers if w.actor is actor), None)
+        if worker is None or self._end is not None:
+            return
+        worker.serves = False
+        self._failures.append(error)
+        limit = self._config.rollout.max_replacements
+        if self._introduce is None or limit == 0:
+            return self._give_up(error)
+        if len(self._failures) > limit:
+            return self._give_up(
+                RolloutError(
+                    f"{summary(error)}. It is not replaced: rollout.max_replacements={limit} have "
+                    f"been. The first of these: {self._failures[0]}"
+                )
+            )
+        unanswered = self._routing.take_back(worker.load)
+        _log.warning(
+            "%s. It is replaced (%d of rollout.max_replacements=%d), %d requests are asked again",
+            summary(error),
+            len(self._failures),
+            limit,
+            unanswered,
         )
+        worker.stop()
+        self._put(worker.place, self._introduce)
+        self._deal()
 
     async def close(self) -> None:
-        collecting = [w.collecting for w in self._workers if w.collecting is not None]
-        for task in collecting:
-            task.cancel()
-        for worker in self._workers:
-            ray.kill(worker.actor)
-        await asyncio.gather(*collecting, return_exceptions=True)
+        ended = [task for worker in self._workers for task in worker.stop()]
+        await asyncio.gather(*ended, return_exceptions=True)
         self._workers = []
 
-    async def _route(
-        self, requests: Sequence[Request], sink: asyncio.Queue[Sampled | RolloutError]
-    ) -> None:
-        batches = shared_out(requests, [w.load for w in self._workers])
-        submitted: dict[str, Any] = {}
-        for worker, batch in zip(self._workers, batches, strict=True):
-            for request in batch:
-                self._sinks[request.id] = sink
-                worker.put(request)
-            if batch:
-                submitted[worker.name] = worker.actor.submit.remote(batch)
-        await self._answers(submitted)
+    def _put(self, place: int, introduce: Introduce) -> None:
+        """A new worker, which will serve when it has been introduced."""
+        worker = self._workers[place] = self._create(place)
+        worker.spawn(self._succeed(worker, introduce))
 
-    async def _abandon(self, requests: Iterable[Request]) -> None:
-        ids = {r.id for r in requests}
-        for worker in self._workers:
-            if mine := [i for i in worker.outstanding if i in ids]:
-                worker.actor.control.remote("abort", mine)
-                for i in mine:
-                    worker.pop(i)
-                    self._sinks.pop(i, None)
+    def _create(self, place: int) -> _Worker:
+        actor_class: Any = ray.remote(RolloutWorker)
+        return _Worker(place, actor_class.options(**self._options[place]).remote(self._config))
 
-    async def _collect(self, worker: _Worker) -> None:
-        """Bring a worker's responses to whoever asked for them, and its death to everybody."""
-        try:
-            while True:
-                [finished] = await self._answers(
-                    {worker.name: worker.actor.collect.remote(_POLL_S)}
-                )
-                if not finished and worker.outstanding:
-                    await self._check_progress(worker)
-                self._deliver(worker, finished)
-        except RolloutError as error:
-            for sink in set(self._sinks.values()):
-                sink.put_nowait(error)
-
-    async def _check_progress(self, worker: _Worker) -> None:
-        limit = self._config.rollout.stall_timeout_s
-        [state] = await self._answers({worker.name: worker.actor.state.remote()})
-        if state["idle_s"] > limit:
-            raise RolloutError(
-                f"{worker.name} has {len(worker.outstanding)} requests but its engine has not "
-                f"stepped for {state['idle_s']:.0f} s (rollout.stall_timeout_s={limit:.0f})"
-            )
-
-    def _deliver(self, worker: _Worker, finished: list[tuple[str, Response]]) -> None:
-        parcels: dict[asyncio.Queue[Sampled | RolloutError], Sampled] = {}
-        for request_id, response in finished:
-            request = worker.pop(request_id)
-            sink = self._sinks.pop(request_id, None)
-            if request is not None and sink is not None:  # else it was abandoned meanwhile
-                parcels.setdefault(sink, []).append((request, response))
-        for sink, parcel in parcels.items():
-            sink.put_nowait(parcel)
-
-    async def _answers(self, references: Mapping[str, Any]) -> list[Any]:
-        return await answers(
-            references,
-            within_s=self._config.rollout.stall_timeout_s,
-            key="rollout.stall_timeout_s",
+    async def _start(self, worker: _Worker) -> None:
+        await answer(
+            worker.actor.start.remote(self._gpus[worker.place] if self._gpus else ()),
+            worker.name,
+            within_s=self._config.rollout.start_timeout_s,
+            key="rollout.start_timeout_s",
             error=RolloutError,
         )
 
+    async def _succeed(self, worker: _Worker, introduce: Introduce) -> None:
+        try:
+            await introduce(worker.name, worker.actor, lambda: self._start(worker))
+        except (RolloutError, EngineError) as error:
+            self.replace(worker.actor, error)
+        except RunError as error:
+            self._give_up(error)
+        else:
+            self._serve(worker)
 
-def shared_out(requests: Iterable[Request], load: Sequence[int]) -> list[list[Request]]:
-    """One batch a worker: each request goes to the one with the fewest outstanding tokens.
+    def _serve(self, worker: _Worker) -> None:
+        worker.serves = True
+        worker.spawn(self._collect(worker))
+        self._deal()
 
-    Args:
-        load: tokens outstanding at each worker.
-    """
-    batches: list[list[Request]] = [[] for _ in load]
-    least = [(tokens, i) for i, tokens in enumerate(load)]
-    heapq.heapify(least)
-    for request in requests:
-        tokens, i = least[0]
-        heapq.heapreplace(least, (tokens + request.cost, i))
-        batches[i].append(request)
-    return batches
+    def _give_up(self, error: RunError) -> None:
+        self._end = error
+        self._routing.fail(error)
+
+    def _deal(self) -> None:
+        """Ask those that serve what waits."""
+        serving = [w for w in self._workers if w.serves]
+        batches = self._routing.deal([w.load for w in serving])
+        for worker, batch in zip(serving, batches, strict=True):
+            if batch:
+                submitted: Any = worker.actor.submit.remote(batch)
+                worker.spawn(self._submitted(worker, batch, submitted))
+
+    async def _submitted(self, worker: _Worker, batch: list[Request], reference: Any) -> None:
+        try:
+            await self._ask(worker, reference)
+        except RolloutError as refused:
+            self._routing.fail(refused, batch)
+
+    def _abandon(self, requests: Sequence[Request]) -> None:
+        known = self._routing.forget(requests, [w.load for w in self._workers])
+        for worker, ids in zip(self._workers, known, strict=True):
+            if ids:
+                worker.actor.control.remote("abort", ids)
+
+    async def _collect(self, worker: _Worker) -> None:
+        """Bring a worker's responses to whoever asked for them."""
+        poll_s = min(_POLL_S, self._config.rollout.stall_timeout_s / 4)
+        while True:
+            finished = await self._ask(worker, worker.actor.collect.remote(poll_s))
+            if finished is None:
+                return
+            if not finished and worker.load.requests:
+                await self._check_progress(worker)
+            self._routing.deliver(worker.load, finished)
+
+    async def _check_progress(self, worker: _Worker) -> None:
+        limit = self._config.rollout.stall_timeout_s
+        state = await self._ask(worker, worker.actor.state.remote())
+        if state is not None and state["idle_s"] > limit:
+            stalled = (
+                f"{worker.name} has {len(worker.load.requests)} requests but its engine has not "
+                f"stepped for {state['idle_s']:.0f} s (rollout.stall_timeout_s={limit:.0f})"
+            )
+            self.replace(worker.actor, RolloutError(stalled))
+
+    async def _control(self, name: str, *arguments: Any) -> None:
+        serving = [w for w in self._workers if w.serves]
+        calls: list[Any] = [w.actor.control.remote(name, *arguments) for w in serving]
+        await asyncio.gather(*map(self._ask, serving, calls))
+
+    async def _ask(self, worker: _Worker, reference: Any) -> Any:
+        """The answer of a worker; None of one that failed, which is replaced.
+
+        Raises RolloutError if the engine refuses the call and works on.
+        """
+        try:
+            return await answer(
+                reference,
+                worker.name,
+                within_s=self._config.rollout.stall_timeout_s,
+                key="rollout.stall_timeout_s",
+                error=RolloutError,
+            )
+        except RolloutError as error:
+            cause = error.__cause__
+            if isinstance(cause, RayTaskError) and not isinstance(cause.cause, EngineFailed):
+                raise
+            self.replace(worker.actor, error)
+            return None

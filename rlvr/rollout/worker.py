@@ -18,6 +18,10 @@ from rlvr.types import Response
 Finished = list[tuple[str, Response]]
 
 
+class EngineFailed(RuntimeError):
+    """The engine has failed for good; the text has its own traceback."""
+
+
 class RolloutWorker:
     """Steps the engine on one thread and answers calls on another.
 
@@ -30,6 +34,7 @@ class RolloutWorker:
         self._inbox: queue.Queue[Callable[[Engine], None]] = queue.Queue()
         self._finished: Finished = []
         self._failure: str | None = None
+        self._calling: set[asyncio.Future[None]] = set()
         self._steps = 0
         self._last_step = time.monotonic()
         self._loop: asyncio.AbstractEventLoop
@@ -49,7 +54,6 @@ class RolloutWorker:
 
     async def submit(self, requests: list[Request]) -> None:
         """Queue requests; their responses come out of ``collect``."""
-        self._raise_failure()
 
         def add(engine: Engine) -> None:
             for request in requests:
@@ -95,25 +99,37 @@ class RolloutWorker:
                 if finished:
                     self._loop.call_soon_threadsafe(self._deliver, finished)
         except BaseException:
-            self._failure = traceback.format_exc()
-            self._loop.call_soon_threadsafe(self._news.set)
+            self._loop.call_soon_threadsafe(self._fail, traceback.format_exc())
 
     def _run_calls(self, engine: Engine) -> None:
         """Run what waits in the inbox; sleep in it while the engine has nothing to do."""
         while True:
+            idle = not engine.busy
             try:
-                call = self._inbox.get(block=not engine.busy)
+                call = self._inbox.get(block=idle)
             except queue.Empty:
                 return
+            if idle:
+                self._last_step = time.monotonic()  # what was idle before is no stall
             call(engine)
 
     def _deliver(self, finished: Finished) -> None:
         self._finished += finished
         self._news.set()
 
+    def _fail(self, failure: str) -> None:
+        self._failure = failure
+        self._news.set()
+        for call in set(self._calling):
+            if not call.done():
+                call.set_exception(EngineFailed(self._words()))
+
     async def _between_steps(self, call: Callable[[Engine], None]) -> None:
         """Run ``call`` on the engine's thread; its error is the caller's, not the engine's."""
+        self._raise_failure()
         done: asyncio.Future[None] = self._loop.create_future()
+        self._calling.add(done)
+        done.add_done_callback(self._calling.discard)
 
         def settle(error: BaseException | None) -> None:
             if done.done():
@@ -136,4 +152,7 @@ class RolloutWorker:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise RuntimeError(f"the vLLM engine failed:\n{self._failure}")
+            raise EngineFailed(self._words())
+
+    def _words(self) -> str:
+        return f"the vLLM engine failed:\n{self._failure}"

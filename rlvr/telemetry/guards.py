@@ -92,7 +92,7 @@ class Guards:
         """What there is to tell after this step: words, by the names of rules."""
         told = {}
         for rule, threshold in self._thresholds.items():
-            if (value := row.get(rule.metric)) is None:
+            if not isinstance(value := row.get(rule.metric), int | float):
                 continue
             if rule.relative and len(self._first[rule]) < _FIRST:
                 self._first[rule].append(value)

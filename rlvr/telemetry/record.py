@@ -40,18 +40,23 @@ class RunRecord:
         if not folder.config.exists() and not folder.metrics.exists():
             raise RunFolderError(f"{path}: not a run's folder (no config.yaml, no metrics.jsonl).")
         rows = folder.read_metrics()
+        for row in rows:
+            if odd := [k for k, v in row.items() if not isinstance(v, int | float | None)]:
+                told = f"{folder.metrics}, step {row['step']}: '{odd[0]}' is no number"
+                raise RunFolderError(f"{told}. Repair or delete the line.")
         try:
             summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else None
             config = yaml.safe_load(folder.config.read_text()) if folder.config.exists() else {}
-        except (ValueError, yaml.YAMLError) as error:
+            train = config.get("train", {})
+            planned, size = (_count(train.get(key)) for key in ("steps", "prompts_per_step"))
+        except (ValueError, RecursionError, AttributeError, yaml.YAMLError) as error:
             told = f"{path}: summary.json or config.yaml is damaged: {error}"
             raise RunFolderError(told) from error
         steps = [row for row in rows if is_step(row)]
         evaluations = [row for row in rows if any(k.startswith("evaluation/") for k in row)]
-        train = config.get("train", {})
-        ledger = verdict(folder.read_ledger(), train.get("prompts_per_step"))
+        ledger = verdict(folder.read_ledger(), size)
         name = str(path).rstrip("/")
-        return cls(name, steps, evaluations, summary, train.get("steps"), ledger)
+        return cls(name, steps, evaluations, summary, planned, ledger)
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         rows = self.evaluations if metric.startswith("evaluation/") else self.steps
@@ -114,3 +119,9 @@ class RunRecord:
         names = dict.fromkeys(name for row in self.steps for name in stages(row))
         whole = {name: sum(self.series(f"time/{name}_s")[1]) for name in names}
         return {name: seconds / len(self.steps) for name, seconds in whole.items()}
+
+
+def _count(value: object) -> int | None:
+    if value is not None and type(value) is not int:
+        raise ValueError(f"{value!r} is no number of steps or prompts")
+    return value

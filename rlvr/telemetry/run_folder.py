@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -56,6 +56,11 @@ class RunFolder:
     def evaluation(self, step: int, name: str) -> Path:
         return self.path / "evaluation" / name / f"step_{step:06d}.parquet"
 
+    def stacks(self, stage: str) -> Path:
+        """A file that is not there yet."""
+        files = self.path / "stacks"
+        return files / f"{len(list(files.glob('*.txt'))) + 1:03d}_{stage}.txt"
+
     def skipped(self, step: int) -> Path:
         return self.path / "skipped" / f"step_{step:06d}.parquet"
 
@@ -70,7 +75,8 @@ class RunFolder:
 
     def read_ledger(self) -> list[dict[str, Any]]:
         """The lines of ``ledger.jsonl`` so far; RunFolderError names one that is damaged."""
-        return _read(self.ledger)
+        needed = {"draw": int, "prompt": str, "trained": bool}
+        return _read(self.ledger, lambda r: all(isinstance(r.get(k), t) for k, t in needed.items()))
 
     def rewind(self, step: int) -> None:
         """Forget what lies after ``step``, so that a resumed run records each step once."""
@@ -114,18 +120,22 @@ def writing(file: Path) -> Iterator[None]:
         raise RunError(f"{file} could not be written: {error}. Make room there.") from error
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
+def _read(
+    file: Path, whole: Callable[[dict[str, Any]], bool] = lambda row: True
+) -> list[dict[str, Any]]:
+    """The rows of a file, each with its ``step`` and otherwise ``whole``."""
     if not file.exists():
         return []
-    *lines, _unfinished = file.read_text(encoding="utf-8").split("\n")
+    *lines, _unfinished = file.read_bytes().split(b"\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise RunFolderError(
-                f"{file}, line {number}: not JSON ({error}). Repair or delete the line."
-            ) from error
+            row, why = json.loads(line), f"no row of {file.name}"
+        except (ValueError, RecursionError) as error:
+            row, why = None, f"not JSON ({error})"
+        if not isinstance(row, dict) or type(row.get("step")) is not int or not whole(row):
+            raise RunFolderError(f"{file}, line {number}: {why}. Repair or delete the line.")
+        rows.append(row)
     return rows
 
 

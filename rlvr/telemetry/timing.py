@@ -1,9 +1,13 @@
 """Where the time of a step goes."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
+
+_RECENT = 100  # laps
 
 
 def stages(row: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -33,6 +37,8 @@ class Stopwatch:
         self._clock = clock
         self._stages: dict[str, _Stage] = {}
         self._lap = clock()
+        self._past: dict[str, deque[float]] = {}  # a stage's seconds in recent laps
+        self.laps = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -54,6 +60,21 @@ class Stopwatch:
             stage.settle(now)
             if stage.seconds > 0:
                 timings[f"time/{name}_s"] = stage.seconds
+                self._past.setdefault(name, deque(maxlen=_RECENT)).append(stage.seconds)
             stage.seconds = 0.0
         self._lap = now
+        self.laps += 1
         return timings
+
+    def running(self) -> list[tuple[str, float, float | None]]:
+        """The stages under way: name, seconds in this lap, median of recent laps (None: none yet).
+
+        Another thread may ask.
+        """
+        now = self._clock()
+        return [
+            (name, stage.seconds + now - stage.since, median(past) if past else None)
+            for name, stage in list(self._stages.items())
+            if stage.running
+            for past in [list(self._past.get(name, ()))]
+        ]

@@ -123,8 +123,8 @@ async def measure(model: Model, repeats: int, engines: int) -> None:
             learners = LearnerGroup(config, 0, learner_options(config, None))
             await learners.start()
             for count in range(1, engines + 1):
-                publisher = WeightPublisher(config.weights, learners.workers, pool.actors[:count])
-                await publisher.start()
+                publisher = WeightPublisher(config.weights, learners.workers)
+                await publisher.start(dict(list(pool.engines.items())[:count]))
                 await publisher.publish(0)
                 seconds, copied = [], []
                 for version in range(1, repeats + 1):

@@ -56,8 +56,11 @@ class Run:
         )
 
     def wait_for_step(self, step: int) -> None:
+        self.wait_for(rf"step +{step}/")
+
+    def wait_for(self, line: str) -> None:
         for _ in range(2400):
-            if re.search(rf"step +{step}/", self.log.read_text()):
+            if re.search(line, self.log.read_text(), re.MULTILINE):
                 return
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             time.sleep(0.1)
@@ -107,17 +110,34 @@ def test_a_signal_ends_the_run_in_ten_seconds(run):
     assert not gone(processes)
 
 
-@pytest.mark.parametrize("actor", ["LearnerWorker", "RolloutWorker"])
-def test_a_killed_worker_ends_the_run_and_is_named(run, actor):
+def kill_one(processes: list[psutil.Process], actor: str) -> None:
+    next(p for p in processes if actor in " ".join(p.cmdline())).kill()
+
+
+def test_a_killed_learner_ends_the_run_and_is_named(run):
     r = run()
     r.wait_for_step(2)
     processes = r.descendants()
-    victims = [p for p in processes if actor in " ".join(p.cmdline())]
-    victims[0].kill()
+    kill_one(processes, "LearnerWorker")
     output = r.end(timeout_s=30)
     assert r.process.returncode != 0
-    assert ("learner" if actor == "LearnerWorker" else "rollout worker 0") in output
-    assert "died" in output.lower()
+    assert "learner" in output and "died" in output.lower()
+    assert not gone(processes)
+
+
+@pytest.mark.parametrize("placement", ["disaggregated", "colocated"])
+def test_a_killed_rollout_worker_is_named_and_replaced(run, placement):
+    r = run(f"cluster.placement={placement}", "rollout.workers=2")
+    r.wait_for_step(2)
+    kill_one(r.descendants(), "RolloutWorker")
+    line = r"^rollout worker [01] failed: .*died.* It is replaced .*requests are asked again$"
+    r.wait_for(line)
+    done = max(int(step) for step in re.findall(r"step +(\d+)/", r.log.read_text()))
+    r.wait_for_step(done + 2)  # the one after that may have been under way
+    processes = r.descendants()
+    os.kill(r.process.pid, signal.SIGTERM)
+    output = r.end(timeout_s=10)
+    assert len(re.findall(line, output, re.MULTILINE)) == 1 and "Traceback" not in output
     assert not gone(processes)
 
 

@@ -31,7 +31,18 @@ GUIDES = sorted(
     for path in ROOT.glob(f"{folder}/*.md".lstrip("/"))
 )
 # What this repository does not bring; any other first word must be one of its own programs.
-FOREIGN = {"cd", "docker", "git", "lint-imports", "mypy", "pip", "pre-commit", "ray", "ruff"}
+FOREIGN = {
+    "export",
+    "cd",
+    "docker",
+    "git",
+    "lint-imports",
+    "mypy",
+    "pip",
+    "pre-commit",
+    "ray",
+    "ruff",
+}
 METHODS = {r.kind: r for r in (ADVANTAGES, OBJECTIVES, CREDITS, CORRECTIONS)}
 ENTRY_POINTS = {f"rlvr.{kind}" for kind in (*METHODS, "verifier", "weights", "sink")}
 OMITTED = {"OVERRIDES", "...", "…"}  # what a guide writes for more words of the reader's own

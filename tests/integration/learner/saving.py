@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def run(rank: int, world: int, config, groups, advantages, load, save, offload=False) -> dict:
+def run(rank: int, world: int, config, groups, advantages, load, save) -> dict:
     """One step after ``load`` (or two at the start of all); the state before and after it."""
     import torch
 

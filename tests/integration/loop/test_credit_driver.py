@@ -149,8 +149,8 @@ def test_weights_on_the_ranks_and_the_version_that_answers(bench, seed):
     drawn = draw(seed)
     learners = LearnerGroup(bench.config, PAD, learner_options(bench.config, None))
     bench.do(learners.start())
-    publisher = WeightPublisher(bench.config.weights, learners.workers, bench.pool.actors)
-    bench.do(publisher.start())
+    publisher = WeightPublisher(bench.config.weights, learners.workers)
+    bench.do(publisher.start(bench.pool.engines))
 
     async def step(inputs):
         await learners.load(drawn[0], np.tile([-1.0, 1.0], 6), inputs)

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError
+from rlvr.telemetry.ledger import verdict
+from rlvr.telemetry.run_folder import RunFolder
 
 
 def configuration(model: str, folder, name: str) -> RunConfig:
@@ -49,6 +51,9 @@ def test_resumed_equals_uninterrupted(train, tiny_model, tmp_path):
     expected = load_file(tmp_path / "whole" / "model" / "model.safetensors")
     actual = load_file(tmp_path / "resumed" / "model" / "model.safetensors")
     assert all(torch.equal(expected[k], actual[k]) for k in expected)
+    ledgers = [RunFolder(tmp_path / name).read_ledger() for name in ("whole", "resumed")]
+    assert verdict(ledgers[0], 4) == "16, each trained on once"
+    assert ledgers[1] == [row for row in ledgers[0] if row["step"] > 2]
     for step in (3, 4):
         a, b = (
             pq.read_table(tmp_path / name / "responses" / f"step_{step:06d}.parquet")

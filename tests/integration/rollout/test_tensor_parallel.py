@@ -72,9 +72,9 @@ def test_two_processes_sample_and_are_published_to(ray_here, tiny_model, save_qw
             await asyncio.gather(pool.start(), learners.start())
             before = await greedy(pool, "before")
             publisher = WeightPublisher(
-                config.weights, learners.workers, pool.actors, config.rollout.tensor_parallel
+                config.weights, learners.workers, config.rollout.tensor_parallel
             )
-            await publisher.start()
+            await publisher.start(pool.engines)
             await publisher.publish(1)
             return before, await greedy(pool, "after")
         finally:

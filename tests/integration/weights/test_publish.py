@@ -91,11 +91,10 @@ class Bench:
         """Those of ``sample``."""
         return responses_of(self.sample())
 
-    def publisher(self, learners, timeout_s: float = 60.0, engines=None) -> WeightPublisher:
-        engines = self.pool.actors if engines is None else engines
+    def publisher(self, learners, timeout_s: float = 60.0) -> WeightPublisher:
         config = replace(self.config.weights, timeout_s=timeout_s)
-        publisher = WeightPublisher(config, learners, engines)
-        self.do(publisher.start())
+        publisher = WeightPublisher(config, learners)
+        self.do(publisher.start(self.pool.engines))
         return publisher
 
 

@@ -94,8 +94,8 @@ def test_it_publishes_like_one_of_our_own(ray_here, tiny_model, toy):
         learners = LearnerGroup(config, 0, learner)
         try:
             await asyncio.gather(pool.start(), learners.start())
-            publisher = WeightPublisher(config.weights, learners.workers, pool.actors)
-            await publisher.start()
+            publisher = WeightPublisher(config.weights, learners.workers)
+            await publisher.start(pool.engines)
             await publisher.publish(7)
             request = Request("r", [5, 6], 0, Sampling(1.0, 1.0, 0, 8, (1,)))
             [[(_, response)]] = [sampled async for sampled in pool.sample([request])]

@@ -54,9 +54,7 @@ def test_any_bytes_are_rows_or_say_why_not(tmp_path, content):
 @pytest.fixture(scope="module")
 def parquet(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("parquet") / "whole.parquet"
-    table = pa.table(
-        {"problem": ["abc", "d", None], "answer": ["1", "2", "3"], "n": [[1], [], None]}
-    )
+    columns = {"problem": ["abc", "d", None], "answer": ["1", "2", "3"], "n": [[1], [], None]}
     pq.write_table(pa.table(columns), path)
     return path.read_bytes()
 

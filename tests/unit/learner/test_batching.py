@@ -54,6 +54,7 @@ def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks, seed):
     flat = [(g, i) for g in range(5) for i in range(4)]
     seen = []
     for batch in batches:
+        assert batch.input_ids.untyped_storage().nbytes() == 8 * batch.num_tokens  # travels alone
         for s in range(batch.num_sequences):
             k = int(batch.response_id[s])
             g, i = flat[k]

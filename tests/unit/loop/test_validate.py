@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from functools import reduce
+
 import pytest
 
 from rlvr.config import RunConfig, Template, choices
 from rlvr.errors import ConfigError
 from rlvr.loop.resolve import resolved
-from rlvr.loop.validate import validated
+from rlvr.loop.validate import _BOUNDS, validated
 
 
 @pytest.fixture
@@ -152,3 +155,16 @@ def test_the_engine_is_given_no_more_length_than_the_run_needs(config):
     assert resolved(config).rollout.engine["max_model_len"] == 150
     config.rollout.engine = {"max_model_len": 999}
     assert resolved(config).rollout.engine["max_model_len"] == 999
+
+
+@pytest.mark.parametrize("key", _BOUNDS)
+def test_a_number_below_its_least_is_named_and_so_is_none_at_all(tmp_path, key):
+    least = _BOUNDS[key][0]
+    for value in (least - 1, math.nan):
+        config = RunConfig()
+        config.model.path, config.data.train, config.train.steps = str(tmp_path), ["x.jsonl"], 1
+        *path, leaf = key.split(".")
+        node = reduce(getattr, path, config)
+        setattr(node, leaf, value)
+        with pytest.raises(ConfigError, match=rf"{key}={value}: must be"):
+            validated(config, files=False)

@@ -73,3 +73,16 @@ def test_oar_p_costs_forwards(planned) -> None:
     plain = planned("+recipe=grpo_qwen2.5_7b", "cluster=1x8")
     assert plan.stages["credit"].seconds > 2 * plain.stages["update"].seconds
     assert plain.stages["credit"].seconds == 0
+
+
+def test_every_rank_of_zero_0_steps_the_whole_optimizer(planned) -> None:
+    """32 bytes a parameter, on 4 ranks; those of ZeRO-2 step a quarter and gather the rest."""
+    small = ("+recipe=delta_qwen3_8b", "cluster=1x8", "model.path=Qwen/Qwen2.5-1.5B")
+    small += ("model.dtype=float32",)
+    none, two = (planned(*small, f"learner.zero_stage={z}") for z in (0, 2))
+    size, card = none.shape.parameters, GPUS["h100"]
+    whole = 32 * size / (card.hbm * EFFICIENCY.hbm)
+    gathered = 4 * size / (card.nvlink * EFFICIENCY.network)
+    steps = none.work.mini_batches * none.work.epochs
+    more = none.stages["update"].seconds - two.stages["update"].seconds
+    assert more == pytest.approx(steps * (0.75 * whole - gathered), rel=1e-6)
