@@ -83,11 +83,7 @@ async def reserve(config: RunConfig) -> Placement:
     return Placement(
         learners=learner_options(config, group),
         engines=engine_options(config, group),
-        verifiers={
-            "num_cpus": 0,
-            "scheduling_strategy": "SPREAD",
-            "runtime_env": {"env_vars": {**_QUIET, "OMP_NUM_THREADS": "1"}},
-        },
+        verifiers={"runtime_env": {"env_vars": {**_QUIET, "OMP_NUM_THREADS": "1"}}},
         group=group,
     )
 
