@@ -71,6 +71,8 @@ class LearnerWorker:
             WORLD_SIZE=str(self._config.learner.ranks),
             LOCAL_RANK="0",  # Ray shows each rank its own device only
         )
+        if interface := _interface():  # else gloo asks what the host's name means, if anything
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         self._device = torch.device("cuda", 0) if gpu else torch.device("cpu")
         deepspeed.init_distributed("nccl" if gpu else "gloo", verbose=False)
 
@@ -188,3 +190,15 @@ class LearnerWorker:
         """Leave the process group in step with the other ranks."""
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def _interface() -> str | None:
+    """The network interface that has the address by which Ray knows this node."""
+    import psutil
+    import ray
+
+    own = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if own in (a.address for a in addresses):
+            return name
+    return None

@@ -51,7 +51,14 @@ def connect(config: RunConfig) -> None:
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     common: Options = {"log_to_driver": config.telemetry.worker_logs, "logging_level": "warning"}
     if address:
-        ray.init(address=address, **common)
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, ray.exceptions.RayError) as error:
+            raise ConfigError(
+                f"cluster.address: no Ray cluster takes us at {address} ({_cause(error)}). Is its "
+                "head up there (`ray start --head`), may this machine reach that port, and do "
+                "both have the same RAY_AUTH_TOKEN or ~/.ray/auth_token?"
+            ) from error
     else:
         actors = (config.learner.ranks or 1) + (config.rollout.workers or 1)
         cpus = max(os.cpu_count() or 1, actors + (config.verifier.actors or 1))
@@ -61,7 +68,9 @@ def connect(config: RunConfig) -> None:
 async def reserve(config: RunConfig) -> Placement:
     """Reserve what the actors need; ConfigError if there is no room."""
     bundles = resource_bundles(config)
-    group = placement_group(bundles, strategy="PACK")
+    # On GPUs whole nodes fill up, so that ranks have fast links. CPU nodes share all kinds alike.
+    apart = config.cluster.nodes > 1 and config.cluster.gpus == 0
+    group = placement_group(bundles, strategy="SPREAD" if apart else "PACK")
     try:
         async with asyncio.timeout(_RESERVE_TIMEOUT_S):
             await group.ready()
@@ -74,9 +83,16 @@ async def reserve(config: RunConfig) -> Placement:
     return Placement(
         learners=learner_options(config, group),
         engines=engine_options(config, group),
-        verifiers={"num_cpus": 0, "runtime_env": {"env_vars": {**_QUIET, "OMP_NUM_THREADS": "1"}}},
+        verifiers={"runtime_env": {"env_vars": {**_QUIET, "OMP_NUM_THREADS": "1"}}},
         group=group,
     )
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what began it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0]
 
 
 def resource_bundles(config: RunConfig) -> list[dict[str, float]]:

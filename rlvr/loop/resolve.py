@@ -12,7 +12,7 @@ def resolved(config: RunConfig) -> RunConfig:
     colocated = cluster.placement == "colocated"
     ranks, workers = config.learner.ranks, config.rollout.workers
     if cluster.gpus == 0:
-        ranks, workers = ranks or 1, workers or 1
+        ranks, workers = ranks or cluster.nodes, workers or cluster.nodes
     elif colocated:
         ranks = ranks or cluster.gpus
         workers = workers or ranks // tp
@@ -44,10 +44,9 @@ def longest_sequence(config: RunConfig) -> int:
 
 def learner_threads(config: RunConfig, cores: int) -> int:
     """torch threads of a learner rank: the cores of its node shared among the ranks there."""
-    ranks = config.learner.ranks or 1
-    if config.cluster.gpus:
-        ranks = min(ranks, config.cluster.gpus_per_node)
-    return config.cluster.torch_threads or max(1, cores // ranks)
+    cluster, ranks = config.cluster, config.learner.ranks or 1
+    here = min(ranks, cluster.gpus_per_node) if cluster.gpus else -(-ranks // cluster.nodes)
+    return cluster.torch_threads or max(1, cores // here)
 
 
 def rollout_threads(config: RunConfig, cores: int) -> int:
@@ -57,5 +56,5 @@ def rollout_threads(config: RunConfig, cores: int) -> int:
     time, one share is left out.
     """
     processes = (config.rollout.workers or 1) * config.rollout.tensor_parallel
-    shares = processes + int(config.train.max_staleness > 0)
+    shares = -(-processes // config.cluster.nodes) + int(config.train.max_staleness > 0)
     return config.cluster.torch_threads or max(1, cores // shares)

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlvr.config import VerifierConfig
 from rlvr.errors import VerifierError
@@ -59,7 +60,7 @@ class VerifierPool:
         verifiers: Sequence[str] = ("math",),
     ) -> None:
         self._config, self._verifiers = config, list(verifiers)
-        self._options = {"num_cpus": 0, "scheduling_strategy": "SPREAD", **(options or {})}
+        self._options = {"num_cpus": 0, **(options or {})}
         self._actors = config.actors or 1
         self._slots: list[_Slot] = []
         self._serving: list[asyncio.Task[None]] = []
@@ -76,7 +77,7 @@ class VerifierPool:
         """Create the actors. Raises ConfigError or VerifierError if a verifier cannot be used."""
         for name in self._verifiers:
             module_of(name)
-        self._slots = [_Slot(f"verifier actor {i}", self._create()) for i in range(self._actors)]
+        self._slots = [_Slot(f"verifier actor {i}", self._create(i)) for i in range(self._actors)]
         await asyncio.gather(*map(self._start, self._slots))
         self._failure = None
         self._serving = [asyncio.create_task(self._serve(slot)) for slot in self._slots]
@@ -162,7 +163,7 @@ class VerifierPool:
         print(f"{slot.name} is replaced: {error}", flush=True)
         ray.kill(slot.actor)
         self.replaced += 1
-        slot.actor = self._create()
+        slot.actor = self._create(self._slots.index(slot))
         await self._start(slot)
         slot.unsent = list(slot.tasks)
 
@@ -175,9 +176,13 @@ class VerifierPool:
                     verdict.set_exception(error)
                     verdict.exception()  # who asked may be gone already
 
-    def _create(self) -> ActorHandle:
+    def _create(self, number: int) -> ActorHandle:
+        """Nodes in turn, which Ray's own spreading does not keep to; one that is gone is passed."""
+        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        there = NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=True)
+        options = {"scheduling_strategy": there, **self._options}
         actor_class: Any = ray.remote(Fleet)
-        return actor_class.options(**self._options).remote(self._config, self._verifiers)
+        return actor_class.options(**options).remote(self._config, self._verifiers)
 
     async def _start(self, slot: _Slot) -> None:
         await _answer(slot.actor.start.remote(), slot.name, within_s=_START_S)
