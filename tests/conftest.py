@@ -32,6 +32,7 @@ def pytest_configure(config) -> None:
     config.rlvr_seed = int(os.environ[_SEED])
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items) -> None:
     """Where several processes share the tests, those of a folder go to one, which has its engines.
 
@@ -64,7 +65,8 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
 
 def _begin(request) -> int:
     """A seed of the test's or module's own: alone it draws what it drew among all the others."""
-    value = zlib.crc32(f"{request.config.rlvr_seed} {request.node.nodeid}".encode())
+    name = request.node.nodeid.split("@")[0]  # without the group
+    value = zlib.crc32(f"{request.config.rlvr_seed} {name}".encode())
     random.seed(value)
     np.random.seed(value)
     torch.manual_seed(value)
