@@ -13,5 +13,5 @@ export TOKENIZERS_PARALLELISM=false
 unset RAY_ADDRESS
 
 # All of them go through two processes: most wait for a program to start, on one core.
-(($#)) || set -- -n 2 --dist loadgroup --no-loadscope-reorder
+(($#)) || set -- -n 2 --no-loadscope-reorder
 exec python -m pytest -ra --durations=15 "$@"

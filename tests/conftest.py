@@ -32,17 +32,22 @@ def pytest_configure(config) -> None:
     config.rlvr_seed = int(os.environ[_SEED])
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items) -> None:
-    """Where several processes share the tests, those of a folder go to one, which has its engines.
-
-    What takes longest begins first.
-    """
-    for item in items:
-        path = item.path.relative_to(_TESTS)
-        alone = path.parts[0] == "unit"
-        item.add_marker(pytest.mark.xdist_group(str(path if alone else path.parent)))
+    """What takes longest begins first."""
     items.sort(key=lambda item: item.path.parent != _TESTS / "integration" / "loop")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Of several processes one gets the tests of a folder: it has what they share, an engine say."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFolder(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return file if file.startswith("tests/unit") else str(Path(file).parent)
+
+    return ByFolder(config, log)
 
 
 def pytest_report_header(config) -> str:
@@ -65,8 +70,7 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
 
 def _begin(request) -> int:
     """A seed of the test's or module's own: alone it draws what it drew among all the others."""
-    name = request.node.nodeid.split("@")[0]  # without the group
-    value = zlib.crc32(f"{request.config.rlvr_seed} {name}".encode())
+    value = zlib.crc32(f"{request.config.rlvr_seed} {request.node.nodeid}".encode())
     random.seed(value)
     np.random.seed(value)
     torch.manual_seed(value)

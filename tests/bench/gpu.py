@@ -133,6 +133,10 @@ class PlainEngine:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def was_step_applied(self) -> bool:
+        """It always is."""
+        return True
+
     def get_global_grad_norm(self) -> float:
         """Of the last step, before clipping."""
         return self.norm
