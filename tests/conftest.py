@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Of several processes one gets the tests of a folder: it has what they share, an engine say."""
+    """Of several processes one gets the tests of a folder: it has what they share, as engines."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFolder(LoadScopeScheduling):
