@@ -4,6 +4,7 @@ import gc
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
@@ -20,6 +21,8 @@ from rlvr.learner.sharded_state import ShardedState
 from rlvr.learner.state_files import FileSum, Piece, SharedState, StateFiles, write
 from rlvr.weights.base import Meeting, WeightBackend, backend_class
 from rlvr.weights.source import ShardedWeightSource
+
+_BUILD_S = 600.0  # within which any operator is built
 
 
 class LearnerWorker:
@@ -62,6 +65,7 @@ class LearnerWorker:
         # DeepSpeed compiles an operator with the ninja beside this Python, once per environment.
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
+        drop_stale_locks(Path(os.environ["TORCH_EXTENSIONS_DIR"]))
         import deepspeed
 
         os.environ.update(
@@ -190,6 +194,16 @@ class LearnerWorker:
         """Leave the process group in step with the other ranks."""
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def drop_stale_locks(extensions: Path) -> None:
+    """Remove what a build that was killed has left: PyTorch would wait for it without end."""
+    for lock in extensions.glob("*/lock"):
+        try:
+            if time.time() - lock.stat().st_mtime > _BUILD_S:
+                lock.unlink()
+        except FileNotFoundError:  # another rank was faster
+            pass
 
 
 def _interface() -> str | None:
