@@ -126,6 +126,8 @@ class GroupSource:
         try:
             await self._sample(prompts, turns, size, self._sampling, finish)
         except Exception as error:
+            while isinstance(error, ExceptionGroup):  # the verifying tasks wrap it
+                error = error.exceptions[0]
             self._failure = error
             self._news.set()
 

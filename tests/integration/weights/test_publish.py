@@ -270,7 +270,7 @@ def test_a_shape_that_does_not_fit_is_named_and_undone(bench, learners):
 def test_an_engine_that_raises_is_heard_at_once(bench, learners):
     b = bench(True)
     publisher = b.publisher(
-        [Tampered(r, lambda info: {**info, "objects": "x"}) for r in learners.workers]
+        [Tampered(r, lambda info: info and {**info, "objects": "x"}) for r in learners.workers]
     )
     before = fingerprint(b)
     started = time.monotonic()
