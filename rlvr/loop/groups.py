@@ -126,8 +126,6 @@ class GroupSource:
         try:
             await self._sample(prompts, turns, size, self._sampling, finish)
         except Exception as error:
-            while isinstance(error, ExceptionGroup):  # the verifying tasks wrap it
-                error = error.exceptions[0]
             self._failure = error
             self._news.set()
 
@@ -185,5 +183,9 @@ class GroupSource:
                     running -= len(sampled)
                     self._free += len(sampled)
                     self._begin()
+        except (
+            ExceptionGroup
+        ) as failures:  # as the task group has it; what failed speaks for itself
+            raise failures.exceptions[0]
         finally:
             self._free += running
