@@ -63,7 +63,7 @@ def write(
     if shared is not None:
         with (folder / _STATE).open("w") as text:
             text.write(json.dumps(asdict(shared)))
-            _to_disk(text)
+        to_disk(folder / _STATE)
         sums[_STATE] = checksum(folder / _STATE)
     file = folder / f"rank_{rank:05d}.safetensors"
     sums[file.name] = _write_tensors(file, list(pieces))
@@ -88,8 +88,17 @@ def _write_tensors(file: Path, pieces: list[Piece]) -> FileSum:
                 part = content[at : at + _CHUNK]
                 out.write(part)
                 size, crc = size + len(part), zlib.crc32(part, crc)
-        _to_disk(out)
+    to_disk(file)
     return FileSum(size, f"{crc:08x}")
+
+
+def to_disk(path: Path) -> None:
+    """Wait until what a file holds, or a folder lists, is on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def checksum(file: Path) -> FileSum:
@@ -144,11 +153,6 @@ class StateFiles:
         whole = {name: torch.empty(self.shared.shapes[name]) for name in names}
         self.fill(Piece(f"{MASTER}/{name}", 0, w.view(-1)) for name, w in whole.items())
         return whole
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Checkpoints on disk: a folder each, which has its name only when it is whole, and a manifest."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from omegaconf import OmegaConf
 
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError, RunError, RunFolderError
-from rlvr.learner.state_files import FileSum, checksum
+from rlvr.learner.state_files import FileSum, checksum, to_disk
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -141,7 +140,7 @@ class Checkpoints:
         with _writing(partial):
             own = [p for p in partial.rglob("*") if p.is_file() and p.parent.name != "learner"]
             for file in own:
-                _to_disk(file)
+                to_disk(file)
             described = {str(file.relative_to(partial)): checksum(file) for file in own}
             manifest = {
                 "format": _FORMAT,
@@ -152,13 +151,13 @@ class Checkpoints:
                 "files": {**described, **written},
             }
             (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-            _to_disk(partial / _MANIFEST)
+            to_disk(partial / _MANIFEST)
             for folder in (*{file.parent for file in own}, partial / "learner", partial):
-                _to_disk(folder)
+                to_disk(folder)
             whole = partial.with_suffix("")
             shutil.rmtree(whole, ignore_errors=True)
             partial.rename(whole)
-            _to_disk(self.folder)
+            to_disk(self.folder)
 
     def keep(self, newest: int, best: int | None = None) -> None:
         """Remove all but so many of the newest, and that of step ``best``."""
@@ -234,12 +233,3 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield name, version(name)
         except PackageNotFoundError:  # on a CPU vLLM has another name
             continue
-
-
-def _to_disk(path: Path) -> None:
-    """What a file holds, or a folder lists."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
