@@ -109,6 +109,7 @@ class LearnerGroup:
     async def written_checkpoint(self) -> dict[str, FileSum]:
         """Wait for the files of ``save_checkpoint``; all of them by name."""
         limit = self._config.learner.step_timeout_s
+        files: list[Any] = [None] * len(self.workers)
         try:
             async with asyncio.timeout(limit):
                 while None in (files := await self._all("written_checkpoint")):
