@@ -183,9 +183,7 @@ class GroupSource:
                     running -= len(sampled)
                     self._free += len(sampled)
                     self._begin()
-        except (
-            ExceptionGroup
-        ) as failures:  # as the task group has it; what failed speaks for itself
-            raise failures.exceptions[0]
+        except ExceptionGroup as failures:  # of the task group: what failed speaks for itself
+            raise (first := failures.exceptions[0]) from first.__cause__
         finally:
             self._free += running

@@ -13,10 +13,11 @@ import pytest
 from rlvr.telemetry import stacks
 from rlvr.telemetry.stacks import Listener
 
-LISTEN = (
+PROGRAM = (
     "from rlvr.telemetry.stacks import Listener\n"
     "listener = Listener.begin()\n"
-    "print(listener.pid, listener.descriptor, flush=True)\n"
+    "def stuck():\n"
+    "    print(listener.pid, listener.descriptor, flush=True)\n"  # already in what must be told
 )
 BLOCKED = {
     "in a lock": "import threading\nthreading.Lock().acquire()\nthreading.Event().wait()\n",
@@ -30,8 +31,8 @@ def start():
     processes = []
 
     def begin(program: str) -> Listener:
-        command = [sys.executable, "-c", f"{LISTEN}def stuck():\n"]
-        command[-1] += "".join(f"    {line}\n" for line in program.splitlines()) + "stuck()\n"
+        body = "".join(f"    {line}\n" for line in program.splitlines())
+        command = [sys.executable, "-c", f"{PROGRAM}{body}stuck()\n"]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         return Listener(*map(int, processes[-1].stdout.readline().split()))
 
