@@ -5,6 +5,7 @@ after the other with the same engines, each in a folder of its own under ``train
 """
 
 import asyncio
+import atexit
 import gc
 import logging
 import sys
@@ -24,7 +25,8 @@ from rlvr.plan.compare import announced
 def main() -> None:
     logging.getLogger().setLevel(logging.WARNING)
     torch.set_num_threads(1)  # packing takes milliseconds, but threads wait for busy cores
-    gc.freeze()  # what is imported lives on: no collection need go through it again
+    gc.freeze()  # what is imported lives on: no collection need go through it again,
+    atexit.register(gc.unfreeze)  # but the last: nanobind takes what is left for leaked
     with for_people():  # of all runs of a sweep, before the first one starts
         register()
         for node in check_overrides("train", sys.argv[1:]):
