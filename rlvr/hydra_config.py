@@ -19,7 +19,7 @@ from rlvr.algorithm.compatibility import METHODS
 from rlvr.config import ClusterConfig, RunConfig, nearest, refused_choice
 from rlvr.errors import ConfigError
 
-CONFIG_PATH = str(Path(__file__).parent.parent / "conf")
+CONFIG_PATH = str(Path(__file__).parent / "conf")  # a link in the repository, files in the wheel
 
 _NODES_BY_GPUS = re.compile(r"(\d+)x(\d+)")
 
