@@ -12,9 +12,11 @@ from rlvr.completion import completions
 
 COMMANDS = {
     "train": "train a policy: rlvr train +recipe=delta_qwen3_8b cluster=1x8",
+    "evaluate": "a model, or every checkpoint of a run, on held-out questions",
     "plan": "memory and time of a run, before a GPU is asked for",
     "report": "runs at a glance, or side by side",
     "export": "the policy of a checkpoint as a Hugging Face folder",
+    "doctor": "what is wrong with a machine or a cluster, and what mends it",
     "quickstart": "a small base model, and a task to train it on",
 }
 

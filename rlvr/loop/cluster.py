@@ -51,18 +51,30 @@ def connect(config: RunConfig) -> None:
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     common: Options = {"log_to_driver": config.telemetry.worker_logs, "logging_level": "warning"}
     if address:
-        try:
-            ray.init(address=address, **common)
-        except (ConnectionError, ray.exceptions.RayError) as error:
-            raise ConfigError(
-                f"cluster.address: no Ray cluster takes us at {address} ({_cause(error)}). Is its "
-                "head up there (`ray start --head`), may this machine reach that port, and do "
-                "both have the same RAY_AUTH_TOKEN or ~/.ray/auth_token?"
-            ) from error
+        join(address, **common)
     else:
-        actors = (config.learner.ranks or 1) + (config.rollout.workers or 1)
+        actors = _ranks(config) + (config.rollout.workers or 1)
         cpus = max(os.cpu_count() or 1, actors + (config.verifier.actors or 1))
         ray.init(num_cpus=cpus, include_dashboard=False, **common)
+
+
+def join(address: str, **options: Any) -> None:
+    """Join the cluster there; ConfigError if it does not take us."""
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise ConfigError(
+            f"cluster.address: no Ray cluster takes us at {address} ({_cause(error)}). Is its "
+            "head up there (`ray start --head`), may this machine reach that port, and do "
+            "both have the same RAY_AUTH_TOKEN or ~/.ray/auth_token?"
+        ) from error
+    except RuntimeError as error:
+        if "mismatch" not in str(error):
+            raise
+        raise ConfigError(
+            f"cluster.address={address}: {' '.join(str(error).split())} Set this machine and its nodes up "
+            "from the same commit (bash launch/setup.sh)."
+        ) from error
 
 
 async def reserve(config: RunConfig) -> Placement:
@@ -101,7 +113,7 @@ def resource_bundles(config: RunConfig) -> list[dict[str, float]]:
     A bundle lies on one node. On shared GPUs it is those of an engine and of the learner ranks
     that it shares them with.
     """
-    ranks, workers = config.learner.ranks or 1, config.rollout.workers or 1
+    ranks, workers = _ranks(config), config.rollout.workers or 1
     if config.cluster.gpus == 0:
         available = ray.cluster_resources().get("CPU", 1.0) if ray.is_initialized() else 1.0
         share = min(1.0, round(available / (ranks + workers + 1), 2))
@@ -129,7 +141,7 @@ def learner_options(config: RunConfig, group: PlacementGroup | None) -> list[Opt
             "scheduling_strategy": _bundle(group, i // ranks_per_bundle),
             "runtime_env": {"env_vars": env},
         }
-        for i in range(config.learner.ranks or 1)
+        for i in range(_ranks(config))
     ]
 
 
@@ -137,7 +149,7 @@ def engine_options(config: RunConfig, group: PlacementGroup | None) -> list[Opti
     """Of each rollout worker. Ray is asked for no GPU that a learner rank has: the worker is told
     when it starts which GPUs those are."""
     shares = _shares_gpus(config)
-    first = 0 if shares else config.learner.ranks or 1
+    first = 0 if shares else _ranks(config)
     env = {**_QUIET, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if config.cluster.gpus == 0:
         env |= _ON_CPU | {
@@ -156,6 +168,11 @@ def engine_options(config: RunConfig, group: PlacementGroup | None) -> list[Opti
         }
         for i in range(config.rollout.workers or 1)
     ]
+
+
+def _ranks(config: RunConfig) -> int:
+    """0 where nothing is trained."""
+    return 1 if config.learner.ranks is None else config.learner.ranks
 
 
 def _shares_gpus(config: RunConfig) -> bool:
