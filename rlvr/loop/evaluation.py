@@ -1,21 +1,21 @@
 """Accuracy on held-out prompts, with the engines that training uses."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from rlvr.config import RunConfig
+from rlvr.evaluation.answers import Answers
+from rlvr.evaluation.estimators import figures
 from rlvr.loop.groups import GroupSource
 from rlvr.rollout.request import Sampling
 from rlvr.telemetry.run_log import Telemetry
-from rlvr.types import Group, Outcome, Prompt
+from rlvr.types import Prompt
 
-_SEED_STEP = -1  # evaluation draws from its own seeds, the same ones each time
+SEED_STEP = -1  # evaluation draws from its own seeds, the same ones each time
 
 
 class Evaluation:
-    """Greedy accuracy and avg@k of ``data.eval``; its results go to the telemetry."""
+    """The measures of ``data.eval``; their results go to the telemetry."""
 
     def __init__(
         self,
@@ -29,13 +29,7 @@ class Evaluation:
         self._prompts = prompts[: config.evaluation.limit]
         self._groups = groups
         self._telemetry = telemetry
-        self._sampling = Sampling(
-            temperature=config.evaluation.temperature,
-            top_p=config.evaluation.top_p,
-            top_k=0,
-            max_tokens=config.evaluation.max_response_tokens or config.rollout.max_response_tokens,
-            stop_token_ids=tuple(stop_token_ids),
-        )
+        self._measures = measures(config, stop_token_ids)
 
     async def at_start(self, step: int) -> None:
         """Before the first step, if asked for."""
@@ -56,24 +50,45 @@ class Evaluation:
 
     async def run(self, step: int) -> None:
         """Evaluate now: greedy decoding and k samples a prompt, as configured."""
-        if self._prompts and self._config.greedy:
-            greedy = replace(self._sampling, temperature=0.0, top_p=1.0)
-            await self._measure("greedy", 1, greedy, step)
-        if self._prompts and (k := self._config.samples):
-            await self._measure(f"avg_at_{k}", k, self._sampling, step)
-
-    async def _measure(self, name: str, samples: int, sampling: Sampling, step: int) -> None:
-        """Accuracy overall and, where there are several, by source."""
-        groups = await self._groups.sample(self._prompts, samples, sampling, seed_step=_SEED_STEP)
-        results = {"accuracy": _accuracy(groups)}
-        sources = sorted({g.prompt.source for g in groups})
-        for source in sources if len(sources) > 1 else []:
-            own = [g for g in groups if g.prompt.source == source]
-            results[f"{source}/accuracy"] = _accuracy(own)
-        await self._telemetry.evaluation(step, name, results, groups)
+        for measure in self._measures if self._prompts else ():
+            groups = await self._groups.sample(
+                self._prompts, measure.samples, measure.sampling, seed_step=SEED_STEP
+            )
+            results = _results(Answers.of(groups))
+            await self._telemetry.evaluation(step, measure.name, results, groups)
 
 
-def _accuracy(groups: Sequence[Group]) -> float:
-    """Share of correct responses: the mean over prompts of the mean over their samples."""
-    correct = [[s.verdict.outcome is Outcome.CORRECT for s in g.samples] for g in groups]
-    return float(np.mean([np.mean(own) for own in correct]))
+@dataclass(frozen=True)
+class Measure:
+    """So many samples of every question: ``greedy`` one, ``avg_at_k`` k."""
+
+    name: str
+    samples: int
+    sampling: Sampling
+
+
+def measures(config: RunConfig, stop_token_ids: Sequence[int]) -> list[Measure]:
+    """What ``evaluation`` asks for."""
+    own = config.evaluation
+    sampling = Sampling(
+        temperature=own.temperature,
+        top_p=own.top_p,
+        top_k=0,
+        max_tokens=own.max_response_tokens or config.rollout.max_response_tokens,
+        stop_token_ids=tuple(stop_token_ids),
+    )
+    greedy = Measure("greedy", 1, replace(sampling, temperature=0.0, top_p=1.0))
+    drawn = Measure(f"avg_at_{own.samples}", own.samples, sampling)
+    return [m for m, asked in ((greedy, own.greedy), (drawn, own.samples > 0)) if asked]
+
+
+def _results(answers: Answers) -> dict[str, float]:
+    """Accuracy overall and by source, and of several samples pass@k and maj@k of all of them."""
+    found = figures(answers)
+    results = {"accuracy": float(found["accuracy"].mean())}
+    for source, own in answers.by_source().items():
+        results[f"{source}/accuracy"] = float(own.correct.mean())
+    if (k := answers.samples) > 1:
+        names = [name for name in (f"pass_at_{k}", f"maj_at_{k}") if name in found]
+        results |= {name: float(found[name].mean()) for name in names}
+    return results

@@ -89,10 +89,21 @@ class GroupSource:
     ) -> list[Group]:
         """``samples`` verified responses for each prompt, apart from training."""
         groups: dict[int, Group] = {}
+        await self.each(prompts, samples, sampling, seed_step, groups.__setitem__)
+        return [groups[p] for p in range(len(prompts))]
+
+    async def each(
+        self,
+        prompts: Sequence[Prompt],
+        samples: int,
+        sampling: Sampling,
+        seed_step: int,
+        finish: Callable[[int, Group], None],
+    ) -> None:
+        """As ``sample``, but ``finish`` is called with each group and its prompt's place."""
         self._free -= len(prompts) * samples
         turns = [(seed_step, 0)] * len(prompts)
-        await self._sample(prompts, turns, samples, sampling, groups.__setitem__)
-        return [groups[p] for p in range(len(prompts))]
+        await self._sample(prompts, turns, samples, sampling, finish)
 
     def turn(self, draw: Draw) -> tuple[int, int]:
         """The step that the draw's seeds derive from, and how often its prompt came before then."""

@@ -12,7 +12,8 @@ def resolved(config: RunConfig) -> RunConfig:
     colocated = cluster.placement == "colocated"
     ranks, workers = config.learner.ranks, config.rollout.workers
     if cluster.gpus == 0:
-        ranks, workers = ranks or cluster.nodes, workers or cluster.nodes
+        ranks = cluster.nodes if ranks is None else ranks
+        workers = workers or cluster.nodes
     elif colocated:
         ranks = ranks or cluster.gpus
         workers = workers or ranks // tp

@@ -14,7 +14,7 @@ from rlvr.verify.answer import answer_pattern
 from rlvr.weights.base import WEIGHT_BACKENDS, backend_class
 
 _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
-    "train.steps": (1, None),
+    "train.steps": (0, None),
     "train.prompts_per_step": (1, None),
     "train.epochs_per_step": (1, None),
     "train.max_restarts": (0, None),
@@ -77,7 +77,8 @@ _Rules = list[tuple[object, str]]  # whether it is wrong, and what to say then
 def validated(config: RunConfig, *, files: bool = True) -> RunConfig:
     """The configuration, resolved; raises ConfigError with every problem and what to change.
 
-    Without ``files`` those that it names need not be there.
+    Without ``files`` those that it names need not be there. With ``learner.ranks`` 0 nothing is
+    trained.
     """
     problems = [*_values(config), *_methods(config)]
     if not problems:
@@ -156,6 +157,10 @@ def _batch(config: RunConfig) -> _Rules:
     mini = train.prompts_per_mini_batch
     return [
         (
+            train.steps == 0 and config.learner.ranks != 0,
+            "train.steps=0 trains nothing; to evaluate a model, there is rlvr evaluate",
+        ),
+        (
             rollout.group_size < 2 and needs_group,
             f"rollout.group_size={rollout.group_size}: advantage '{advantage}' compares the "
             "responses of a group, so it needs at least 2",
@@ -200,7 +205,7 @@ def _cluster(config: RunConfig) -> _Rules:
     rules: _Rules = [
         (refusal, f"weights.backend={backend} {refusal}"),
         (
-            ranks < 1 or workers < 1,
+            (ranks < 1 and config.train.steps > 0) or workers < 1,
             f"learner.ranks={ranks} and rollout.workers={workers} on {cluster.gpus} GPUs: each "
             "needs at least one; lower the other or rollout.tensor_parallel",
         ),

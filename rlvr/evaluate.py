@@ -1,0 +1,134 @@
+"""``python -m rlvr.evaluate [RUN] [overrides]``: a model, or a run's checkpoints, on questions."""
+
+import argparse
+import asyncio
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from omegaconf import DictConfig, OmegaConf
+
+from rlvr.config import RunConfig
+from rlvr.errors import ConfigError, RunFolderError, for_people
+from rlvr.evaluation.comparison import compared
+from rlvr.evaluation.folder import EvaluationFolder
+from rlvr.export import export
+from rlvr.hydra_config import check_overrides, register, run_config
+from rlvr.loop.benchmark import benchmark
+from rlvr.loop.checkpoint import Checkpoint, Checkpoints, find_checkpoint
+from rlvr.loop.validate import validated
+from rlvr.telemetry.run_folder import RunFolder
+
+_NOTHING_TRAINED = ["data.train=[]", "train.steps=0", "learner.ranks=0"]
+_OF_A_RUN = ("model", "data", "rollout", "verifier", "evaluation")  # is asked as it was there
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m rlvr.evaluate",
+        description="Accuracy of a model, or of every checkpoint of a run, on data.eval: greedy "
+        "and, with evaluation.samples=N, avg@N, pass@k and maj@k, with intervals. All GPUs of the "
+        "cluster have engines. What was interrupted goes on with the same command.",
+    )
+    parser.add_argument("what", nargs="*", metavar="RUN | KEY=VALUE", help="as for rlvr.train")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="of the result")
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar="FOLDER", help="two results, pair by pair"
+    )
+    options = parser.parse_intermixed_args(arguments)
+    with for_people():
+        if options.compare:
+            print(compared(*options.compare))
+            return
+        runs = [word for word in options.what if "=" not in word]
+        overrides = [word for word in options.what if "=" in word]
+        register()
+        try:
+            if not runs:
+                _model(overrides, options.output)
+            for run in map(Path, runs):
+                _checkpoints(run, overrides, options.output)
+        finally:
+            ray.shutdown()
+
+
+def _model(overrides: list[str], output: Path | None) -> None:
+    config = _config(overrides)
+    name = Path(config.model.path.rstrip("/")).name
+    _evaluate(config, config.model.path, output or Path("outputs", "evaluation", name), step=0)
+
+
+def _checkpoints(run: Path, overrides: list[str], output: Path | None) -> None:
+    checkpoints = Checkpoints(RunFolder(run).checkpoints)
+    if not checkpoints.steps:
+        raise RunFolderError(
+            f"{run} has no checkpoints. Its last model: rlvr evaluate model.path={run}/model ..."
+        )
+    for step in checkpoints.steps:
+        path = checkpoints.folder / f"step_{step:06d}"
+        folder = (output or run / "benchmark") / path.name
+        model = folder / "model"  # where all nodes find it, as long as they need it
+        shutil.rmtree(model, ignore_errors=True)
+        try:
+            export(path, model)
+            found = find_checkpoint(path)
+            assert found is not None
+            config = _config([*overrides, f"model.path={model}"], of=found)
+            _evaluate(config, str(path), folder, step)
+        finally:
+            shutil.rmtree(model, ignore_errors=True)
+
+
+def _evaluate(config: RunConfig, name: str, output: Path, step: int) -> None:
+    if not config.data.eval:
+        raise ConfigError("data.eval: must name files of questions, as in data.eval=[aime24.jsonl]")
+    config = validated(config)
+    folder = EvaluationFolder(output)
+    folder.begin(_settings(config, name))
+    print(f"== {name}: to {output}", flush=True)
+    asyncio.run(benchmark(config, folder, step))
+    print(f"\n{folder.finish(name)}", flush=True)
+
+
+def _config(overrides: list[str], of: Checkpoint | None = None) -> RunConfig:
+    """The command line's; what it does not say is as in the run ``of`` which the checkpoint is."""
+    nodes = check_overrides("train", [*_NOTHING_TRAINED, *overrides])
+    if len(nodes) != 1:
+        raise ConfigError("one evaluation at a time: give one value a key")
+    return run_config(nodes[0] if of is None else _as_in(of.configuration, nodes[0], overrides))
+
+
+def _as_in(run: dict[str, Any], node: DictConfig, overrides: list[str]) -> DictConfig:
+    """``node`` with what ``run`` asked, but for what its cluster decided."""
+    told = {key: dict(run[key]) for key in _OF_A_RUN}
+    told["rollout"] |= {"workers": None, "tensor_parallel": 1}
+    told["rollout"]["engine"] = {
+        k: v for k, v in told["rollout"]["engine"].items() if k != "max_model_len"
+    }
+    values = [word for word in overrides if "." in word.split("=")[0]]
+    merged = OmegaConf.merge(node, told, OmegaConf.from_dotlist(values))
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _settings(config: RunConfig, name: str) -> dict[str, Any]:
+    """What the figures depend on."""
+    limit = config.evaluation.max_response_tokens or config.rollout.max_response_tokens
+    asked = ("greedy", "samples", "temperature", "top_p", "limit")
+    data = {k: v for k, v in asdict(config.data).items() if k not in ("train", "shuffle")}
+    return {
+        "model": name,
+        "model.dtype": config.model.dtype,
+        "train.seed": config.train.seed,
+        **{f"evaluation.{k}": getattr(config.evaluation, k) for k in asked},
+        "evaluation.max_response_tokens": limit,
+        **{f"data.{k}": v for k, v in data.items()},
+        "verifier.answer_pattern": config.verifier.answer_pattern,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What an evaluation says: estimators with intervals, comparisons, and its folder."""
