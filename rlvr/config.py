@@ -22,6 +22,7 @@ Template = StrEnum("Template", ["chat", "plain", "none"])
 OnBadRow = StrEnum("OnBadRow", ["error", "drop"])
 Sandbox = StrEnum("Sandbox", ["bubblewrap", "unsafe"])
 Optimizer = StrEnum("Optimizer", ["adamw", "sgd"])
+Schedule = StrEnum("Schedule", ["constant", "linear", "cosine"])
 FeatureStore = StrEnum("FeatureStore", ["auto", "device", "host", "recompute"])
 Offload = StrEnum("Offload", ["none", "during_rollout", "always"])
 Placement = StrEnum("Placement", ["disaggregated", "colocated"])
@@ -149,7 +150,9 @@ class LearnerConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     weight_decay: float = 0.0
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # optimizer steps, as the schedule's
+    schedule: Schedule = Schedule.constant  # after them; the others fall to min_lr
+    min_lr: float = 0.0
     max_grad_norm: float = 1.0  # 0: no clipping
     entropy_bonus: float = 0.0
     features: FeatureStore = FeatureStore.auto  # where credit features wait

@@ -23,6 +23,7 @@ from rlvr.learner.features import LentPolicy, ScoringFeatures, agreed_store
 from rlvr.learner.logprob import TokenStatistics
 from rlvr.learner.policy import load_policy
 from rlvr.learner.prompts import shared_prompts
+from rlvr.learner.schedule import learning_rate
 from rlvr.learner.sequence_parallel import sequence_parallel
 from rlvr.learner.skipped import UpdateInputs, told_by_gradient
 from rlvr.learner.totals import count_groups, totals_of
@@ -172,8 +173,7 @@ class LearnerRank:
                 reports.append(report | {"update/prompt_passes": Mean(prompts, 0.0)})
             loss = told_by_gradient(loss + 0.0 * coupled_loss)
             self.engine.backward(loss * ranks, scale_wrt_gas=False)
-        learner = self.config.learner
-        lr = learner.lr * min(1.0, (self.steps + 1) / max(learner.warmup_steps, 1))
+        lr = learning_rate(self.config.learner, self.config.train, self.steps)
         grad_norm = take_step(self.engine, lr)
         if grad_norm is None:
             return []

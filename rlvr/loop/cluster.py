@@ -72,8 +72,8 @@ def join(address: str, **options: Any) -> None:
         if "mismatch" not in str(error):
             raise
         raise ConfigError(
-            f"cluster.address={address}: {' '.join(str(error).split())} Set this machine and its nodes up "
-            "from the same commit (bash launch/setup.sh)."
+            f"cluster.address={address}: {' '.join(str(error).split())} Set this machine and its "
+            "nodes up from the same commit (bash launch/setup.sh)."
         ) from error
 
 

@@ -54,6 +54,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "learner.eps": (0, None),
     "learner.weight_decay": (0, None),
     "learner.warmup_steps": (0, None),
+    "learner.min_lr": (0, None),
     "learner.max_grad_norm": (0, None),
     "learner.init_timeout_s": (0.1, None),
     "learner.step_timeout_s": (0.1, None),
@@ -124,6 +125,10 @@ def _values(config: RunConfig) -> list[str]:
         (
             learner.sequence_parallel not in (1, 2, 4, 8),
             f"learner.sequence_parallel={learner.sequence_parallel}: must be 1, 2, 4 or 8",
+        ),
+        (
+            learner.min_lr > learner.lr,
+            f"learner.min_lr={learner.min_lr:g} is above learner.lr={learner.lr:g}",
         ),
         (not 0 < rollout.top_p <= 1, f"rollout.top_p={rollout.top_p}: must be in (0, 1]"),
         (
