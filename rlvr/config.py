@@ -20,6 +20,7 @@ from rlvr.errors import ConfigError
 Dtype = StrEnum("Dtype", ["bfloat16", "float32"])
 Template = StrEnum("Template", ["chat", "plain", "none"])
 OnBadRow = StrEnum("OnBadRow", ["error", "drop"])
+DataCurriculum = StrEnum("DataCurriculum", ["none", "pass_rate"])
 Sandbox = StrEnum("Sandbox", ["bubblewrap", "unsafe"])
 Optimizer = StrEnum("Optimizer", ["adamw", "sgd"])
 Schedule = StrEnum("Schedule", ["constant", "linear", "cosine"])
@@ -44,7 +45,8 @@ class ModelConfig:
 class DataConfig:
     """Where prompts come from and how a row becomes token ids."""
 
-    train: list[str] = MISSING  # .jsonl or .parquet files
+    # .jsonl or .parquet files, or sources by name: {dapo: {path: F, weight: 2}, own: {path: G}}
+    train: Any = MISSING
     eval: list[str] = field(default_factory=list)
     problem_key: str | None = None  # default: found by name (problem, question, prompt, ...)
     answer_key: str | None = None  # default: found by name (answer, solution, reward_model, ...)
@@ -57,6 +59,7 @@ class DataConfig:
     max_prompt_tokens: int = 2048
     on_bad_row: OnBadRow = OnBadRow.error  # drop: they are counted and reported
     shuffle: bool = True
+    curriculum: DataCurriculum = DataCurriculum.none  # pass_rate: what teaches nothing now rests
     limit: int | None = None  # rows of each file, for a quick look
     verifier: str = "math"  # of rows that name none
 

@@ -10,6 +10,7 @@ from collections import Counter
 from itertools import chain
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import ray
@@ -17,6 +18,8 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+hypothesis.settings.register_profile("rlvr", deadline=None)  # a busy core is no failure
+hypothesis.settings.load_profile("rlvr")
 torch.set_num_threads(1)  # tiny tensors: threads would wait for each other
 
 _SEED = "RLVR_TEST_SEED"

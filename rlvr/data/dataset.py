@@ -40,6 +40,7 @@ class Dataset:
     """
 
     prompts: list[Prompt] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)  # prompts of each file
     bad_rows: list[BadRow] = field(default_factory=list)  # left out
     repeated: int = 0
     contradictions: list[str] = field(default_factory=list)
@@ -77,7 +78,8 @@ def load_dataset(
     data = Dataset()
     ids: Counter[str] = Counter()
     first_with: dict[str, tuple[str, str]] = {}  # text -> answer, place
-    for path in (Path(file).expanduser() for file in files):
+    for file in files:
+        path, before = Path(file).expanduser(), len(data.prompts)
         for number, row, text, tokens in _tokenised(path, config, template):
             if isinstance(row, Row):
                 prompt_id, row = _unique(row.id, ids), _usable(row, tokens, config)
@@ -93,6 +95,7 @@ def load_dataset(
             data.prompts.append(
                 Prompt(prompt_id, tokens, text, row.answer, row.verifier, row.source, row.meta)
             )
+        data.sizes[file] = data.sizes.get(file, 0) + len(data.prompts) - before
     bad, first_bad = data.bad_rows, "\n".join(_first(data.bad_rows))
     if bad and config.on_bad_row == "error":
         raise DataError(

@@ -12,14 +12,13 @@ def learning_rate(learner: LearnerConfig, train: TrainConfig, made: int) -> floa
     the run, in a line or along half a cosine. Steps that were skipped are not made.
     """
     warmed = min(1.0, (made + 1) / max(learner.warmup_steps, 1))
+    if learner.schedule == Schedule.constant:
+        return warmed * learner.lr
     first, last = learner.warmup_steps, optimizer_steps(train) - 1
     passed = min(1.0, max(0.0, (made - first) / max(last - first, 1)))
-    fallen = {
-        Schedule.constant: 0.0,
-        Schedule.linear: passed,
-        Schedule.cosine: (1.0 - math.cos(math.pi * passed)) / 2.0,
-    }[learner.schedule]
-    return warmed * (learner.lr - fallen * (learner.lr - learner.min_lr))
+    if learner.schedule == Schedule.cosine:
+        passed = (1.0 - math.cos(math.pi * passed)) / 2.0
+    return warmed * (learner.lr - passed * (learner.lr - learner.min_lr))
 
 
 def optimizer_steps(train: TrainConfig) -> int:

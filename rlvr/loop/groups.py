@@ -61,6 +61,11 @@ class GroupSource:
         self._failure: Exception | None = None
         self._news = asyncio.Event()
 
+    def curriculum(self) -> dict[str, float]:
+        """How many prompts taught nothing the last time, and rest now and then; empty if off."""
+        curriculum = self._stream.curriculum
+        return {} if curriculum is None else {"groups/prompts_resting": curriculum.known}
+
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """Texts of token ids, with all that is special in them."""
         return self._decoder.batch_decode(list(sequences), skip_special_tokens=False)

@@ -81,7 +81,9 @@ class Line:
         taken = sorted(useful[: self._size], key=lambda place: place.draw.number)
         end = taken[-1].draw.number
         discarded = [p for p in known if p.useless and not (in_order and p.draw.number > end)]
-        self._stream.settle(place.draw for place in self._without(taken, discarded))
+        left = self._without(taken, discarded)
+        self._stream.settle(place.draw for place in left)
+        self._stream.learn((place.draw, place.group.has_spread) for place in left if place.group)
         groups = [place.group for place in taken if place.group is not None]
         draws, dropped = ([place.draw for place in own] for own in (taken, discarded))
         batch = RolloutBatch(self._next, groups, self._stream.state(), draws, dropped)

@@ -7,7 +7,9 @@ from dataclasses import replace
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from rlvr.config import RunConfig
+from rlvr.data.curriculum import Curriculum
 from rlvr.data.dataset import Dataset, load_dataset
+from rlvr.data.sources import files, sources
 from rlvr.data.stream import PromptStream
 from rlvr.errors import ConfigError, LearnerError, PublishError
 from rlvr.loop.actors import Actors
@@ -66,13 +68,13 @@ class Session:
     async def _attempt(self, config: RunConfig, again: bool) -> None:
         """Everything that can be found wrong without an engine is found before the first starts."""
         tokenizer = load_tokenizer(config)
-        train_set = load_dataset(config.data.train, config.data, tokenizer)
+        train_set = load_dataset(files(config.data.train), config.data, tokenizer)
         held_out = Dataset()
         if config.data.eval:
             held_out = load_dataset(config.data.eval, config.data, tokenizer)
         check_vocabulary(config, tokenizer, [*train_set.prompts, *held_out.prompts])
         print(train_set.summary(), flush=True)
-        stream = PromptStream(train_set.prompts, config.train.seed, config.data.shuffle)
+        stream = prompt_stream(config, train_set)
         checkpoint = resume_point(config)
         if checkpoint is not None:
             stream.restore(checkpoint.state["stream"])
@@ -121,6 +123,19 @@ class Session:
         actors, self._actors = self._actors, None
         if actors is not None:
             await actors.close()
+
+
+def prompt_stream(config: RunConfig, data: Dataset) -> PromptStream:
+    """The stream of ``data.train``'s sources; ConfigError for one without a usable row."""
+    shares = []
+    for name, source in sources(config.data.train).items():
+        size = sum(data.sizes[file] for file in source.files)
+        if not size:
+            raise ConfigError(f"data.train.{name}: has no usable row")
+        shares.append((size, source.weight))
+    resting = Curriculum() if config.data.curriculum == "pass_rate" else None
+    own = config.train.seed, config.data.shuffle
+    return PromptStream(data.prompts, *own, sources=shares, curriculum=resting)
 
 
 def load_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:

@@ -99,6 +99,7 @@ class Trainer:
     ) -> None:
         timings = self.watch.lap()
         metrics["groups/discarded"] = len(batch.discarded)
+        metrics |= self.groups.curriculum()
         metrics["rollout/replaced"] = self.actors.rollout.replaced
         self.telemetry.trained_on(entries(batch, self.groups.turn))
         rows = token_rows(tokens, batch.groups, advantages, self.groups.decode)

@@ -7,6 +7,7 @@ from typing import Any
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.compatibility import METHODS, compatible
 from rlvr.config import RunConfig, choices, nearest, refused_choice
+from rlvr.data.sources import files, sources
 from rlvr.errors import ConfigError
 from rlvr.loop.resolve import resolved
 from rlvr.loop.reward import check_rewards
@@ -141,7 +142,10 @@ def _values(config: RunConfig) -> list[str]:
 
 
 def _methods(config: RunConfig) -> list[str]:
-    builds = [partial(r.build, getattr(config, node), node) for node, r in METHODS.items()]
+    builds: list[Any] = [
+        partial(r.build, getattr(config, node), node) for node, r in METHODS.items()
+    ]
+    builds.append(partial(sources, config.data.train))
     builds += [partial(f, config.verifier) for f in (answer_pattern, check_rewards)]
     problems = []
     for build in builds:
@@ -268,11 +272,15 @@ def _heads(config: RunConfig) -> _Rules:
 
 
 def _files(config: RunConfig) -> _Rules:
-    path = config.model.path
+    path, data = config.model.path, config.data
     local = path.startswith((".", "/", "~", "outputs/"))
     return [
-        *((not Path(f).is_file(), f"data.train: no such file: {f}") for f in config.data.train),
-        *((not Path(f).is_file(), f"data.eval: no such file: {f}") for f in config.data.eval),
+        *((not Path(f).is_file(), f"data.train: no such file: {f}") for f in files(data.train)),
+        *((not Path(f).is_file(), f"data.eval: no such file: {f}") for f in data.eval),
+        (
+            len(files(data.train)) > len({*files(data.train)}),
+            "data.train names a file twice; give its source more weight instead",
+        ),
         (
             local and not Path(path).expanduser().is_dir(),
             f"model.path: no such folder: {path}",

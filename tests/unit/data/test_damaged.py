@@ -14,7 +14,7 @@ from rlvr.config import DataConfig
 from rlvr.data.rows import Row, RowError, read_rows
 from rlvr.errors import DataError
 
-quick = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (

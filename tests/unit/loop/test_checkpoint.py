@@ -16,7 +16,7 @@ from rlvr.learner.state_files import FileSum, Piece, SharedState, StateFiles, wr
 from rlvr.loop.checkpoint import Checkpoint, Checkpoints
 from rlvr.loop.state import resume_point
 
-STREAM = {"stream": {"epoch": 0}}
+STREAM = {"stream": {"first": 0}}
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_none_is_whole(config, save):
         resume_point(config)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.binary(max_size=200)
     | st.recursive(
@@ -133,7 +133,7 @@ def test_any_manifest_is_refused_in_words(tmp_path, content):
         Checkpoint.read(folder)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_pieces_join_whatever_the_cuts(tmp_path, data):
     """Saved by some ranks, read by others: each gets the elements that it asked for."""

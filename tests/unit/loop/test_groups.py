@@ -227,7 +227,7 @@ runs = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(run=runs)
 def test_every_draw_is_trained_on_once_and_in_time(run):
     done = []
@@ -243,7 +243,7 @@ def test_every_draw_is_trained_on_once_and_in_time(run):
     assert len(done) == len(set(done)) and all(run.useful(number) for number in done)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(run=runs, resumed=st.integers(0, 4))
 def test_a_resumed_run_trains_on_what_was_left(run, resumed):
     whole = run.trained()
@@ -274,7 +274,7 @@ def test_short_groups_overtake_slow_ones():
 
 def test_no_group_overtakes_more_than_the_next_batches_hold():
     """Draw 3 is done when the second batch is due; draws 1 and 2 need that one and the third."""
-    assert finishing([0, 28, 29, 0], prompts_per_step=1) == [[0], [1], [2]]
+    assert finishing([0, 20, 29, 0], prompts_per_step=1) == [[0], [1], [2]]
 
 
 def test_dynamic_sampling_fills_the_batch_with_spread_and_counts_the_rest():

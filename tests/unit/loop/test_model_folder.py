@@ -63,7 +63,7 @@ def test_another_models_tokenizer_is_told_by_its_tokens(folder):
         read(folder, Prompt("b", [5, 100], "", "", "exact"))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_truncated_weights_are_named(tiny_model, tmp_path_factory, data):
     content = (Path(tiny_model(True)) / "model.safetensors").read_bytes()

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.errors import RunFolderError
@@ -29,7 +29,6 @@ names = st.sampled_from(
 rows = st.lists(st.dictionaries(names, values) | values, max_size=3)
 
 
-@settings(deadline=None)
 @given(rows, st.sampled_from(["metrics", "ledger"]), values, values, st.binary(max_size=20))
 def test_a_damaged_file_is_named(rows, name, config, summary, cut_off):
     with tempfile.TemporaryDirectory() as path:

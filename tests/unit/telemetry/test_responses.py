@@ -65,7 +65,7 @@ def test_an_evaluation_has_no_advantage(folder, make_group):
     assert table["advantage"].to_pylist() == [None]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters() | st.characters(categories=["Cs"])))
 def test_hostile_text(make_group, text):
     table = response_table(1, [make_group([(1, "correct", 1.0)], text=text)])
