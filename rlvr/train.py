@@ -20,6 +20,7 @@ from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
 from rlvr.loop.run import Session
 from rlvr.loop.validate import validated
 from rlvr.plan.compare import announced
+from rlvr.prepare.needs import prepare_missing
 
 
 def main() -> None:
@@ -30,7 +31,9 @@ def main() -> None:
     with for_people():  # of all runs of a sweep, before the first one starts
         register()
         for node in check_overrides("train", sys.argv[1:]):
-            validated(run_config(node))
+            config = run_config(node)
+            prepare_missing(config)
+            validated(config)
     session = Session()
     with asyncio.Runner() as runner:
 

@@ -51,7 +51,7 @@ async def benchmark(config: RunConfig, folder: EvaluationFolder, step: int) -> N
         stream = PromptStream(prompts, config.train.seed, shuffle=False)
         groups = GroupSource(config, stream, rollout, verifiers, tokenizer, stops)
         for measure, missing in wanted:
-            kept = _Kept(folder, measure.name, step, before=len(prompts) - len(missing))
+            kept = _Kept(folder, measure.name, step, len(prompts), len(prompts) - len(missing))
             await groups.each(missing, measure.samples, measure.sampling, SEED_STEP, kept.finish)
             kept.write()
     finally:
@@ -66,9 +66,11 @@ async def _introduce(name: str, actor: ActorHandle, start: Callable[[], Awaitabl
 class _Kept:
     """Groups as they finish, written to the folder every now and then."""
 
-    def __init__(self, folder: EvaluationFolder, measure: str, step: int, before: int) -> None:
+    def __init__(
+        self, folder: EvaluationFolder, measure: str, step: int, total: int, done: int
+    ) -> None:
         self._folder, self._measure, self._step = folder, measure, step
-        self._done = before
+        self._total, self._done = total, done
         self._waiting: list[Group] = []
         self._last = time.monotonic()
 
@@ -82,4 +84,4 @@ class _Kept:
             self._folder.add(self._measure, self._waiting, self._step)
         self._done += len(self._waiting)
         self._waiting, self._last = [], time.monotonic()
-        print(f"{self._measure}: {self._done} questions done", flush=True)
+        print(f"{self._measure}: {self._done} of {self._total} questions", flush=True)

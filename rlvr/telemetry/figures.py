@@ -39,6 +39,6 @@ def figure(name: str, value: float | None) -> str:
     if value is None:
         return "-"
     leaf = name.rsplit("/", 1)[-1]
-    if leaf.endswith(("accuracy", "share")) or leaf.startswith(("avg_at_", "pass_at_")):
+    if leaf.endswith(("accuracy", "share")) or leaf.startswith(("avg_at_", "pass_at_", "maj_at_")):
         return percent(value)
     return f"{value:.4g}"

@@ -1,0 +1,1 @@
+"""Fetching what a run needs: its model, and the files of its data."""
