@@ -35,12 +35,14 @@ FOREIGN = {
     "export",
     "cd",
     "docker",
+    "kubectl",
     "git",
     "lint-imports",
     "mypy",
     "pip",
     "pre-commit",
     "ray",
+    "sbatch",
     "ruff",
 }
 METHODS = {r.kind: r for r in (ADVANTAGES, OBJECTIVES, CREDITS, CORRECTIONS)}
@@ -141,6 +143,8 @@ def test_commands_can_be_given(guide, monkeypatch):
         if program in ("bash", "python"):
             assert rest, words
             (shell_script if program == "bash" else python)(rest)
+        elif program == "rlvr":
+            python(["-m", f"rlvr.{rest[0]}", *rest[1:]])
         elif program == "source":
             assert rest == [".venv/bin/activate"] or Path(*rest).is_file(), words
         else:
