@@ -48,20 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         register()
         try:
             if not runs:
-                _model(overrides, options.output)
+                evaluate_model(overrides, options.output)
             for run in map(Path, runs):
-                _checkpoints(run, overrides, options.output)
+                evaluate_checkpoints(run, overrides, options.output)
         finally:
             ray.shutdown()
 
 
-def _model(overrides: list[str], output: Path | None) -> None:
+def evaluate_model(overrides: list[str], output: Path | None = None) -> None:
+    """``model.path``; to a folder named after it."""
     config = _config(overrides)
     name = Path(config.model.path.rstrip("/")).name
     _evaluate(config, config.model.path, output or Path("outputs", "evaluation", name), step=0)
 
 
-def _checkpoints(run: Path, overrides: list[str], output: Path | None) -> None:
+def evaluate_checkpoints(run: Path, overrides: list[str], output: Path | None = None) -> None:
+    """All that ``run`` has; each to a folder of its own, by default below the run's."""
     checkpoints = Checkpoints(RunFolder(run).checkpoints)
     if not checkpoints.steps:
         raise RunFolderError(

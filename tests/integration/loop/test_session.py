@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +20,13 @@ from safetensors.torch import load_file
 from rlvr.algorithm.compatibility import compatible
 from rlvr.algorithm.credit import CREDITS
 from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.evaluate import evaluate_checkpoints
 from rlvr.hydra_config import CONFIG_PATH, register, run_config
 from rlvr.loop.run import Session
 from rlvr.loop.validate import validated
 from rlvr.registry import Registry
 
-STEPS = 3
+STEPS = 2
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +182,44 @@ def test_rollout_answers_for_credit_while_it_lags_behind(session, tmp_path):
         own = [token["coefficient"] for token in tokens if token["step"] == step]
         assert own == sorted(own, reverse=True) and len(own) <= 20
     assert tokens and all(token["token"].startswith(("w", "\\boxed", "<")) for token in tokens)
+
+
+def test_an_evaluation_of_a_checkpoint_finds_what_its_run_found(session, guesser, tmp_path):
+    """Token by token, with engines that load what was saved; the second call asks nothing."""
+    session.train(
+        tmp_path / "run",
+        "rollout.group_size=4",
+        "learner.lr=1e-3",
+        "train.steps=1",
+        "train.prompts_per_step=4",
+        "train.checkpoint_every=1",
+        f"data.eval=[{guesser}/rows.jsonl]",
+        "evaluation.at_end=true",
+        "evaluation.samples=2",
+        "evaluation.limit=8",
+    )
+    columns = ["prompt_id", "sample", "response", "outcome"]
+    folder = tmp_path / "run" / "benchmark" / "step_000001"
+    for _ in range(2):
+        evaluate_checkpoints(tmp_path / "run", ["cluster=local_cpu"])
+        for measure, count in {"greedy": 8, "avg_at_2": 16}.items():
+            name = f"evaluation/{measure}/step_000001.parquet"
+            there = pq.read_table(tmp_path / "run" / name, columns=columns).to_pylist()
+            found = pq.read_table(folder / "responses" / measure, columns=columns).to_pylist()
+            key = itemgetter("prompt_id", "sample")
+            assert len(found) == count
+            assert sorted(found, key=key) == sorted(there, key=key)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "responses",
+        "result.json",
+        "result.md",
+        "settings.json",
+    ]
+    result = json.loads((folder / "result.json").read_text())
+    [row] = [
+        r for r in rows(tmp_path / "run" / "metrics.jsonl") if "evaluation/greedy/accuracy" in r
+    ]
+    assert result["greedy"]["all"]["accuracy"]["value"] == row["evaluation/greedy/accuracy"]
 
 
 def test_groups_in_the_order_in_which_they_finish(session, tmp_path):
