@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from rlvr.loop.resolve import learner_threads, rollout_threads
 Options = dict[str, Any]
 
 _RESERVE_TIMEOUT_S = 300.0
+_KNOCK_S = 10.0
 
 # Of every worker process: nothing is fetched, nothing is reported, no progress bars of others.
 _QUIET = {
@@ -55,14 +57,18 @@ def connect(config: RunConfig) -> None:
     else:
         actors = _ranks(config) + (config.rollout.workers or 1)
         cpus = max(os.cpu_count() or 1, actors + (config.verifier.actors or 1))
-        ray.init(num_cpus=cpus, include_dashboard=False, **common)
+        # not one that somebody else has started here
+        ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
 
 
 def join(address: str, **options: Any) -> None:
     """Join the cluster there; ConfigError if it does not take us."""
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdecimal() and "://" not in host:  # Ray itself would knock for ten minutes
+            socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
         ray.init(address=address, **options)
-    except (ConnectionError, ray.exceptions.RayError) as error:
+    except (OSError, ray.exceptions.RayError) as error:
         raise ConfigError(
             f"cluster.address: no Ray cluster takes us at {address} ({_cause(error)}). Is its "
             "head up there (`ray start --head`), may this machine reach that port, and do "
