@@ -18,7 +18,6 @@ from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
 from rlvr.learner.collectives import DistributedRanks
 from rlvr.learner.engine import start_engine, start_reference, take_step
-from rlvr.learner.extremes import extreme_tokens
 from rlvr.learner.features import LentPolicy, ScoringFeatures, agreed_store
 from rlvr.learner.logprob import TokenStatistics
 from rlvr.learner.policy import load_policy
@@ -27,7 +26,7 @@ from rlvr.learner.schedule import learning_rate
 from rlvr.learner.sequence_parallel import sequence_parallel
 from rlvr.learner.skipped import UpdateInputs, told_by_gradient
 from rlvr.learner.totals import count_groups, totals_of
-from rlvr.types import Packing, RankedTokens, TokenBatch, Totals
+from rlvr.types import Packing, TokenBatch, TokenCoefficients, Totals
 
 Report = dict[str, Metric]
 Places = Int[Tensor, "n"]  # of a sub-batch's tokens on the N axis
@@ -117,18 +116,17 @@ class LearnerRank:
         self.batch = replace(self.batch, logp_old=logp)
         return {"score/tokens": Mean(float((~logp.isnan()).sum()), 1.0 / self.ranks.size)}
 
-    def assign_credit(self, shown: int) -> tuple[Report, RankedTokens]:
+    def assign_credit(self, wanted: bool = False) -> tuple[Report, TokenCoefficients | None]:
         """Token coefficients c_t of the whole rollout batch, under the old policy.
 
-        Returns what there is to report, and on either side the ``shown`` tokens of this rank
-        whose coefficients stand out.
+        Returns what there is to report, and the coefficients if they are ``wanted``.
         """
         with torch.no_grad():
             credit = self.credit.assign(self.batch, self.features, self.ranks)
         self.coefficients = credit.coefficients.to(self.device)
         del self.features  # the hidden states are the largest thing in memory
         report: Report = {f"credit/{k}": Mean(v, 1.0) for k, v in credit.metrics.items()}
-        return report, extreme_tokens(self.batch, self.coefficients, shown)
+        return report, TokenCoefficients.of(self.batch, self.coefficients) if wanted else None
 
     def update(self) -> Report:
         """All optimizer steps of the rollout batch; reports of those that were not skipped."""
