@@ -71,7 +71,8 @@ class Telemetry:
         """Record and show a finished training step.
 
         ``metrics`` are what the other stages measured, ``timings`` a lap of the ``Stopwatch``,
-        ``tokens`` what there is to log of the responses' tokens. Raises ResponseLogError if the responses of the step before could not be written.
+        ``tokens`` what there is to log of the responses' tokens. Raises ResponseLogError if the
+        responses of the step before could not be written.
         """
         if step < 1:
             raise ValueError(f"steps count from 1, got {step}")
