@@ -38,7 +38,8 @@ def compared(record: RunRecord, gpu: Gpu) -> str | None:
 def stages_beside(record: RunRecord, gpu: Gpu) -> dict[str, tuple[float, float]] | None:
     """Seconds of each stage as planned for ``gpu`` and as measured.
 
-    None for a run without GPUs or steps. The plan is made with the lengths and the share of active groups that the run had.
+    None for a run without GPUs or steps. The plan is made with the lengths and the share of active
+    groups that the run had.
     """
     file = RunFolder(record.name).config
     if not record.steps or not file.exists():

@@ -77,13 +77,35 @@ const seen = new IntersectionObserver(
   { rootMargin: "300px" },
 );
 
+// What a chart's values are multiples of: uPlot loses its way among numbers near 1e-16.
+function unitOf(columns) {
+  const most = Math.max(0, ...columns.flat().map(Math.abs));
+  return most > 0 && most < 1e-5 ? 10 ** Math.floor(Math.log10(most)) : 1;
+}
+
+// The axis of values that are equal, as far as a chart can show, has room around them.
+function rangeOf(u, low, high) {
+  if (low === null) return [0, 1];
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  if (high - low > size * 1e-6) return uPlot.rangeNum(low, high, 0.1, true);
+  return size === 0 ? [0, 1] : [low - size / 10, high + size / 10];
+}
+
+// As few digits as tell the values of an axis apart.
+function axisFigures(values) {
+  const short = values.map((v) => figure(v).replace(/\.?0+e/, "e"));
+  return new Set(short).size < short.length ? values.map((v) => String(+v.toPrecision(9))) : short;
+}
+
 function chart(content, metric, plot, read) {
   const steps = stepsOf(content, metric);
+  const spreads = content.families.map((_, f) => spread(content, f, metric, steps));
+  const unit = unitOf(spreads.flat());
   const data = [steps];
   const series = [{}];
   const bands = [];
   content.families.forEach((family, f) => {
-    const [mean, low, high] = spread(content, f, metric, steps);
+    const [mean, low, high] = spreads[f].map((own) => own.map((v) => (v === null ? v : v / unit)));
     const line = {
       label: family.label,
       stroke: () => strokeOf(f),
@@ -108,7 +130,6 @@ function chart(content, metric, plot, read) {
     grid: { stroke: () => color("--grid"), width: 1 },
     ticks: { stroke: () => color("--grid"), width: 1 },
     font: "11px system-ui, sans-serif",
-    values: (_, values) => values.map(figure),
   };
   const made = new uPlot(
     {
@@ -116,11 +137,14 @@ function chart(content, metric, plot, read) {
       height: HEIGHT,
       legend: { show: false },
       cursor: { sync: { key: "step" }, points: { size: 7 }, drag: { x: true, y: false } },
-      scales: { x: { time: false } },
-      axes: [{ ...axis, size: 28 }, { ...axis, size: 56 }],
+      scales: { x: { time: false }, y: { range: rangeOf } },
+      axes: [
+        { ...axis, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] },
+        { ...axis, size: 64, values: (_, values) => axisFigures(values.map((v) => v * unit)) },
+      ],
       series,
       bands,
-      hooks: { setCursor: [(u) => (read.textContent = reading(content, u))] },
+      hooks: { setCursor: [(u) => (read.textContent = reading(content, u, unit))] },
     },
     data,
     plot,
@@ -145,12 +169,13 @@ function lines(content, u) {
   });
 }
 
-function reading(content, u) {
+function reading(content, u, unit) {
   const i = u.cursor.idx;
   if (i === null || i === undefined) return "";
   const values = lines(content, u)
     .filter((line) => u.series[line].show)
-    .map((line) => figure(u.data[line][i]));
+    .map((line) => u.data[line][i])
+    .map((value) => figure(value === null ? null : value * unit));
   return `step ${u.data[0][i]}: ${values.join(" · ")}`;
 }
 

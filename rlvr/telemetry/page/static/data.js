@@ -46,6 +46,16 @@ const place = {
   },
 };
 
+// Names without the folders that all have in common.
+function shortNames(names) {
+  const parts = names.map((name) => name.split("/"));
+  let same = 0;
+  const shared = () =>
+    parts.every((own) => own.length > same + 1 && own[same] === parts[0][same]);
+  while (shared()) same++;
+  return parts.map((own) => own.slice(same).join("/"));
+}
+
 const figure = (x) => {
   if (x === null || x === undefined) return "–";
   if (Number.isInteger(x)) return String(x);

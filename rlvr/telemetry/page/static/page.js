@@ -73,6 +73,8 @@ async function start() {
   document.getElementById("theme").addEventListener("click", turnTheme);
   document.getElementById("help").addEventListener("click", showKeys);
   const content = await unpack("content");
+  const short = shortNames(content.runs.map((run) => run.name));
+  content.runs.forEach((run, number) => (run.short = short[number]));
   const live = content.refresh ? "live, " : "";
   document.getElementById("made").textContent = `${live}${content.made}`;
   for (const kind of ["moved", "popstate", "hashchange"]) {

@@ -25,7 +25,7 @@ function controls(content, at) {
     return element("button", { type: "button", disabled: off, onclick: move, title: name }, told);
   };
   const steps = [...at.steps.map((s) => [s, s]), ...(at.steps.length > 1 ? [["all", "all"]] : [])];
-  const runs = content.runs.map((run, number) => [number, run.name]);
+  const runs = content.runs.map((run, number) => [number, run.short]);
   const search = element("input", {
     type: "search",
     id: "search",
@@ -40,8 +40,8 @@ function controls(content, at) {
   const before = to(at.steps[k - 1], "‹", "The step before ([)");
   const after = to(k < 0 ? undefined : at.steps[k + 1], "›", "The next step (])");
   return element(
-    "form",
-    { className: "controls", onsubmit: (event) => event.preventDefault() },
+    "div",
+    { className: "controls", role: "search" },
     runs.length > 1 ? choice("Run", "run", runs, at.run, go("run")) : null,
     at.steps.length > 1 ? element("span", { className: "stepper" }, before, step, after) : null,
     choice("Verdict", "outcome", outcomes, at.outcome ?? "", go("outcome")),
@@ -62,14 +62,14 @@ function beside(content, at, go) {
     };
     const checked = now.has(String(number));
     const input = element("input", { type: "checkbox", checked, onchange: change });
-    return element("label", {}, input, run.name);
+    return element("label", {}, input, run.short);
   };
   const boxes = content.runs.map((run, n) => (String(n) === at.run ? null : box(run, n)));
   return element("details", { className: "beside", open: now.size > 0 },
     element("summary", {}, "Beside other runs"), boxes);
 }
 
-function responseCard(group, response, scale, mode) {
+function responseCard(group, response, scales, mode) {
   const { outcome, reward, advantage, tokens, finish, detail, origin } = response;
   const facts = [
     origin,
@@ -81,19 +81,20 @@ function responseCard(group, response, scale, mode) {
   const head = element("header", {},
     element("b", { className: `outcome ${outcome}` }, `${OUTCOMES[outcome] ?? "?"} ${outcome}`),
     element("span", { className: "facts" }, facts.filter(Boolean).join(" · ")));
-  const said = element("small", {}, detail);
-  const variants = response.variants.map((variant) => flow(response, variant, scale, mode));
+  const said = element("small", {}, `verifier: ${visible(detail ?? "")}`);
+  const variants = response.variants.map((variant) =>
+    flow(response, variant, scales[variant.label], mode));
   const own = element("article", { className: "response", tabIndex: 0 }, head,
     element("div", { className: "variants" }, variants), detail ? said : null);
   own.dataset.place = `${group.step}.${group.place}.${response.sample}`;
   return own;
 }
 
-function groupCard(group, scale, mode, many) {
+function groupCard(group, scales, mode, many) {
   const column = (title, responses) =>
     element("div", { className: "column" },
       element("h3", {}, `${title} (${responses.length})`),
-      responses.map((response) => responseCard(group, response, scale, mode)));
+      responses.map((response) => responseCard(group, response, scales, mode)));
   const right = group.responses.filter(({ outcome }) => outcome === "correct");
   const wrong = group.responses.filter(({ outcome }) => outcome !== "correct");
   const where = many ? `step ${group.step}, ` : "";
@@ -110,14 +111,13 @@ function groupCard(group, scale, mode, many) {
 // The most raised and the most lowered tokens of what is selected, as links to them.
 function extremesPanel(groups, mode) {
   const list = (title, found) => {
-    const item = ({ group, response, variant, i, value }) => {
-      const before = response.tokens.slice(Math.max(i - 8, 0), i).join("");
+    const item = ({ group, response, i, value }) => {
       const go = () =>
         place.go({ group: `${group.step}.${group.place}.${response.sample}`, token: i });
       return element("li", {},
         element("button", { type: "button", className: "link context", onclick: go },
           element("span", { className: "figure" }, figure(value)), " ",
-          visible(before), element("mark", { className: tint(value, Math.abs(value)) },
+          visible(context(response.tokens, i)), element("mark", { className: tint(value, Math.abs(value)) },
             visible(response.tokens[i]) || "·")));
     };
     return element("div", {}, element("h4", {}, title), element("ol", {}, found.map(item)));
@@ -125,12 +125,12 @@ function extremesPanel(groups, mode) {
   const methods = extremes(groups, mode, 10).map(({ label, equal, raised, lowered }) =>
     element("div", { className: "method" }, element("h3", {}, label),
       equal ? element("p", {}, "All coefficients are 1: no token stands out.") :
-        element("div", { className: "columns" }, list("Most raised", raised),
-          list("Most lowered", lowered))));
+        element("div", { className: "columns" }, list("Most raised", raised.found),
+          list("Most lowered", lowered.found))));
   if (!methods.length) return null;
   const summary = element("summary", {}, "The tokens most raised and lowered");
   const own = element("details", { className: "extremes", open: innerWidth > 900 }, summary);
-  own.append(...methods);
+  own.append(element("div", { className: "methods" }, methods));
   return own;
 }
 
@@ -171,22 +171,22 @@ async function responsesView(content, progress) {
   if (first && !first.known && groups.every((g) => g.responses.every((r) => !r.variants[0].known))) {
     notes.push("no token coefficients are recorded");
   }
-  const scale = scaleOf(shown, at.color);
+  const scales = scalesOf(shown, at.color);
   return element("div", { className: "responses" }, bar,
     element("p", { className: "notes", role: "status" }, notes.join("; ")),
-    scaleBar(scale, at.color),
+    Object.entries(scales).map(([label, scale]) => scaleBar(label, scale, at.color)),
     extremesPanel(groups, at.color),
     pager(page, pages.length),
-    shown.map((group) => groupCard(group, scale, at.color, at.step === "all")),
+    shown.map((group) => groupCard(group, scales, at.color, at.step === "all")),
     pages.length > 1 ? pager(page, pages.length) : null);
 }
 
-function scaleBar(scale, mode) {
+function scaleBar(label, scale, mode) {
   const cell = (side, level) => element("i", { className: `${side}-${level}` });
   const levels = Array.from({ length: LEVELS }, (_, k) => k + 1);
   const ends = mode === "c" ? 1 : 0;
   return element("p", { className: "scale" },
-    element("span", {}, `lowered ${figure(ends - scale)}`),
+    element("b", {}, label), element("span", {}, `lowered ${figure(ends - scale)}`),
     levels.toReversed().map((level) => cell("lowered", level)), element("i", {}),
     levels.map((level) => cell("raised", level)),
     element("span", {}, `${figure(ends + scale)} raised`));

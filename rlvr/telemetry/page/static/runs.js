@@ -10,13 +10,13 @@ function runTables(content) {
       at = labels.indexOf(label) + 1;
     }
   }
-  const [name, ...quantities] = labels;
+  const [, ...quantities] = labels; // the first is the name
   const own = content.runs.map((run) => new Map(run.table));
   const stages = (label) => label.startsWith(" ") || label === "a step";
   const rows = quantities
     .filter((label) => !stages(label))
-    .map((label) => [label, ...own.map((run) => run.get(label) ?? "–")]);
-  return table(["", ...own.map((run) => run.get(name))], rows);
+    .map((label) => [label, ...own.map((run) => (run.get(label) ?? "–").replace("->", "→"))]);
+  return table(["", ...content.runs.map((run) => run.short)], rows);
 }
 
 // Mean seconds of a step's stages, as measured and, where there is a plan, as planned.
@@ -33,7 +33,7 @@ function stageTables(content) {
       return [name, figure(seconds), shown, ...(planned ? beside : [])];
     });
     if (planned) heads.push("planned, s", "planned / measured");
-    return element("figure", {}, element("figcaption", {}, run.name), table(heads, rows));
+    return element("figure", {}, element("figcaption", {}, run.short), table(heads, rows));
   });
 }
 
@@ -41,7 +41,7 @@ function warningList(content) {
   const told = content.runs.flatMap((run, number) =>
     run.warnings.map(([step, words]) => {
       const go = () => place.go({ view: "responses", run: number, step });
-      const where = content.runs.length > 1 ? `${run.name}, step ${step}` : `step ${step}`;
+      const where = content.runs.length > 1 ? `${run.short}, step ${step}` : `step ${step}`;
       const link = element("button", { type: "button", className: "link", onclick: go }, where);
       return element("li", {}, link, ` ${words}`);
     }),

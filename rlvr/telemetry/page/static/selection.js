@@ -15,12 +15,11 @@ function credited(label, credit, advantage) {
 }
 
 function shownResponse(content, response, run, named) {
-  const { methods, name } = content.runs[run];
-  const label = (method) => (named ? `${method} · ${name.split("/").at(-1)}` : method);
+  const { methods, short } = content.runs[run];
+  const label = (k) => (named ? short : methods[k]);
   return {
     ...response,
-    origin: named ? name.split("/").at(-1) : "",
-    variants: response.credit.map((own, k) => credited(label(methods[k]), own, response.advantage)),
+    variants: response.credit.map((own, k) => credited(label(k), own, response.advantage)),
   };
 }
 
@@ -42,7 +41,7 @@ async function compared(content, run, step, others) {
           (r) => r.text === shown.text && r.variants.every((v) => v.label !== label),
         );
         if (same) same.variants.push(...shown.variants);
-        else group.responses.push(shown);
+        else group.responses.push({ ...shown, origin: label });
       }
     }
   }

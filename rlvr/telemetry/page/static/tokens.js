@@ -11,21 +11,24 @@ function weight(variant, i, mode) {
   return mode === "c" ? c - 1 : c * variant.advantage;
 }
 
-// The 95th percentile of the size of all weights, which gets the full color.
-function scaleOf(groups, mode) {
-  const sizes = [];
+// By method, the 95th percentile of the size of its weights, which gets the full color.
+function scalesOf(groups, mode) {
+  const sizes = {};
   for (const group of groups) {
     for (const response of group.responses) {
       for (const variant of response.variants) {
         const stride = Math.ceil(response.tokens.length / FIRST_TOKENS);
         for (let i = 0; i < response.tokens.length; i += stride) {
-          sizes.push(Math.abs(weight(variant, i, mode) ?? 0));
+          (sizes[variant.label] ??= []).push(Math.abs(weight(variant, i, mode) ?? 0));
         }
       }
     }
   }
-  const known = Float64Array.from(sizes.filter((size) => size > 0)).sort();
-  return known.length ? known[Math.floor(known.length * 0.95)] : 1;
+  const full = ([label, own]) => {
+    const known = Float64Array.from(own.filter((size) => size > 0)).sort();
+    return [label, known.length ? known[Math.floor(known.length * 0.95)] : 1];
+  };
+  return Object.fromEntries(Object.entries(sizes).map(full));
 }
 
 function tint(value, scale) {
@@ -87,6 +90,30 @@ function describe(flowOf, i) {
   return parts.join("   ");
 }
 
+const context = (tokens, i) => tokens.slice(Math.max(i - 8, 0), i).join("");
+
+// The tokens with the largest values so far, in descending order, each in its context once.
+class Most {
+  constructor(count) {
+    this.count = count;
+    this.found = [];
+    this.least = 0;
+  }
+
+  see(value, token) {
+    if (value <= this.least) return;
+    const { tokens } = token.response;
+    const key = `${context(tokens, token.i)}|${tokens[token.i]}`;
+    const old = this.found.findIndex((own) => own.key === key);
+    if (old >= 0 && this.found[old].size >= value) return;
+    if (old >= 0) this.found.splice(old, 1);
+    const at = this.found.findIndex((own) => own.size < value);
+    this.found.splice(at < 0 ? this.found.length : at, 0, { ...token, key, size: value });
+    if (this.found.length > this.count) this.found.pop();
+    if (this.found.length === this.count) this.least = this.found.at(-1).size;
+  }
+}
+
 // The tokens of these groups with the largest and the smallest weights, by method.
 function extremes(groups, mode, count) {
   const found = new Map();
@@ -94,20 +121,20 @@ function extremes(groups, mode, count) {
     for (const response of group.responses) {
       for (const variant of response.variants) {
         if (!variant.advantage || !variant.known) continue;
-        if (!found.has(variant.label)) found.set(variant.label, { all: [], equal: true });
+        if (!found.has(variant.label)) {
+          found.set(variant.label, {
+            label: variant.label, equal: true, raised: new Most(count), lowered: new Most(count),
+          });
+        }
         const own = found.get(variant.label);
         own.equal &&= variant.equal && variant.c(0) === 1;
         for (let i = 0; i < response.tokens.length; i++) {
           const value = weight(variant, i, mode);
-          if (value !== null) own.all.push({ group, response, variant, i, value });
+          if (value > 0) own.raised.see(value, { group, response, i, value });
+          else if (value < 0) own.lowered.see(-value, { group, response, i, value });
         }
       }
     }
   }
-  return [...found].map(([label, { all, equal }]) => {
-    const sorted = all.sort((a, b) => b.value - a.value);
-    const raised = sorted.slice(0, count).filter(({ value }) => value > 0);
-    const lowered = sorted.slice(-count).reverse().filter(({ value }) => value < 0);
-    return { label, equal, raised, lowered };
-  });
+  return [...found.values()];
 }
