@@ -18,7 +18,9 @@ _PROGRAMS = (
 )  # fmt: skip
 
 
-def write_page(path: Path, title: str, content: Mapping[str, Any], blocks: Mapping[str, str]):
+def write_page(
+    path: Path, title: str, content: Mapping[str, Any], blocks: Mapping[str, str]
+) -> None:
     """Write ``content`` and ``blocks`` of packed responses, by their names, as one HTML file.
 
     What comes from a model or a data set is in packed parts alone, which the page's own programs
