@@ -44,6 +44,7 @@ def packed_responses(table: pa.Table, methods: Sequence[str]) -> str:
     light = table.drop_columns(
         [name for name in table.column_names if pa.types.is_list(table.schema.field(name).type)]
     ).to_pylist()
+    light = [json_clean(row) for row in light]
     groups: dict[int, dict[str, Any]] = {}
     for i, row in enumerate(light):
         group = groups.setdefault(row["group"], {"place": row["group"], "responses": []})
@@ -60,7 +61,7 @@ def packed_responses(table: pa.Table, methods: Sequence[str]) -> str:
                 "credit": [own[i] for own in credit],
             }
         )
-    return packed({"texts": texts, "groups": json_clean({"all": list(groups.values())})["all"]})
+    return packed({"texts": texts, "groups": list(groups.values())})
 
 
 def _tokens(table: pa.Table) -> tuple[list[str], list[list[int]]]:

@@ -5,11 +5,9 @@ from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from rlvr.telemetry.page.blocks import packed
-from rlvr.telemetry.run_folder import write_text
 
 _STYLES = ("uplot.css", "page.css", "responses.css")
 _PROGRAMS = (
@@ -18,10 +16,8 @@ _PROGRAMS = (
 )  # fmt: skip
 
 
-def write_page(
-    path: Path, title: str, content: Mapping[str, Any], blocks: Mapping[str, str]
-) -> None:
-    """Write ``content`` and ``blocks`` of packed responses, by their names, as one HTML file.
+def page_html(title: str, content: Mapping[str, Any], blocks: Mapping[str, str]) -> str:
+    """``content`` and ``blocks`` of packed responses, by their names, as one HTML file.
 
     What comes from a model or a data set is in packed parts alone, which the page's own programs
     unpack and show as text. Its policy forbids any other program, and any request.
@@ -37,7 +33,7 @@ def write_page(
         "CONTENT": "\n".join(_data({"content": packed(content), **blocks}.items())),
     }
     pieces = _static("page.html").split("@@")  # text, name of a part, text, ...
-    write_text(path, "".join(parts[p] if i % 2 else p for i, p in enumerate(pieces)))
+    return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def _data(parts: Iterable[tuple[str, str]]) -> Iterable[str]:

@@ -12,10 +12,11 @@ from rlvr.config import GuardsConfig
 from rlvr.telemetry.guards import Guards
 from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.page.families import families
-from rlvr.telemetry.page.page import write_page
+from rlvr.telemetry.page.page import page_html
 from rlvr.telemetry.page.shown import PAGE_TOKENS, ShownResponses
+from rlvr.telemetry.progress import phase
 from rlvr.telemetry.record import RunRecord
-from rlvr.telemetry.run_folder import RunFolder
+from rlvr.telemetry.run_folder import RunFolder, write_text
 from rlvr.telemetry.table import run_column
 
 Planned = Callable[[RunRecord], Mapping[str, tuple[float, float]] | None]  # stages' seconds
@@ -42,10 +43,11 @@ class RunsPage:
         runs = []
         for number, (record, configuration) in enumerate(zip(records, configurations, strict=True)):
             shown = []
-            for block in self._shown(record, PAGE_TOKENS // len(records)).blocks():
-                if block is not None:
-                    blocks[f"responses-{number}-{block.step}"] = block.packed
-                    shown.append([block.step, block.responses, block.all_responses])
+            with phase(f"reading the responses of {record.name}"):
+                found = list(self._shown(record, PAGE_TOKENS // len(records)).blocks())
+            for block in filter(None, found):
+                blocks[f"responses-{number}-{block.step}"] = block.packed
+                shown.append([block.step, block.responses, block.all_responses])
             method = str(_in(configuration, "credit", "name") or "credit")
             runs.append({**self._run(record, configuration), "methods": [method], "blocks": shown})
         content = {
@@ -54,7 +56,8 @@ class RunsPage:
             "runs": runs,
             "families": [{"label": label, "runs": own} for label, own in related],
         }
-        write_page(self._path, ", ".join(record.name for record in records), content, blocks)
+        title = ", ".join(record.name for record in records)
+        write_text(self._path, page_html(title, content, blocks))
 
     def _shown(self, record: RunRecord, room: int) -> ShownResponses:
         if record.name not in self._responses:

@@ -36,13 +36,12 @@ const place = {
   now() {
     return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   },
-  // Go there; what is "" or null is left out. `quietly` adds no entry to the history.
-  go(changes, quietly = false) {
+  // Go there; what is "" or null is left out.
+  go(changes) {
     const next = new URLSearchParams({ ...place.now(), ...changes });
     for (const [key, value] of [...next]) if (value === "" || value === "null") next.delete(key);
     if (`#${next}` === location.hash) return;
-    history[quietly ? "replaceState" : "pushState"](null, "", `#${next}`);
-    dispatchEvent(new Event("moved"));
+    location.hash = next; // tells of itself by a hashchange
   },
 };
 

@@ -77,9 +77,7 @@ async function start() {
   content.runs.forEach((run, number) => (run.short = short[number]));
   const live = content.refresh ? "live, " : "";
   document.getElementById("made").textContent = `${live}${content.made}`;
-  for (const kind of ["moved", "popstate", "hashchange"]) {
-    addEventListener(kind, () => show(content));
-  }
+  addEventListener("hashchange", () => show(content));
   await show(content);
   const scroll = remembered("scroll");
   if (scroll !== null && !place.now().group) scrollTo(0, Number(scroll));
