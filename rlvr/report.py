@@ -56,17 +56,17 @@ def _make_page(
     try:
         while live and any(record.summary is None for record in records):
             page.write(records, _REFRESH_S)
-            print(f"\r{path}: {_progress(records)}; Ctrl-C ends it", end="", flush=True)
+            print(f"{path}: {_progress(records)}", flush=True)
             time.sleep(_REFRESH_S)
             records = [RunRecord.read(run) for run in runs]
     finally:  # what is left reloads itself no more
         page.write(records)
-    print(f"\n{path}: {path.stat().st_size / 1e6:.1f} MB")
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def _progress(records: Sequence[RunRecord]) -> str:
-    done = [str(record.steps[-1]["step"] if record.steps else 0) for record in records]
-    return f"step {', '.join(done)}"
+    done = (record.steps[-1]["step"] if record.steps else 0 for record in records)
+    return f"steps {', '.join(map(str, done))} are shown, until the runs end or Ctrl-C"
 
 
 if __name__ == "__main__":

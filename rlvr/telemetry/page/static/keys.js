@@ -57,7 +57,8 @@ function tell(own, i) {
 }
 
 function along(event) {
-  const own = event.target.closest?.(".response")?.querySelector(".tokens");
+  const card = event.target.closest?.(".response");
+  const own = card?.querySelector(".tokens:has(.here)") ?? card?.querySelector(".tokens");
   const now = own?.at ?? -1;
   const to = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: 0, End: Infinity }[event.key];
   if (!own || to === undefined) return false;

@@ -40,7 +40,7 @@ async function show(content) {
     const focused = document.activeElement?.id;
     main.replaceChildren(made);
     if (focused) document.getElementById(focused)?.focus();
-    if (view === "responses" && at.group) reveal(at.group, Number(at.token ?? 0));
+    if (view === "responses" && at.group) reveal(at);
   } catch (error) {
     if (mine !== drawn) return;
     main.replaceChildren(element("p", { className: "error" }, `This cannot be shown: ${error}`));
@@ -48,12 +48,13 @@ async function show(content) {
   }
 }
 
-function reveal(group, token) {
+function reveal({ group, token, method }) {
   const card = document.querySelector(`[data-place="${CSS.escape(group)}"]`);
   if (!card) return;
   card.focus({ preventScroll: true });
   card.scrollIntoView({ block: "center" });
-  stand(card.querySelector(".tokens"), token);
+  const all = [...card.querySelectorAll(".tokens")];
+  stand(all.find((own) => flows.get(own).variant.label === method) ?? all[0], Number(token ?? 0));
 }
 
 // Reload when the reader is not in the middle of something, and come back to the same place.

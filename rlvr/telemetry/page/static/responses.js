@@ -110,10 +110,10 @@ function groupCard(group, scales, mode, many) {
 
 // The most raised and the most lowered tokens of what is selected, as links to them.
 function extremesPanel(groups, mode) {
-  const list = (title, found) => {
+  const list = (title, found, method) => {
     const item = ({ group, response, i, value }) => {
       const go = () =>
-        place.go({ group: `${group.step}.${group.place}.${response.sample}`, token: i });
+        place.go({ group: `${group.step}.${group.place}.${response.sample}`, token: i, method });
       return element("li", {},
         element("button", { type: "button", className: "link context", onclick: go },
           element("span", { className: "figure" }, figure(value)), " ",
@@ -125,8 +125,8 @@ function extremesPanel(groups, mode) {
   const methods = extremes(groups, mode, 10).map(({ label, equal, raised, lowered }) =>
     element("div", { className: "method" }, element("h3", {}, label),
       equal ? element("p", {}, "All coefficients are 1: no token stands out.") :
-        element("div", { className: "columns" }, list("Most raised", raised.found),
-          list("Most lowered", lowered.found))));
+        element("div", { className: "columns" }, list("Most raised", raised.found, label),
+          list("Most lowered", lowered.found, label))));
   if (!methods.length) return null;
   const summary = element("summary", {}, "The tokens most raised and lowered");
   const own = element("details", { className: "extremes", open: innerWidth > 900 }, summary);

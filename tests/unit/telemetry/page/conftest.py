@@ -160,15 +160,17 @@ class Browser:
 @pytest.fixture(scope="session")
 def started_browser(tmp_path_factory):
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if missing := [name for name, path in programs.items() if path is None]:
-        pytest.skip(f"needs {' and '.join(missing)} (Debian: chromium, chromium-driver)")
+    driver_program = shutil.which("chromedriver")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None or driver_program is None:
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
     options = webdriver.ChromeOptions()
-    options.binary_location = programs["chromium"]
+    options.binary_location = program
     for option in (*OPTIONS, f"user-data-dir={tmp_path_factory.mktemp('chromium')}"):
         options.add_argument(f"--{option}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(programs["chromedriver"])
+    service = webdriver.ChromeService(driver_program)
     driver = webdriver.Chrome(options=options, service=service)
     driver.set_script_timeout(20)
     driver.set_window_size(1400, 900)
