@@ -11,8 +11,8 @@ from rlvr.telemetry.page.blocks import packed
 
 _STYLES = ("uplot.css", "page.css", "responses.css")
 _PROGRAMS = (
-    "uplot.js", "data.js", "parts.js", "curves.js", "runs.js", "selection.js", "tokens.js",
-    "responses.js", "keys.js", "page.js",
+    "uplot.js", "data.js", "parts.js", "series.js", "curves.js", "runs.js", "selection.js",
+    "tokens.js", "extremes.js", "controls.js", "responses.js", "keys.js", "page.js",
 )  # fmt: skip
 
 

@@ -20,32 +20,6 @@ const hidden = new Set(); // families that the reader has switched off
 
 const strokeOf = (family) => color(`--line-${family % COLORS}`);
 
-// The mean of a family's runs at every step, and the least and the largest of them.
-function spread(content, family, metric, steps) {
-  const runs = content.families[family].runs.map((number) => {
-    const run = content.runs[number];
-    const [at, values] = run.evaluations[metric] ?? [run.steps, run.series[metric] ?? []];
-    return new Map(at.map((step, i) => [step, values[i]]));
-  });
-  const columns = [[], [], []];
-  for (const step of steps) {
-    const own = runs.map((run) => run.get(step)).filter((v) => v !== null && v !== undefined);
-    const none = own.length === 0;
-    columns[0].push(none ? null : own.reduce((a, b) => a + b) / own.length);
-    columns[1].push(none ? null : Math.min(...own));
-    columns[2].push(none ? null : Math.max(...own));
-  }
-  return columns;
-}
-
-function stepsOf(content, metric) {
-  const every = content.runs.flatMap((run) => {
-    const [at] = run.evaluations[metric] ?? [metric in run.series ? run.steps : []];
-    return at;
-  });
-  return [...new Set(every)].sort((a, b) => a - b);
-}
-
 // A panel with the metric's chart, which draws itself when it comes into sight.
 function panel(content, metric) {
   const read = element("output", { className: "reading" });
@@ -76,26 +50,6 @@ const seen = new IntersectionObserver(
   },
   { rootMargin: "300px" },
 );
-
-// What a chart's values are multiples of: uPlot loses its way among numbers near 1e-16.
-function unitOf(columns) {
-  const most = Math.max(0, ...columns.flat().map(Math.abs));
-  return most > 0 && most < 1e-5 ? 10 ** Math.floor(Math.log10(most)) : 1;
-}
-
-// The axis of values that are equal, as far as a chart can show, has room around them.
-function rangeOf(u, low, high) {
-  if (low === null) return [0, 1];
-  const size = Math.max(Math.abs(low), Math.abs(high));
-  if (high - low > size * 1e-6) return uPlot.rangeNum(low, high, 0.1, true);
-  return size === 0 ? [0, 1] : [low - size / 10, high + size / 10];
-}
-
-// As few digits as tell the values of an axis apart.
-function axisFigures(values) {
-  const short = values.map((v) => figure(v).replace(/\.?0+e/, "e"));
-  return new Set(short).size < short.length ? values.map((v) => String(+v.toPrecision(9))) : short;
-}
 
 function chart(content, metric, plot, read) {
   const steps = stepsOf(content, metric);
@@ -208,7 +162,9 @@ function legend(content) {
   const button = (family, f) => {
     const runs = family.runs.length;
     const told = runs > 1 ? `${family.label} (${runs} seeds: mean and range)` : family.label;
-    const swatch = element("i", { className: `swatch line-${f % COLORS} dash-${f % DASHES.length}` });
+    const swatch = element("i", {
+      className: `swatch line-${f % COLORS} dash-${f % DASHES.length}`,
+    });
     const toggle = () => {
       hidden[hidden.has(f) ? "delete" : "add"](f);
       own.setAttribute("aria-pressed", String(!hidden.has(f)));
@@ -233,7 +189,11 @@ function curves(content) {
     const own = [...metrics].filter((metric) => pattern.test(metric));
     own.forEach((metric) => metrics.delete(metric));
     if (!own.length) return null;
-    const grid = element("div", { className: "panels" }, own.map((m) => panel(content, m)));
+    const grid = element(
+      "div",
+      { className: "panels" },
+      own.map((m) => panel(content, m)),
+    );
     const heading = element("summary", {}, element("h2", {}, title));
     return element("details", { open: k < SECTIONS.length - 1 }, heading, grid);
   });

@@ -49,8 +49,7 @@ const place = {
 function shortNames(names) {
   const parts = names.map((name) => name.split("/"));
   let same = 0;
-  const shared = () =>
-    parts.every((own) => own.length > same + 1 && own[same] === parts[0][same]);
+  const shared = () => parts.every((own) => own.length > same + 1 && own[same] === parts[0][same]);
   while (shared()) same++;
   return parts.map((own) => own.slice(same).join("/"));
 }

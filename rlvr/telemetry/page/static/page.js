@@ -28,7 +28,10 @@ async function show(content) {
     own.setAttribute("aria-current", String(view === name));
     return own;
   };
-  const views = [["curves", "Curves"], ["responses", "Responses"]];
+  const views = [
+    ["curves", "Curves"],
+    ["responses", "Responses"],
+  ];
   document.getElementById("views").replaceChildren(...(curvesToo ? views.map(tab) : []));
   document.getElementById("told")?.remove();
   const progress = (words) => {
@@ -60,8 +63,10 @@ function reveal({ group, token, method }) {
 // Reload when the reader is not in the middle of something, and come back to the same place.
 function renew(seconds) {
   const busy = () =>
-    document.hidden || document.activeElement?.matches("input, select") ||
-    !getSelection().isCollapsed || document.querySelector("dialog[open]");
+    document.hidden ||
+    document.activeElement?.matches("input, select") ||
+    !getSelection().isCollapsed ||
+    document.querySelector("dialog[open]");
   setTimeout(() => {
     if (busy()) return renew(1);
     remember("scroll", scrollY);

@@ -18,7 +18,9 @@ function choice(label, key, options, value, change) {
   const select = element(
     "select",
     { id: `choose-${key}`, onchange: (event) => change(event.target.value) },
-    options.map(([v, text]) => element("option", { value: v, selected: String(v) === value }, text)),
+    options.map(([v, text]) =>
+      element("option", { value: v, selected: String(v) === value }, text),
+    ),
   );
   return element("label", {}, element("span", {}, label), select);
 }
@@ -33,10 +35,13 @@ function table(heads, rows, className = "") {
       "table",
       {},
       element("thead", {}, element("tr", {}, heads.map(cell("th")))),
-      element("tbody", {}, rows.map((row) => element("tr", {}, row.map(cell("td"))))),
+      element(
+        "tbody",
+        {},
+        rows.map((row) => element("tr", {}, row.map(cell("td")))),
+      ),
     ),
   );
 }
 
-const color = (name) =>
-  getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

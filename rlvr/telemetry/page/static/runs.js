@@ -49,7 +49,7 @@ function warningList(content) {
   if (!told.length) return null;
   return element(
     "details",
-    { open: told.length < 6 },
+    { open: told.length < 4 },
     element("summary", {}, element("h2", {}, `Warnings (${told.length})`)),
     element("ul", {}, told),
   );
