@@ -85,6 +85,13 @@ exit(not os.path.exists(s.get_path("include") + "/Python.h"))' || echo python3.1
     "$python" -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")' 2>/dev/null || echo libseccomp2
 }
 
+# Prints those that tests alone need, which are skipped without them; Ubuntu has no such packages.
+missing_for_tests() {
+    [[ $profile == cpu ]] && grep -qs '^ID=debian' /etc/os-release || return 0
+    command -v chromium >/dev/null || echo chromium
+    command -v chromedriver >/dev/null || echo chromium-driver
+}
+
 install_system_packages() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get install -y --no-install-recommends "$@" ||
@@ -128,9 +135,11 @@ fi
 mkdir -p .venv
 : >"$log"
 
-missing=$(missing_packages | xargs)
-if [[ -n $missing && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
-    (step "system packages ($missing)" install_system_packages $missing) || true
+if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+    for list in missing_packages missing_for_tests; do
+        missing=$($list | xargs)
+        [[ -z $missing ]] || (step "system packages ($missing)" install_system_packages $missing) || true
+    done
 fi
 for package in $(missing_packages); do
     case $package in

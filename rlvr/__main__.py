@@ -16,6 +16,7 @@ COMMANDS = {
     "prepare": "fetch the model and the data of a run",
     "plan": "memory and time of a run, before a GPU is asked for",
     "report": "runs at a glance, or side by side",
+    "explain": "what credit methods make of given responses, token by token",
     "export": "the policy of a checkpoint as a Hugging Face folder",
     "doctor": "what is wrong with a machine or a cluster, and what mends it",
     "quickstart": "a small base model, and a task to train it on",

@@ -12,7 +12,7 @@ Two axes recur in the tensor shapes:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, get_args, get_type_hints
@@ -90,12 +90,22 @@ def samples_of(groups: Iterable[Group]) -> list[Sample]:
 
 
 @dataclass(frozen=True, slots=True)
-class RankedTokens:
-    """Some response tokens of a rollout batch, in descending order of their coefficients."""
+class TokenCoefficients:
+    """c_t of every token of some responses, one response after the other."""
 
-    response: np.ndarray  # int64 [k]: position of the response in the rollout batch
-    position: np.ndarray  # int64 [k]: among the response's tokens
-    coefficient: np.ndarray  # float64 [k]
+    response: np.ndarray  # int64 [S]: position of the response in the rollout batch
+    length: np.ndarray  # int64 [S], in tokens
+    coefficient: np.ndarray  # float32 [N]
+
+    @classmethod
+    def of(cls, batch: TokenBatch, coefficients: Float[Tensor, "N"]) -> TokenCoefficients:
+        found = batch.response_id, batch.response_length, coefficients.float()
+        return cls(*(x.cpu().numpy() for x in found))
+
+    def by_response(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Each response with its own."""
+        parts = np.split(self.coefficient, self.length.cumsum()[:-1]) if len(self.length) else []
+        return zip(self.response.tolist(), parts, strict=True)
 
 
 def cu_seqlens_of(lengths: Int[Tensor, "S"]) -> Int[Tensor, "S1"]:

@@ -80,9 +80,18 @@ def read_rows(path: Path, config: DataConfig) -> Iterator[tuple[int, Row | RowEr
     Rows count from 1, as lines do in an editor. Blank lines of a JSONL file hold no row. At most
     ``config.limit`` rows are read. Raises DataError if there is no such file, or none of ours.
     """
-    for number, raw in islice(_raw_rows(path), config.limit):
+    for number, raw in islice(read_objects(path), config.limit):
         try:
             yield number, raw if isinstance(raw, RowError) else _row(raw, path.stem, number, config)
+        except RowError as error:
+            yield number, error
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
+    """The rows as the file has them, with their numbers; raises as ``read_rows`` does."""
+    for number, raw in _raw_rows(path):
+        try:
+            yield number, _decode(raw) if isinstance(raw, bytes) else raw
         except RowError as error:
             yield number, error
 
@@ -122,8 +131,7 @@ def _objects(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
             yield RowError(Reason.WRONG_TYPE, f"a value cannot be read: {error}")
 
 
-def _row(raw: bytes | dict[str, Any], stem: str, number: int, config: DataConfig) -> Row:
-    row = _decode(raw) if isinstance(raw, bytes) else raw
+def _row(row: dict[str, Any], stem: str, number: int, config: DataConfig) -> Row:
     problem_key, problem = _needed(row, "problem", config.problem_key, PROBLEM_KEYS)
     answer_key, answer = _needed(row, "answer", config.answer_key, ANSWER_KEYS)
     source_key, source = _find(row, SOURCE_KEYS)

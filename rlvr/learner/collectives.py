@@ -13,20 +13,28 @@ _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp
 
 
 class DistributedRanks:
-    """The learner's ranks, all or those of a group, as the ``Ranks`` protocol has them."""
+    """The learner's ranks, all or those of a group, as the ``Ranks`` protocol has them.
+
+    A process that has joined no others is the only rank.
+    """
 
     def __init__(self, device: torch.device, group: dist.ProcessGroup | None = None) -> None:
-        self.rank = dist.get_rank(group)
-        self.size = dist.get_world_size(group)
+        self._alone = not dist.is_initialized()
+        self.rank = 0 if self._alone else dist.get_rank(group)
+        self.size = 1 if self._alone else dist.get_world_size(group)
         self.device = device
         self._group = group
 
     def all_reduce(self, x: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
         y = x.detach().to(self.device, copy=True)
+        if self._alone:
+            return y.to(x.device)
         dist.all_reduce(y, op=_OPS[op], group=self._group)
         return y.to(x.device)
 
     def all_gather(self, x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "total ..."]:
+        if self._alone:
+            return x.detach()
         y = x.detach().to(self.device)
         lengths = torch.zeros(self.size, dtype=torch.long, device=self.device)
         lengths[self.rank] = len(y)
@@ -47,6 +55,8 @@ class DistributedRanks:
 @cache
 def ranks_on_node() -> int:
     """How many ranks run on this rank's machine, this one included; a collective."""
+    if not dist.is_initialized():
+        return 1
     booted = Path("/proc/sys/kernel/random/boot_id").read_text()  # one a kernel, containers or not
     everywhere: list[str] = [""] * dist.get_world_size()
     dist.all_gather_object(everywhere, booted)

@@ -14,12 +14,11 @@ from rlvr.config import RunConfig
 from rlvr.errors import LearnerError
 from rlvr.learner.batching import rank_batches
 from rlvr.learner.cost import Flops, StepCost
-from rlvr.learner.extremes import merged_extremes
 from rlvr.learner.skipped import UpdateInputs
 from rlvr.learner.state_files import FileSum
 from rlvr.learner.worker import LearnerWorker
 from rlvr.remote import answers
-from rlvr.types import CreditInputs, Group, RankedTokens
+from rlvr.types import CreditInputs, Group, samples_of
 
 _DEATH_S = 5.0  # by then Ray knows that a process has died
 _POLL_S = 0.2  # between questions whether a checkpoint is written
@@ -43,6 +42,7 @@ class LearnerGroup:
         self.turn = turn or asyncio.Lock()  # of whoever needs the ranks for some calls in a row
         self._flops: Flops
         self._cost: StepCost
+        self._responses = 0  # in the rollout batch
         actor_class: Any = ray.remote(LearnerWorker)
         self.workers: list[ActorHandle] = [
             actor_class.options(**o).remote(config, rank, pad_token_id)
@@ -76,6 +76,7 @@ class LearnerGroup:
         self, groups: Sequence[Group], advantages: np.ndarray, inputs: CreditInputs | None = None
     ) -> None:
         """Share a rollout batch out over the ranks; ``advantages`` is [S], in sample order."""
+        self._responses = len(samples_of(groups))
         batches = rank_batches(
             groups,
             advantages,
@@ -89,10 +90,20 @@ class LearnerGroup:
     async def score(self) -> dict[str, float]:
         return values(summed(await self._stage("score")))
 
-    async def assign_credit(self, shown: int = 0) -> tuple[dict[str, float], RankedTokens]:
-        """Token coefficients, and the ``shown`` largest and smallest of all ranks."""
-        reports, tokens = zip(*await self._stage("assign_credit", shown), strict=True)
-        return values(summed(reports)), merged_extremes(tokens, shown)
+    async def assign_credit(
+        self, wanted: bool = False
+    ) -> tuple[dict[str, float], list[np.ndarray | None]]:
+        """Assign token coefficients; if they are ``wanted``, returns those of every response.
+
+        They are float32 [n] in sample order, None of what no rank has, as
+        ``train.overlong_filter`` left it out.
+        """
+        reports, tokens = zip(*await self._stage("assign_credit", wanted), strict=True)
+        coefficients: list[np.ndarray | None] = [None] * self._responses
+        for own in filter(None, tokens):
+            for response, coefficient in own.by_response():
+                coefficients[response] = coefficient
+        return values(summed(reports)), coefficients
 
     async def update(self) -> dict[str, float]:
         return values(summed(await self._stage("update")))

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlvr.types import TokenBatch
+from rlvr.types import TokenBatch, TokenCoefficients
 
 
 def told_by_gradient(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -25,12 +25,10 @@ def told_by_gradient(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
 class UpdateInputs:
     """What a rank's update was computed from, as far as the driver does not know it."""
 
-    response: np.ndarray  # int64 [S]: position in the rollout batch
-    length: np.ndarray  # int64 [S], in tokens
+    tokens: TokenCoefficients
     mini_batch: np.ndarray  # int64 [S]
     skipped: np.ndarray  # bool [S]: whether a step of this mini-batch was
     logp_old: np.ndarray  # float32 [N]; NaN also where no pass was needed
-    coefficients: np.ndarray  # float32 [N]
 
     @classmethod
     def of(
@@ -38,13 +36,10 @@ class UpdateInputs:
     ) -> UpdateInputs:
         logp_old = batch.logp_old
         assert logp_old is not None
-        tensors = (batch.response_id, batch.response_length, batch.mini_batch)
-        response, length, mini_batch = (x.cpu().numpy() for x in tensors)
+        mini_batch = batch.mini_batch.cpu().numpy()
         return cls(
-            response,
-            length,
+            TokenCoefficients.of(batch, coefficients),
             mini_batch,
             np.isin(mini_batch, list(skipped)),
             logp_old.float().cpu().numpy(),
-            coefficients.float().cpu().numpy(),
         )

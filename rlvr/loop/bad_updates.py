@@ -54,25 +54,24 @@ def batch_table(
 
     What no rank has, as ``train.overlong_filter`` left it out, is null.
     """
-    table = response_table(batch.step + 1, batch.groups, advantages)
     responses = [sample.response for sample in samples_of(batch.groups)]
     prompts = [group.prompt.token_ids for group in batch.groups for _ in group.samples]
     columns: dict[str, list[object]] = {
         "prompt_token_ids": [list(ids) for ids in prompts],
-        "response_token_ids": [r.token_ids for r in responses],
         "logp_rollout": [r.logp_rollout for r in responses],
         "policy_version": [r.policy_version for r in responses],
     }
-    for name in ("mini_batch", "skipped", "logp_old", "coefficient"):
+    coefficients: list[np.ndarray | None] = [None] * len(responses)
+    for name in ("mini_batch", "skipped", "logp_old"):
         columns[name] = [None] * len(responses)
     for part in parts:
-        ends = part.length.cumsum()[:-1]
-        logp_old, coefficients = (np.split(x, ends) for x in (part.logp_old, part.coefficients))
-        for i, response in enumerate(part.response):
+        logp_old = np.split(part.logp_old, part.tokens.length.cumsum()[:-1])
+        for i, (response, coefficient) in enumerate(part.tokens.by_response()):
             columns["mini_batch"][response] = int(part.mini_batch[i])
             columns["skipped"][response] = bool(part.skipped[i])
             columns["logp_old"][response] = logp_old[i]
-            columns["coefficient"][response] = coefficients[i]
+            coefficients[response] = coefficient
+    table = response_table(batch.step + 1, batch.groups, advantages, coefficients)
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values))
     return table

@@ -13,7 +13,7 @@ from rlvr.evaluation.folder import EvaluationFolder
 from rlvr.loop.cluster import connect, reserve
 from rlvr.loop.evaluation import SEED_STEP, measures
 from rlvr.loop.groups import GroupSource
-from rlvr.loop.run import check_vocabulary, load_tokenizer, stop_token_ids
+from rlvr.loop.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids
 from rlvr.rollout.pool import RolloutPool
 from rlvr.telemetry.progress import phase
 from rlvr.types import Group

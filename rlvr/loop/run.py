@@ -4,8 +4,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
-
 from rlvr.config import RunConfig
 from rlvr.data.curriculum import Curriculum
 from rlvr.data.dataset import Dataset, load_dataset
@@ -18,12 +16,12 @@ from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
 from rlvr.loop.state import RunState, resume_point
+from rlvr.loop.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids
 from rlvr.loop.trainer import Trainer
 from rlvr.loop.watchdog import Watchdog
 from rlvr.remote import summary
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
-from rlvr.types import Prompt
 from rlvr.verify.base import names
 
 
@@ -136,55 +134,3 @@ def prompt_stream(config: RunConfig, data: Dataset) -> PromptStream:
     resting = Curriculum() if config.data.curriculum == "pass_rate" else None
     own = config.train.seed, config.data.shuffle
     return PromptStream(data.prompts, *own, sources=shares, curriculum=resting)
-
-
-def load_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``model.tokenizer``, by default the model's own."""
-    path = config.model.tokenizer or config.model.path
-    try:
-        known = {"trust_remote_code": config.model.trust_remote_code}
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **known)
-    except Exception as error:  # a damaged file makes the library raise anything
-        told = f"model.tokenizer: cannot load '{path}': {type(error).__name__}: {error}"
-        raise ConfigError(told) from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what it makes of a folder without one
-        raise ConfigError(
-            f"model.tokenizer: '{path}' has no tokenizer, or an empty one. Save one there, or name "
-            "another with model.tokenizer."
-        )
-    return tokenizer
-
-
-def check_vocabulary(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
-) -> None:
-    """Raise ConfigError for a prompt with a token that the model does not have."""
-    path = config.model.path
-    try:
-        known = {"trust_remote_code": config.model.trust_remote_code}
-        size = AutoConfig.from_pretrained(path, **known).get_text_config().vocab_size
-    except Exception as error:
-        told = f"model.path: cannot read the config.json of '{path}': {error}"
-        raise ConfigError(told) from error
-    if len(tokenizer) <= size:
-        return
-    for prompt in prompts:
-        if (token := max(prompt.token_ids)) >= size:
-            raise ConfigError(
-                f"model.tokenizer: prompt {prompt.id} has the token {token}, but the model "
-                f"'{path}' has {size}: the tokenizer is another model's"
-            )
-
-
-def stop_token_ids(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids that end a response: the tokenizer's end of text and the model's own list."""
-    ids = {tokenizer.eos_token_id}
-    try:
-        listed = GenerationConfig.from_pretrained(config.model.path).eos_token_id
-        ids |= set(listed) if isinstance(listed, list) else {listed}
-        return sorted(int(i) for i in ids if i is not None)
-    except OSError:  # a model folder need not have one
-        return [i for i in ids if i is not None]
-    except (TypeError, ValueError, AttributeError) as error:
-        told = f"model.path: generation_config.json of '{config.model.path}' is damaged: {error}"
-        raise ConfigError(told) from error

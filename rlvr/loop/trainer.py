@@ -17,10 +17,7 @@ from rlvr.loop.ledger import entries
 from rlvr.loop.state import RunState
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.telemetry.timing import Stopwatch
-from rlvr.telemetry.tokens import token_rows
-from rlvr.types import RankedTokens
-
-_SHOWN_TOKENS = 10  # most raised, and as many most lowered, of every step
+from rlvr.telemetry.tokens import Coefficients, TokenLog
 
 
 class Trainer:
@@ -44,7 +41,7 @@ class Trainer:
         self.evaluation = evaluation
         self.state = state
         self.telemetry = telemetry
-        self.shown = _SHOWN_TOKENS if config.telemetry.log_responses else 0
+        self.tokens = TokenLog(groups.decode) if config.telemetry.log_responses else None
         self.bad_updates = BadUpdates(config.train, self.learners)
         self.watch = Stopwatch()
 
@@ -71,14 +68,14 @@ class Trainer:
             await self.learners.load(batch.groups, advantages, inputs)
             metrics = await self.learners.score()
         with self.watch.stage("credit"):
-            report, tokens = await self.learners.assign_credit(self.shown)
+            report, coefficients = await self.learners.assign_credit(self.tokens is not None)
         with self.watch.stage("update"):
             metrics |= report | await self.learners.update()
         await self.bad_updates.look(batch, advantages, metrics)
         with self.watch.stage("publish"):
             await self.actors.engines_turn(batch.step + 1)
         self.state.advance(batch)
-        await self.log(batch, advantages, metrics, tokens)
+        await self.log(batch, advantages, metrics, coefficients)
 
     async def batches(self) -> AsyncGenerator[RolloutBatch, None]:
         """The source's batches; the time spent waiting for them is the rollout's."""
@@ -95,12 +92,15 @@ class Trainer:
         batch: RolloutBatch,
         advantages: np.ndarray,
         metrics: dict[str, float],
-        tokens: RankedTokens,
+        coefficients: Coefficients,
     ) -> None:
         timings = self.watch.lap()
         metrics["groups/discarded"] = len(batch.discarded)
         metrics |= self.groups.curriculum()
         metrics["rollout/replaced"] = self.actors.rollout.replaced
         self.telemetry.trained_on(entries(batch, self.groups.turn))
-        rows = token_rows(tokens, batch.groups, advantages, self.groups.decode)
-        await self.telemetry.step(batch.step + 1, batch.groups, advantages, metrics, timings, rows)
+        tokens = None
+        if self.tokens is not None:
+            tokens = self.tokens.of(batch.groups, advantages, coefficients)
+        step = batch.step + 1
+        await self.telemetry.step(step, batch.groups, advantages, metrics, timings, tokens)

@@ -25,9 +25,21 @@ def announced(config: RunConfig) -> str:
 
 
 def compared(record: RunRecord, gpu: Gpu) -> str | None:
-    """Stage times as planned for ``gpu`` and as measured; None for a run without GPUs or steps.
+    """Stage times as planned for ``gpu`` and as measured, in plain text."""
+    if (stages := stages_beside(record, gpu)) is None:
+        return None
+    lines = [f"{record.name} on {gpu.name}: planned, measured, planned / measured"]
+    for name, (planned, measured) in stages.items():
+        told = f"{figures.seconds(planned):>9} {figures.seconds(measured):>9}"
+        lines.append(f"  {name:<8} {told} {planned / measured:6.2f}")
+    return "\n".join(lines)
 
-    The plan is made with the lengths and the share of active groups that the run had.
+
+def stages_beside(record: RunRecord, gpu: Gpu) -> dict[str, tuple[float, float]] | None:
+    """Seconds of each stage as planned for ``gpu`` and as measured.
+
+    None for a run without GPUs or steps. The plan is made with the lengths and the share of active
+    groups that the run had.
     """
     file = RunFolder(record.name).config
     if not record.steps or not file.exists():
@@ -41,12 +53,11 @@ def compared(record: RunRecord, gpu: Gpu) -> str | None:
         response=_mean(record, "length/mean"), active=_mean(record, "groups/with_spread") or 1.0
     )
     plan = plan_of(config, gpu, workload(config, assumed))
-    lines = [f"{record.name} on {gpu.name}: planned, measured, planned / measured"]
-    for name, stage in plan.stages.items():
-        if took := record.stages.get(name):
-            told = f"{figures.seconds(stage.seconds):>9} {figures.seconds(took):>9}"
-            lines.append(f"  {name:<8} {told} {stage.seconds / took:6.2f}")
-    return "\n".join(lines)
+    return {
+        name: (stage.seconds, took)
+        for name, stage in plan.stages.items()
+        if (took := record.stages.get(name))
+    }
 
 
 def _mean(record: RunRecord, metric: str) -> float | None:

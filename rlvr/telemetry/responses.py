@@ -14,7 +14,11 @@ from pyarrow import parquet
 from rlvr.errors import ResponseLogError
 from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.run_folder import replacing
+from rlvr.telemetry.tokens import Coefficients, LoggedTokens
 from rlvr.types import Group, samples_of
+
+_ROW_GROUP = 512  # responses that are read at once, at least
+_DICTIONARY = 8 << 20  # bytes: a large vocabulary fits
 
 Groups = Sequence[Group]
 Advantages = np.ndarray | None  # [S] A_i in sample order; None where nothing is trained
@@ -31,7 +35,12 @@ class ResponseLog:
         self._under_way: Future[None] | None = None
 
     async def write(
-        self, path: Path, step: int, groups: Groups, advantages: Advantages = None
+        self,
+        path: Path,
+        step: int,
+        groups: Groups,
+        advantages: Advantages = None,
+        tokens: LoggedTokens | None = None,
     ) -> None:
         """Begin to write ``path``, once the file before it is done (so memory stays bounded)."""
         count = len(samples_of(groups))
@@ -40,7 +49,7 @@ class ResponseLog:
         if self._under_way is not None:
             before, self._under_way = self._under_way, None
             await asyncio.wrap_future(before)
-        self._under_way = self._thread.submit(_write, path, step, groups, advantages)
+        self._under_way = self._thread.submit(_write, path, step, groups, advantages, tokens)
 
     def close(self) -> None:
         """Wait for the last file."""
@@ -50,7 +59,13 @@ class ResponseLog:
             before.result()
 
 
-def response_table(step: int, groups: Groups, advantages: Advantages = None) -> pa.Table:
+def response_table(
+    step: int,
+    groups: Groups,
+    advantages: Advantages = None,
+    coefficients: Coefficients | None = None,
+    texts: pa.ListArray | None = None,
+) -> pa.Table:
     """The rows of a file, in sample order; ``step`` trained on them, or they evaluate it."""
     whole, real, text = (partial(pa.array, type=t) for t in (pa.int32(), pa.float64(), pa.string()))
     samples = samples_of(groups)
@@ -84,20 +99,44 @@ def response_table(step: int, groups: Groups, advantages: Advantages = None) -> 
                 r.logp_rollout.mean() if len(r.token_ids) else None for r in responses
             ),
             "verifier_seconds": real(v.seconds for v in verdicts),
+            # of every token, those of the end included: its id, what it adds to the text, and c_t
+            "response_token_ids": pa.array((r.token_ids for r in responses), pa.list_(pa.int32())),
+            "tokens": pa.nulls(len(samples), pa.list_(pa.string())) if texts is None else texts,
+            "coefficient": pa.array(
+                coefficients or [None] * len(samples), pa.list_(pa.float32()), from_pandas=False
+            ),
         }
     )
 
 
-def _write(path: Path, step: int, groups: Groups, advantages: Advantages) -> None:
+def _write(
+    path: Path, step: int, groups: Groups, advantages: Advantages, tokens: LoggedTokens | None
+) -> None:
     try:
         with replacing(path) as temporary:
-            table = response_table(step, groups, advantages)
-            parquet.write_table(table, temporary, compression="zstd")
+            coefficients = [_rounded(c) for c in tokens.coefficients] if tokens else None
+            texts = tokens.texts if tokens else None
+            table = response_table(step, groups, advantages, coefficients, texts)
+            parquet.write_table(
+                table,
+                temporary,
+                compression="zstd",
+                row_group_size=_ROW_GROUP,
+                dictionary_pagesize_limit=_DICTIONARY,
+            )
     except (OSError, pa.ArrowException) as error:
         raise ResponseLogError(
             f"{path} could not be written: {error}. Make room there, or set "
             "telemetry.log_responses=false."
         ) from error
+
+
+def _rounded(coefficients: np.ndarray | None) -> np.ndarray | None:
+    """To eleven bits, of which a few thousand values occur: a dictionary of them is compact."""
+    if coefficients is None:
+        return None
+    with np.errstate(over="ignore"):
+        return coefficients.astype(np.float16).astype(np.float32)
 
 
 def _storable(text: str) -> str:

@@ -19,6 +19,7 @@ from rlvr.telemetry.run_folder import RunFolder, write_text
 from rlvr.telemetry.sinks.base import build_sinks
 from rlvr.telemetry.sinks.console import Console
 from rlvr.telemetry.sinks.fan_out import FanOut
+from rlvr.telemetry.tokens import LoggedTokens
 from rlvr.types import Group
 
 
@@ -65,13 +66,13 @@ class Telemetry:
         advantages: np.ndarray,
         metrics: Mapping[str, float],
         timings: Mapping[str, float],
-        tokens: Sequence[Mapping[str, Any]] = (),
+        tokens: LoggedTokens | None = None,
     ) -> None:
         """Record and show a finished training step.
 
         ``metrics`` are what the other stages measured, ``timings`` a lap of the ``Stopwatch``,
-        ``tokens`` those whose credit stands out, as ``token_rows`` has them. Raises
-        ResponseLogError if the responses of the step before could not be written.
+        ``tokens`` what there is to log of the responses' tokens. Raises ResponseLogError if the
+        responses of the step before could not be written.
         """
         if step < 1:
             raise ValueError(f"steps count from 1, got {step}")
@@ -82,11 +83,12 @@ class Telemetry:
         for name, words in warnings.items():
             self._sinks.tell(methodcaller("warn", step, name, words))
         if self._log_responses:
-            if tokens:
-                cleaned = [json_clean(token) for token in tokens]
+            if tokens and tokens.standing_out:
+                cleaned = [json_clean(token) for token in tokens.standing_out]
                 self._folder.append(self._folder.tokens, [{"step": step, **t} for t in cleaned])
                 self._sinks.tell(lambda sink: sink.table("credit/tokens", step, cleaned))
-            await self._responses.write(self._folder.responses(step), step, groups, advantages)
+            path = self._folder.responses(step)
+            await self._responses.write(path, step, groups, advantages, tokens)
 
     async def evaluation(
         self, step: int, name: str, results: Mapping[str, float], groups: Sequence[Group] = ()

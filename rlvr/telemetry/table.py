@@ -24,7 +24,7 @@ def comparison(records: Sequence[RunRecord], width: int | None = None) -> str:
     ``width`` is the terminal's, or 100 where there is none.
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
-    columns = [_column(record) for record in records]
+    columns = [run_column(record) for record in records]
     labels = _merged(columns)
     blocks: list[list[dict[str, str]]] = []
     room = 0
@@ -38,7 +38,8 @@ def comparison(records: Sequence[RunRecord], width: int | None = None) -> str:
     return "\n\n".join(_block(labels, block) for block in blocks)
 
 
-def _column(record: RunRecord) -> dict[str, str]:
+def run_column(record: RunRecord) -> dict[str, str]:
+    """What there is to say of a run, by labels."""
     done = record.steps[-1]["step"] if record.steps else 0
     column = {
         "run": record.name,

@@ -348,7 +348,7 @@ class Bench:
             stages: dict[str, Callable[[], Any]] = {
                 "load": lambda: learner.load(self.batch),
                 "score": learner.score,
-                "credit": lambda: learner.assign_credit(0),  # noqa: B023
+                "credit": lambda: learner.assign_credit(),  # noqa: B023
             }
             if update is None:  # the same passes whatever the coefficients: measured once
                 stages["update"] = learner.update

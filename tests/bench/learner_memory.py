@@ -55,7 +55,7 @@ def step_peaks(folder: str, tokens: int, vocabulary: int, repeats: int) -> dict[
         before = status("VmRSS")
         learner.load(batch)
         learner.score()
-        learner.assign_credit(0)
+        learner.assign_credit()
         learner.update()
         held.append(before)
         peaks.append(status("VmHWM") - before)

@@ -154,7 +154,7 @@ def _two_steps(config: RunConfig, rank: int) -> dict[str, float]:
     seconds = {}
     for _ in range(2):
         learner.load(_batch(config, learner.policy.model.config.vocab_size, rank))
-        for stage in (learner.score, lambda: learner.assign_credit(0), learner.update):
+        for stage in (learner.score, lambda: learner.assign_credit(), learner.update):
             began = time.process_time()
             stage()
             name = getattr(stage, "__name__", "")

@@ -18,8 +18,9 @@ from rlvr.data.dataset import load_dataset
 from rlvr.errors import ConfigError, LearnerError, RunError, RunFolderError, for_people
 from rlvr.hydra_config import check_overrides, register
 from rlvr.loop.reward import check_rewards
-from rlvr.loop.run import Session, load_tokenizer
+from rlvr.loop.run import Session
 from rlvr.loop.state import resume_point
+from rlvr.loop.tokenizer import load_tokenizer
 from rlvr.loop.validate import validated
 from rlvr.telemetry.responses import ResponseLog
 from rlvr.telemetry.run_folder import RunFolder

@@ -68,7 +68,7 @@ def run(
     )
     for _ in range(config.train.steps if isinstance(config.train.steps, int) else 1):
         learner.load(batches[rank // config.learner.sequence_parallel])
-        metrics = {**learner.score(), **learner.assign_credit(0)[0]}
+        metrics = {**learner.score(), **learner.assign_credit()[0]}
         coefficients = learner.coefficients.clone()
         if not update:
             break

@@ -30,7 +30,7 @@ def run(rank: int, world: int, config, groups, advantages, load, save) -> dict:
     def step() -> dict:
         learner.load(batches[rank // config.learner.sequence_parallel])
         learner.score()
-        learner.assign_credit(0)
+        learner.assign_credit()
         learner.update()
         return weights()
 

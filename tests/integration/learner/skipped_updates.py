@@ -43,7 +43,7 @@ def run(rank: int, world: int, config, batches, spoiled: bool) -> dict:
         own = rank_batches(groups, advantages, ranks=world // sharing, groups_per_mini_batch=2)
         learner.load(own[rank // sharing])
         learner.score()
-        learner.assign_credit(0)
+        learner.assign_credit()
         reports.append({k: float(m.value) for k, m in learner.update().items()})
 
     good, bad = batches

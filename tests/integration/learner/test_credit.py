@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from rlvr.config import RunConfig
+from rlvr.explain.methods import explained
+from rlvr.learner.policy import load_policy
 from rlvr.types import CreditInputs
 
 GROUPS, SIZE = 5, 4
@@ -92,6 +95,21 @@ def test_coefficients_do_not_depend_on_ranks_stage_packing_or_store(results, met
         actual = torch.cat([merged[case][i] for i in range(GROUPS * SIZE)])
         off = (actual - everything).norm() / everything.norm()
         assert float(off) < TOLERANCE.get(method, 1e-5), (case, float(off))
+
+
+@pytest.mark.parametrize("method", ["delta", "thr", "nthr", "entropy_top"])
+def test_an_explanation_says_the_same_without_deepspeed(results, tiny_model, method):
+    groups, merged = results
+    folder = tiny_model(True)
+    config = configuration(folder, (1, 0, 1), 10_000, method, "device")
+    device = torch.device("cpu")
+    policy = load_policy(config.model, config.learner, config.rollout.temperature, device)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = explained(config, {method: config.credit}, policy, tokenizer, groups)
+    for case in merged:
+        if case[3] == method:
+            for i, own in enumerate(found.coefficients[method]):
+                assert own == pytest.approx(merged[case][i].numpy(), rel=1e-4, abs=1e-4), case
 
 
 @pytest.mark.parametrize("method", ["delta", "delta_topk", "random"])

@@ -106,6 +106,19 @@ def test_a_missing_sandbox_is_a_warning(machine, lacks):
     assert "virtual environment" in result.stdout  # it went on
 
 
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_root_gets_what_is_missing_and_on_debian_a_browser_for_the_tests(machine, profile):
+    (machine.bin / "bwrap").unlink()
+    machine.program("id", "echo 0")
+    machine.program("apt-get", 'echo "$*" >>asked; [[ $* != *chromium* ]]')
+    result = machine.run(RLVR_PROFILE=profile)
+    asked = (machine.clone / "asked").read_text().splitlines()
+    assert asked[0].endswith("bubblewrap")
+    debian = "ID=debian" in Path("/etc/os-release").read_text().splitlines() and profile == "cpu"
+    assert any(line.endswith("chromium chromium-driver") for line in asked) == debian
+    assert "virtual environment" in result.stdout, "it goes on, also without a browser"
+
+
 @pytest.mark.parametrize(("profile", "needs"), [("cpu", 12), ("gpu", 30)])
 @pytest.mark.parametrize("short_kib", [1, 0])
 def test_a_full_disk_is_refused_before_anything_is_installed(machine, profile, needs, short_kib):

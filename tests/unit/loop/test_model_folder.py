@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError
-from rlvr.loop.run import check_vocabulary, load_tokenizer, stop_token_ids
+from rlvr.loop.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids
 from rlvr.loop.validate import _damaged_weights
 from rlvr.types import Prompt
 

@@ -55,6 +55,9 @@ def test_a_row_a_sample(folder, make_group):
         "policy_version_max": 2,
         "logp_mean": -0.5,
         "verifier_seconds": 0.5,
+        "response_token_ids": [0, 1],
+        "tokens": None,
+        "coefficient": None,
     }
     assert [table[c].to_pylist() for c in ("group", "sample")] == [[0, 0, 1], [0, 1, 0]]
     assert empty["logp_mean"] is None and empty["policy_version_min"] is None

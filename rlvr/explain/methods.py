@@ -1,0 +1,92 @@
+"""Credit methods on given responses: the learner's own scoring and assignment, on one process."""
+
+import sys
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from rlvr.algorithm.advantages import ADVANTAGES
+from rlvr.algorithm.credit import PreparesInputs, Question
+from rlvr.config import RunConfig
+from rlvr.errors import ConfigError, DataError
+from rlvr.explain.explanation import Explanation
+from rlvr.learner.batching import rank_batches
+from rlvr.learner.policy import Policy
+from rlvr.learner.scoring import ScoringRank
+from rlvr.loop.answers import AnswerFinder
+from rlvr.loop.batch import RolloutBatch
+from rlvr.telemetry.progress import phase
+from rlvr.telemetry.token_texts import TokenTexts
+from rlvr.types import Group, TokenChoices, samples_of
+
+
+def explained(
+    config: RunConfig,
+    methods: dict[str, dict[str, Any]],
+    policy: Policy,
+    tokenizer: Any,
+    groups: Sequence[Group],
+) -> Explanation:
+    """Token coefficients by each of ``methods``, nodes of the configuration by their labels.
+
+    All groups together are one rollout batch. DataError if no response has an advantage.
+    """
+    batch = RolloutBatch(0, list(groups), {})
+    advantages = batch.advantages(ADVANTAGES.build(config.advantage, "advantage"))
+    if not advantages.any():
+        raise DataError(
+            "every advantage is 0, so there is nothing to share among tokens: no two responses to "
+            "the same prompt have different rewards."
+        )
+    coefficients: dict[str, list[np.ndarray]] = {}
+    for label, node in methods.items():
+        with phase(f"credit by {label}"):
+            own = replace(config, credit=node)
+            coefficients[label] = _coefficients(own, policy, tokenizer, groups, advantages)
+    texts = TokenTexts(lambda ids: tokenizer.batch_decode(ids, skip_special_tokens=False))
+    tokens = texts.of([s.response.token_ids for s in samples_of(groups)])
+    return Explanation(groups, advantages, tokens, coefficients)
+
+
+def _coefficients(
+    config: RunConfig,
+    policy: Policy,
+    tokenizer: Any,
+    groups: Sequence[Group],
+    advantages: np.ndarray,
+) -> list[np.ndarray]:
+    """c_t of every response, float32 [n] in sample order."""
+    driver = _NoEngines(config.verifier, tokenizer)
+    rank = ScoringRank(config, policy.head.weight.device, driver.pad_token_id, policy, policy)
+    inputs = None
+    if isinstance(rank.credit, PreparesInputs):
+        inputs = _now(rank.credit.prepare(groups, driver))
+    size = len(groups)
+    [batch] = rank_batches(groups, advantages, ranks=1, groups_per_mini_batch=size, inputs=inputs)
+    rank.load(batch)
+    rank.score()
+    _, tokens = rank.assign_credit(wanted=True)
+    assert tokens is not None
+    return [own for _, own in sorted(tokens.by_response(), key=lambda pair: pair[0])]
+
+
+class _NoEngines(AnswerFinder):
+    """The ``Driver`` protocol where no engine runs."""
+
+    longest = sys.maxsize
+
+    async def ask(self, questions: Iterable[Question]) -> list[TokenChoices]:
+        raise ConfigError(
+            "this credit method asks rollout engines, and here are none: set credit.engine=learner"
+        )
+
+
+def _now(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What the coroutine returns; nothing in it waits, and a notebook has a loop of its own."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise ConfigError("this credit method waits for something that is not here")

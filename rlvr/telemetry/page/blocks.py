@@ -1,0 +1,95 @@
+"""Responses with their tokens, packed so that a page holds many and reads few."""
+
+import base64
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rlvr.telemetry.metrics import json_clean
+
+_FINE = 1000  # coefficients are kept to thousandths
+
+
+@dataclass(frozen=True)
+class Block:
+    """The responses of one step, as far as the page has room for them."""
+
+    step: int
+    responses: int
+    all_responses: int
+    packed: str = field(repr=False)
+
+
+def packed(value: Any) -> str:
+    """``value`` as JSON, compressed, in letters that mean nothing to HTML."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), 6)).decode()
+
+
+def packed_responses(table: pa.Table, methods: Sequence[str]) -> str:
+    """Rows of a log of responses, those of a group together.
+
+    Column ``coefficient`` belongs to the first of ``methods``, ``coefficient:NAME`` to another.
+    A response without tokens is one token, its text.
+    """
+    texts, tokens = _tokens(table)
+    columns = ["coefficient", *(f"coefficient:{name}" for name in methods[1:])]
+    credit = [_coefficients(table, column) for column in columns]
+    light = table.drop_columns(
+        [name for name in table.column_names if pa.types.is_list(table.schema.field(name).type)]
+    ).to_pylist()
+    light = [json_clean(row) for row in light]
+    groups: dict[int, dict[str, Any]] = {}
+    for i, row in enumerate(light):
+        group = groups.setdefault(row["group"], {"place": row["group"], "responses": []})
+        group.update({key: row[key] for key in ("prompt_id", "prompt", "answer")})
+        group["responses"].append(
+            {
+                "sample": row["sample"],
+                "outcome": row["outcome"],
+                "reward": row["reward"],
+                "advantage": row["advantage"],
+                "finish": row["finish_reason"],
+                "detail": row["detail"],
+                "tokens": tokens[i],
+                "credit": [own[i] for own in credit],
+            }
+        )
+    return packed({"texts": texts, "groups": list(groups.values())})
+
+
+def _tokens(table: pa.Table) -> tuple[list[str], list[list[int]]]:
+    """Every text that occurs, and the tokens of each response as places among them."""
+    column = table["response"]
+    lists = pa.array([[text] for text in column.to_pylist()], pa.list_(pa.string()))
+    if "tokens" in table.column_names:
+        logged = table["tokens"].combine_chunks()
+        lists = pc.if_else(pc.is_null(logged), lists, logged)
+    words = lists.flatten().dictionary_encode()
+    places = np.split(words.indices.to_numpy(), pc.list_value_length(lists).to_numpy().cumsum())
+    return words.dictionary.to_pylist(), [own.tolist() for own in places[: len(lists)]]
+
+
+def _coefficients(table: pa.Table, column: str) -> list[list[int | None] | int | None]:
+    """Of each response in thousandths: one number if all are equal, None if they are unknown."""
+    if column not in table.column_names:
+        return [None] * len(table)
+    found: list[list[int | None] | int | None] = []
+    for own in table[column].combine_chunks():
+        c = np.asarray(own.values if own.is_valid else [], np.float64)
+        if not len(c):
+            found.append(None)
+            continue
+        known = np.isfinite(c)
+        fine = np.rint(np.where(known, c, 0) * _FINE).astype(np.int64)
+        if known.all():
+            found.append(int(fine[0]) if (fine == fine[0]).all() else fine.tolist())
+        else:
+            found.append([v if k else None for v, k in zip(fine.tolist(), known, strict=True)])
+    return found

@@ -1,0 +1,112 @@
+"""Runs as a page shows them: their curves, tables and responses."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlvr.config import GuardsConfig
+from rlvr.telemetry.guards import Guards
+from rlvr.telemetry.metrics import json_clean
+from rlvr.telemetry.page.families import families
+from rlvr.telemetry.page.page import page_html
+from rlvr.telemetry.page.shown import PAGE_TOKENS, ShownResponses
+from rlvr.telemetry.progress import phase
+from rlvr.telemetry.record import RunRecord
+from rlvr.telemetry.run_folder import RunFolder, write_text
+from rlvr.telemetry.table import run_column
+
+Planned = Callable[[RunRecord], Mapping[str, tuple[float, float]] | None]  # stages' seconds
+
+
+class RunsPage:
+    """A page of runs, written as often as they go on.
+
+    Args:
+        path: the HTML file.
+        planned: the stages of a run as planned and as measured, where there is a plan.
+    """
+
+    def __init__(self, path: Path, planned: Planned) -> None:
+        self._path = path
+        self._planned = planned
+        self._responses: dict[str, ShownResponses] = {}
+
+    def write(self, records: Sequence[RunRecord], refresh_s: float = 0) -> None:
+        """Write the page as the runs are now; one that is to ``refresh`` itself does so."""
+        configurations = [_configuration(record) for record in records]
+        related = families(configurations, [record.name for record in records])
+        blocks: dict[str, str] = {}
+        runs = []
+        for number, (record, configuration) in enumerate(zip(records, configurations, strict=True)):
+            shown = []
+            with phase(f"reading the responses of {record.name}"):
+                found = list(self._shown(record, PAGE_TOKENS // len(records)).blocks())
+            for block in filter(None, found):
+                blocks[f"responses-{number}-{block.step}"] = block.packed
+                shown.append([block.step, block.responses, block.all_responses])
+            method = str(_in(configuration, "credit", "name") or "credit")
+            runs.append({**self._run(record, configuration), "methods": [method], "blocks": shown})
+        content = {
+            "made": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "refresh": refresh_s,
+            "runs": runs,
+            "families": [{"label": label, "runs": own} for label, own in related],
+        }
+        title = ", ".join(record.name for record in records)
+        write_text(self._path, page_html(title, content, blocks))
+
+    def _shown(self, record: RunRecord, room: int) -> ShownResponses:
+        if record.name not in self._responses:
+            folder = RunFolder(record.name)
+            self._responses[record.name] = ShownResponses(folder, record.planned, room)
+        return self._responses[record.name]
+
+    def _run(self, record: RunRecord, configuration: Mapping[str, Any]) -> dict[str, Any]:
+        metrics = dict.fromkeys(key for row in record.steps for key in row)
+        evaluated = dict.fromkeys(key for row in record.evaluations for key in row)
+        planned = self._planned(record) or {}
+        run = {
+            "name": record.name,
+            "steps": [row["step"] for row in record.steps],
+            "series": {
+                metric: [row.get(metric) for row in record.steps]
+                for metric in metrics
+                if metric not in ("step", "timestamp")
+            },
+            "evaluations": {
+                metric: record.series(metric)
+                for metric in evaluated
+                if metric.startswith("evaluation/")
+            },
+            "table": list(run_column(record).items()),
+            "stages": [
+                [name, measured, planned.get(name, (None,))[0]]
+                for name, measured in record.stages.items()
+            ],
+            "warnings": _warnings(record, configuration),
+        }
+        return json_clean(run)
+
+
+def _configuration(record: RunRecord) -> dict[str, Any]:
+    file = RunFolder(record.name).config
+    return (yaml.safe_load(file.read_text()) if file.exists() else None) or {}
+
+
+def _warnings(record: RunRecord, configuration: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """What the run's guards told, with the step."""
+    limits = _in(configuration, "telemetry", "guards") or {}
+    known = {f.name for f in fields(GuardsConfig)}
+    guards = Guards(GuardsConfig(**{k: v for k, v in limits.items() if k in known}))
+    return [(row["step"], words) for row in record.steps for words in guards.look(row).values()]
+
+
+def _in(node: Any, *path: str) -> Any:
+    """What stands at ``path``, None if nothing does."""
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
