@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -102,6 +103,11 @@ def test_ranks_that_share_sequences_train_as_others_do(session, tmp_path):
         assert actual[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-6), name
     a, b = weights(own), weights(shared)
     assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
+    logs = [pq.read_table(run / "responses" / "step_000001.parquet") for run in (own, shared)]
+    for x, y in zip(*(log.to_pylist() for log in logs), strict=True):
+        assert x["coefficient"] == pytest.approx(y["coefficient"], rel=2e-3)
+        assert len(x["tokens"]) == len(x["coefficient"]) == x["response_tokens"]
+    assert np.concatenate(logs[0]["coefficient"].to_pylist()).std() > 0
 
 
 def built_in(registry: Registry) -> list[str]:

@@ -87,7 +87,7 @@ async function responsesView(content, progress) {
   const at = asked(content);
   const bar = controls(content, at);
   if (!at.steps.length) {
-    const told = "No responses are recorded here (telemetry.log_responses=false).";
+    const told = "No responses yet, or none are recorded (telemetry.log_responses=false).";
     return element("div", {}, bar, element("p", {}, told));
   }
   const { groups, all } = await selected(content, at, progress);
