@@ -160,6 +160,20 @@ def test_a_job_is_stopped_as_by_ctrl_c(head, repository):
     assert submit(repository, *at, "--stop", job_id)[1] == f"job {job_id}: stopped before\n"
 
 
+def test_a_run_that_was_killed_is_started_again(head, repository):
+    shutil.copy(SUBMIT.with_name("retry.py"), repository / "launch")
+    (repository / "program.py").write_text(
+        "import os, signal, sys\nprint(sys.argv[1:], flush=True)\n"
+        "if 'train.resume=auto' not in sys.argv:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    folder = "train.output_dir=/nowhere"
+    at = ("--address", head, "--entrypoint", "python program.py", "--retries", "1")
+    code, out, err = submit(repository, *at, "--", folder)
+    assert code == 0, out + err
+    told = "retry: the run was killed by signal 9. It goes on from its last checkpoint (1 of 1)."
+    assert [str([folder]), told, str([folder, "train.resume=auto"])] == out.splitlines()[-3:]
+
+
 def test_ctrl_c_ends_the_following_and_not_the_job(head, repository):
     (repository / "program.py").write_text(
         "import time\nprint('waiting', flush=True)\ntime.sleep(60)\n"
