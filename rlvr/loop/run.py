@@ -44,7 +44,7 @@ class Session:
         it were resumed; engines and verifiers stay.
         """
         limit = config.train.max_restarts
-        own = Checkpoints(RunFolder(config.train.output_dir).checkpoints)
+        own = Checkpoints.of(config)
         for restarts in itertools.count():
             try:
                 return await self._attempt(config, again=restarts > 0)
@@ -80,6 +80,8 @@ class Session:
             stream.restore(checkpoint.state["stream"])
         resuming = again or config.train.resume == "auto"
         folder = (RunFolder.open if resuming else RunFolder.create)(config.train.output_dir)
+        if config.train.checkpoint_every:
+            Checkpoints.of(config).prepare(new=not resuming)
         telemetry = Telemetry(config.telemetry, folder)
         state: RunState | None = None
         try:
@@ -99,11 +101,9 @@ class Session:
             with Watchdog(config.telemetry, trainer.watch, folder, actors.by_name):
                 await trainer.run()
             telemetry.summary({"steps": state.step, "rows_dropped": train_set.dropped})
-        except BaseException:
-            if state is not None:
-                state.close()
-            raise
         finally:
+            if state is not None:
+                await state.close()
             telemetry.close()
 
     async def _take_actors(
