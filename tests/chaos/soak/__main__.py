@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tests.chaos.soak.checks import Check, checks, made_again
-from tests.chaos.soak.faults import FAULTS
+from tests.chaos.soak.faults import DAMAGE, FAULTS, damage
 from tests.chaos.soak.memory import Memory
 from tests.chaos.soak.run import EVERY, Run
 from tests.chaos.soak.schedule import Fault, schedule
@@ -95,6 +95,8 @@ class Soak:
             self.run.not_finite += 1
         if fault.kind.startswith("driver killed"):
             self._gone(fault.kind)
+            if fault.kind == DAMAGE:
+                self.say(f"damaged: {damage(self.run, fault)}")
             self.run.start()
 
     def _gone(self, after: str) -> None:

@@ -19,6 +19,7 @@ from tests.chaos.soak.schedule import Fault
 
 Do = Callable[[Run, Fault], str | None]  # what was done to whom; None: there is no victim yet
 PAUSE_S = 10.0
+DAMAGE = "driver killed, checkpoint damaged"
 
 
 def _sent(number: int, kind: str) -> Do:
@@ -65,13 +66,12 @@ def _driver_killed(run: Run, fault: Fault) -> str:
     return f"driver {run.child.pid}"
 
 
-def _and_damaged(run: Run, fault: Fault) -> str | None:
-    """A file of the newest checkpoint, if there is a whole one before it."""
-    if len(_whole(run)) < 2:
-        return None
-    run.child.kill()
-    run.left_after(60)
-    newest = _whole(run)[-1]
+def damage(run: Run, fault: Fault) -> str:
+    """What has become of a file of the newest checkpoint, if there is a whole one before it."""
+    whole = _whole(run)
+    if len(whole) < 2:
+        return "no checkpoint: there are not two that are whole"
+    newest = whole[-1]
     file = fault.pick(sorted(path for path in newest.rglob("*") if path.is_file()))
     ways = [_truncated, _flipped, Path.unlink]
     way = ways[int(1e4 * fault.draw) % len(ways)]
@@ -111,5 +111,5 @@ FAULTS: dict[str, Do] = {
     "verifier process killed": _sent(signal.SIGKILL, "verifier process"),
     "batch not finite": _not_finite,
     "driver killed": _driver_killed,
-    "driver killed, checkpoint damaged": _and_damaged,
+    DAMAGE: _driver_killed,
 }

@@ -132,7 +132,8 @@ class Run:
         began = time.monotonic()
         while (living := self.processes()) and time.monotonic() < began + limit_s:
             time.sleep(0.05)
-        return time.monotonic() - began, [f"{k} {p.pid}" for k, ps in living.items() for p in ps]
+        left = [f"{kind} {process}" for kind, own in living.items() for process in own]
+        return time.monotonic() - began, left
 
     def kill(self) -> None:
         """End everything, whatever it does."""
