@@ -319,4 +319,6 @@ def typed(config_class: type, node: DictConfig | dict[str, Any], where: str) -> 
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), node))
     except Exception as error:
-        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
+        key = getattr(error, "full_key", None)
+        told = f"{where}.{key}" if key else where
+        raise ConfigError(f"{told}: {str(error).splitlines()[0]}") from error

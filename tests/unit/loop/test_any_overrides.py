@@ -6,7 +6,7 @@ from dataclasses import is_dataclass
 from typing import get_type_hints
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlvr.config import RunConfig
@@ -38,11 +38,16 @@ plain = st.sampled_from(
     ]
 )
 values = plain | words | st.lists(plain, max_size=3).map(lambda v: f"[{','.join(v)}]")
-key = st.sampled_from(KEYS) | st.sampled_from(KEYS) | st.sampled_from(KEYS) | st.builds(
-    lambda k, where, c: k[: where % (len(k) + 1)] + c + k[where % (len(k) + 1) :],
-    st.sampled_from(KEYS),
-    st.integers(0, 40),
-    st.sampled_from([".", "x", "[0]", "@", " ", "/"]),
+key = (
+    st.sampled_from(KEYS)
+    | st.sampled_from(KEYS)
+    | st.sampled_from(KEYS)
+    | st.builds(
+        lambda k, where, c: k[: where % (len(k) + 1)] + c + k[where % (len(k) + 1) :],
+        st.sampled_from(KEYS),
+        st.integers(0, 40),
+        st.sampled_from([".", "x", "[0]", "@", " ", "/"]),
+    )
 )
 override = st.one_of(
     st.tuples(st.sampled_from(["", "", "", "+", "++"]), key, values).map(
