@@ -96,7 +96,7 @@ def module_seed(request) -> int:
 def ray_here():
     """One local Ray for all tests that start actors."""
     if not ray.is_initialized():
-        ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -55,7 +55,8 @@ def connect(config: RunConfig) -> None:
     else:
         actors = _ranks(config) + (config.rollout.workers or 1)
         cpus = max(os.cpu_count() or 1, actors + (config.verifier.actors or 1))
-        ray.init(num_cpus=cpus, include_dashboard=False, **common)
+        # Without "local" it would join a cluster that happens to run here, of anybody's.
+        ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
 
 
 def join(address: str, **options: Any) -> None:

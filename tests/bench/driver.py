@@ -194,7 +194,7 @@ def main() -> None:
     tokenizer, solutions = recorded()
     torch.set_num_threads(1)  # as rlvr.train does, and this
     gc.freeze()
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
     try:
         actor: Any = ray.remote(Replay).options(num_cpus=0)
         tokens = statistics.mean(map(len, solutions))

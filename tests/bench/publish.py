@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--engines", type=int, default=2)
     given = parser.parse_args()
-    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=16, include_dashboard=False, log_to_driver=False)
     for model in MODELS:
         if model.name in given.models:
             asyncio.run(measure(model, given.repeats, given.engines))

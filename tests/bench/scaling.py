@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="one sweep of two cases")
     given = parser.parse_args()
-    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=16, include_dashboard=False, log_to_driver=False)
     found = asyncio.run(measure(given))
     print(
         f"\nMedians of {given.repeats}, least and most in brackets; otherwise {Case()}\n\n{found}"

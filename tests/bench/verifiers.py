@@ -227,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a twentieth of the work")
     scale = 20 if parser.parse_args().quick else 1
-    ray.init(num_cpus=PROCESSES, include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=PROCESSES, include_dashboard=False, logging_level="ERROR")
     try:
         print(table(asyncio.run(report(scale))))
     finally:

@@ -25,7 +25,7 @@ config = RunConfig()
 config.cluster.gpus_per_node, config.cluster.placement = 4, "colocated"
 config.rollout.tensor_parallel = 2
 config = resolved(config)
-ray.init(num_cpus=8, num_gpus=4, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=8, num_gpus=4, include_dashboard=False, log_to_driver=False)
 placement = asyncio.run(reserve(config))
 learners = [
     ray.remote(LearnerWorker).options(**o).remote(config, i, 0)
