@@ -15,7 +15,7 @@ import torch
 from rlvr.errors import RunError, RunFolderError, for_people
 from rlvr.learner.model_folder import write_weights
 from rlvr.learner.state_files import StateFiles
-from rlvr.loop.checkpoint import find_checkpoint
+from rlvr.loop.checkpoints import find_checkpoint
 from rlvr.storage import Folder
 
 

@@ -13,7 +13,7 @@ from rlvr.data.sources import files, sources
 from rlvr.data.stream import PromptStream
 from rlvr.errors import ConfigError, LearnerError, PublishError
 from rlvr.loop.actors import Actors
-from rlvr.loop.checkpoint import Checkpoints
+from rlvr.loop.checkpoints import Checkpoints
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource

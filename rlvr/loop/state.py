@@ -12,7 +12,8 @@ from rlvr.data.stream import PromptStream
 from rlvr.errors import ConfigError
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.batch import RolloutBatch
-from rlvr.loop.checkpoint import Checkpoint, Checkpoints, find_checkpoint
+from rlvr.loop.checkpoint import Checkpoint
+from rlvr.loop.checkpoints import Checkpoints, find_checkpoint
 from rlvr.storage import Folder
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 
 from rlvr.errors import RunFolderError
-from rlvr.loop.checkpoint import Checkpoint, Checkpoints
+from rlvr.loop.checkpoint import Checkpoint
+from rlvr.loop.checkpoints import Checkpoints
 from rlvr.storage import Folder
 from tests.chaos.soak import plugins
 from tests.chaos.soak.run import Run
@@ -85,7 +86,7 @@ def _whole(run: Run) -> list[Path]:
     own, found = Checkpoints(Folder(str(run.folder.checkpoints))), []
     for step in own.steps:
         try:
-            found.append(Path(Checkpoint.read(own.folder / f"step_{step:06d}").folder.url))
+            found.append(Path(Checkpoint.read(own.at(step)).folder.url))
         except RunFolderError:
             continue
     return found

@@ -15,7 +15,7 @@ from rlvr.errors import RunFolderError
 from rlvr.export import export
 from rlvr.learner.model_folder import write_weights
 from rlvr.learner.state_files import Piece, SharedState, StateFiles, write
-from rlvr.loop.checkpoint import Checkpoints
+from rlvr.loop.checkpoints import Checkpoints
 from rlvr.storage import Folder
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError, RunError, RunFolderError
 from rlvr.learner.state_files import Piece, SharedState, StateFiles, write
-from rlvr.loop.checkpoint import Checkpoint, Checkpoints, find_checkpoint
+from rlvr.loop.checkpoint import Checkpoint
+from rlvr.loop.checkpoints import Checkpoints, find_checkpoint
 from rlvr.loop.state import resume_point
 from rlvr.storage import FileSum, Folder
 from tests.unit.json_values import damaged, json_values
@@ -107,6 +108,12 @@ def test_they_lie_where_they_are_told_to(config, place, tmp_path, capsys):
     assert own.steps == [4] and find_checkpoint(own.folder).step == 4
     assert find_checkpoint(own.folder / "step_000004").step == 4
     assert not (Path(config.train.output_dir) / "checkpoints").exists()
+    told = {"train": {"checkpoint_dir": config.train.checkpoint_dir}}  # the run's folder says where
+    (tmp_path / "config.yaml").write_text(json.dumps(told))
+    assert find_checkpoint(Folder.at(str(tmp_path))).step == 4
+    (tmp_path / "config.yaml").write_text("[")
+    with pytest.raises(RunFolderError, match=r"config\.yaml is damaged"):
+        find_checkpoint(Folder.at(str(tmp_path)))
 
 
 def truncated(file) -> None:
@@ -178,7 +185,7 @@ def test_whatever_happens_to_a_file_no_other_state_is_taken_for_the_runs(config,
     file.write_bytes(whole)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_pieces_join_whatever_the_cuts(tmp_path, data):
     """Saved by some ranks, read by others: each gets the elements that it asked for."""
