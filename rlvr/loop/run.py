@@ -2,7 +2,8 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
@@ -27,6 +28,26 @@ from rlvr.types import Prompt
 from rlvr.verify.base import names
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run reads once, however often its learner starts again."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train_set: Dataset
+    held_out: Dataset
+
+    @classmethod
+    def read(cls, config: RunConfig) -> Self:
+        tokenizer = load_tokenizer(config)
+        train_set = load_dataset(files(config.data.train), config.data, tokenizer)
+        held_out = Dataset()
+        if config.data.eval:
+            held_out = load_dataset(config.data.eval, config.data, tokenizer)
+        check_vocabulary(config, tokenizer, [*train_set.prompts, *held_out.prompts])
+        print(train_set.summary(), flush=True)
+        return cls(tokenizer, train_set, held_out)
+
+
 class Session:
     """Runs, one after the other: a single one, or those of a sweep.
 
@@ -45,9 +66,10 @@ class Session:
         """
         limit = config.train.max_restarts
         own = Checkpoints.of(config)
+        inputs = _Inputs.read(config)
         for restarts in itertools.count():
             try:
-                return await self._attempt(config, again=restarts > 0)
+                return await self._attempt(config, inputs, again=restarts > 0)
             except BaseException as error:
                 if restarts == limit or not await self._learner_died(error):
                     await self.close()  # after an error or an interrupt nobody knows their state
@@ -65,15 +87,9 @@ class Session:
             return False
         return await self._actors.learners.died()
 
-    async def _attempt(self, config: RunConfig, again: bool) -> None:
+    async def _attempt(self, config: RunConfig, inputs: "_Inputs", again: bool) -> None:
         """Everything that can be found wrong without an engine is found before the first starts."""
-        tokenizer = load_tokenizer(config)
-        train_set = load_dataset(files(config.data.train), config.data, tokenizer)
-        held_out = Dataset()
-        if config.data.eval:
-            held_out = load_dataset(config.data.eval, config.data, tokenizer)
-        check_vocabulary(config, tokenizer, [*train_set.prompts, *held_out.prompts])
-        print(train_set.summary(), flush=True)
+        tokenizer, train_set, held_out = inputs.tokenizer, inputs.train_set, inputs.held_out
         stream = prompt_stream(config, train_set)
         checkpoint = resume_point(config)
         if checkpoint is not None:
