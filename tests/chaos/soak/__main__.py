@@ -118,8 +118,10 @@ class Soak:
         if self.memory.due:
             self.memory.look(self.run.processes())
         if not expected and self.run.child.poll() is not None:
-            words = self.run.words()[-1500:]
-            self._fail("the run does not end by itself", f"{self.run.child.returncode}: {words}")
+            words = f"{self.run.child.returncode}: {self.run.words()[-1500:]}"
+            if not self.run.trains:
+                raise StandsStill(words)
+            self._fail("the run does not end by itself", words)
             self._gone("an end of its own")
             self.run.start()
         since = max(self.run.began, self.run.steps[-1].at if self.run.steps else 0.0)
