@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tests.chaos.soak.checks import Check, checks, made_again
-from tests.chaos.soak.faults import DAMAGE, FAULTS, damage
+from tests.chaos.soak.faults import DAMAGE, FAULTS, HEAD, damage
 from tests.chaos.soak.memory import Memory
 from tests.chaos.soak.run import EVERY, Run
 from tests.chaos.soak.schedule import Fault, schedule
@@ -93,7 +93,10 @@ class Soak:
         self.say(f"after step {last}: {fault.kind} ({victim})")
         if fault.kind == "batch not finite":
             self.run.not_finite += 1
-        if fault.kind.startswith("driver killed"):
+        if fault.kind == HEAD:  # the run ends by itself
+            self._tick_until(lambda: self.run.child.poll() is not None, expected=True)
+            self.say(f"it has ended: {' '.join(self.run.words()[-300:].split())}")
+        if fault.kind == HEAD or fault.kind.startswith("driver killed"):
             self._gone(fault.kind)
             if fault.kind == DAMAGE:
                 self.say(f"damaged: {damage(self.run, fault)}")

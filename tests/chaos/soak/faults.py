@@ -21,6 +21,7 @@ from tests.chaos.soak.schedule import Fault
 Do = Callable[[Run, Fault], str | None]  # what was done to whom; None: there is no victim yet
 PAUSE_S = 10.0
 DAMAGE = "driver killed, checkpoint damaged"
+HEAD = "Ray's head killed"
 
 
 def _sent(number: int, kind: str) -> Do:
@@ -111,6 +112,7 @@ FAULTS: dict[str, Do] = {
     "verifier actor killed": _sent(signal.SIGKILL, "verifier actor"),
     "verifier process killed": _sent(signal.SIGKILL, "verifier process"),
     "batch not finite": _not_finite,
+    HEAD: _sent(signal.SIGKILL, "Ray's GCS"),
     "driver killed": _driver_killed,
     DAMAGE: _driver_killed,
 }

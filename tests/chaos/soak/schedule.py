@@ -17,6 +17,7 @@ DECK = {
     "verifier actor killed": 2,
     "verifier process killed": 2,
     "batch not finite": 2,
+    "Ray's head killed": 1,
     "driver killed": 1,
     "driver killed, checkpoint damaged": 1,
 }
