@@ -57,12 +57,21 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME[=VALUE]",
         help=f"environment variable of the job; passed unasked: {', '.join(PASSED_VARIABLES)}",
     )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start the run up to N times more, with train.resume=auto, when it is lost",
+    )
     parser.add_argument("--no-wait", action="store_true", help="return once it is submitted")
     parser.add_argument("--stop", metavar="JOB_ID", help="stop this job instead")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides")
     options = parser.parse_args(argv)
     if options.stop and options.overrides:
         parser.error("--stop takes no overrides")
+    if options.retries and not any(o.startswith("train.output_dir=") for o in options.overrides):
+        parser.error("--retries needs train.output_dir=FOLDER, where the run finds itself again")
     return options
 
 
@@ -133,9 +142,10 @@ def largest_files(count: int = 5) -> list[str]:
 
 def submit(client: JobSubmissionClient, options: argparse.Namespace) -> str:
     """Pack the repository, send it, start the job and return its id."""
+    again = f"python launch/retry.py {options.retries} " if options.retries else ""
     try:
         return client.submit_job(
-            entrypoint=f"{options.entrypoint} {shlex.join(options.overrides)}".strip(),
+            entrypoint=f"{again}{options.entrypoint} {shlex.join(options.overrides)}".strip(),
             submission_id=f"{options.name}-{time.strftime('%Y%m%d-%H%M%S')}",
             runtime_env={
                 "working_dir": str(ROOT),

@@ -206,6 +206,9 @@ class TrainConfig:
     output_dir: str = "outputs/${now:%Y-%m-%d_%H-%M-%S}"
     max_bad_updates: int = 10  # skipped in a row, as not finite, before the run ends; 0: any
     checkpoint_every: int = 0  # steps; 0: never
+    # Where they go: a folder, or what fsspec has a name for, such as s3://bucket/run. All nodes
+    # write there. Default: checkpoints/ in output_dir
+    checkpoint_dir: str | None = None
     keep_checkpoints: int = 2  # the newest
     keep_best: str | None = None  # and that of the highest evaluation/greedy/accuracy, or another
     resume: str | None = None  # a run or a checkpoint; "auto": this run's own, if there is one
@@ -316,4 +319,6 @@ def typed(config_class: type, node: DictConfig | dict[str, Any], where: str) -> 
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), node))
     except Exception as error:
-        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
+        at = getattr(error, "full_key", None)
+        told = f"{where}.{at}" if at else where
+        raise ConfigError(f"{told}: {str(error).splitlines()[0]}") from error

@@ -4,18 +4,21 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 class ConfigError(Exception):
     """The configuration or the data asks for something unknown or impossible."""
 
     heading = "This configuration cannot run:"
+    status = 2  # of the program: the same command would end so again
 
 
 class RunError(Exception):
     """A part of the running system failed; the text says which, and why in its own words."""
 
     heading = "The run has failed:"
+    status = 1
 
 
 class DataError(ConfigError):
@@ -68,19 +71,27 @@ class WarmUpError(RunError):
 
 @contextmanager
 def for_people() -> Iterator[None]:
-    """End the program with the words of an expected error, or the traceback of another; status 1.
+    """End the program with the words of an expected error and its status, or 130 for an interrupt.
 
-    Around what an entry point does, and inside of Hydra, which has a way of its own with errors.
+    Another error keeps its traceback, with status 1. Around what an entry point does, and inside of
+    Hydra, which has a way of its own with errors.
     """
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit("\nInterrupted.")
+        _end("\nInterrupted.", 130)
     except Exception as error:
         if known := _expected(error):
-            sys.exit(f"\n{known.heading}\n{known}\n")
+            _end(f"\n{known.heading}\n{known}\n", known.status)
         traceback.print_exc()
         sys.exit(1)
+
+
+def _end(words: str, status: int) -> NoReturn:
+    print(words, file=sys.stderr, flush=True)
+    end = SystemExit(words)
+    end.code = status
+    raise end
 
 
 def _expected(error: BaseException) -> ConfigError | RunError | None:

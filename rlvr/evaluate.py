@@ -18,9 +18,10 @@ from rlvr.evaluation.folder import EvaluationFolder
 from rlvr.export import export
 from rlvr.hydra_config import check_overrides, register, run_config
 from rlvr.loop.benchmark import benchmark
-from rlvr.loop.checkpoint import Checkpoint, Checkpoints, find_checkpoint
+from rlvr.loop.checkpoint import Checkpoint
+from rlvr.loop.checkpoints import Checkpoints, find_checkpoint
 from rlvr.loop.validate import validated
-from rlvr.telemetry.run_folder import RunFolder
+from rlvr.storage import Folder
 
 _NOTHING_TRAINED = ["data.train=[]", "train.steps=0", "learner.ranks=0"]
 _OF_A_RUN = ("model", "data", "rollout", "verifier", "evaluation")  # is asked as it was there
@@ -64,13 +65,13 @@ def evaluate_model(overrides: list[str], output: Path | None = None) -> None:
 
 def evaluate_checkpoints(run: Path, overrides: list[str], output: Path | None = None) -> None:
     """All that ``run`` has; each to a folder of its own, by default below the run's."""
-    checkpoints = Checkpoints(RunFolder(run).checkpoints)
+    checkpoints = Checkpoints.of_run(Folder.at(str(run)))
     if not checkpoints.steps:
         raise RunFolderError(
             f"{run} has no checkpoints. Its last model: rlvr evaluate model.path={run}/model ..."
         )
     for step in checkpoints.steps:
-        path = checkpoints.folder / f"step_{step:06d}"
+        path = checkpoints.at(step)
         folder = (output or run / "benchmark") / path.name
         model = folder / "model"  # where all nodes find it, as long as they need it
         shutil.rmtree(model, ignore_errors=True)

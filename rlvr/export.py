@@ -1,6 +1,7 @@
 """``python -m rlvr.export CHECKPOINT FOLDER``: the policy of a checkpoint as a Hugging Face folder.
 
-CHECKPOINT is ``.../checkpoints/step_N``, or a run's folder, of which the newest whole one is taken.
+CHECKPOINT is ``.../step_N``, or a run's folder or what holds its checkpoints, of which the newest
+whole one is taken: a path, or what fsspec has a name for, such as ``s3://bucket/run``.
 Needs no Ray, no DeepSpeed and no GPU, and memory for one file of the model at a time.
 """
 
@@ -14,7 +15,8 @@ import torch
 from rlvr.errors import RunError, RunFolderError, for_people
 from rlvr.learner.model_folder import write_weights
 from rlvr.learner.state_files import StateFiles
-from rlvr.loop.checkpoint import find_checkpoint
+from rlvr.loop.checkpoints import find_checkpoint
+from rlvr.storage import Folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,14 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m rlvr.export",
         description="Write the policy of a checkpoint as an ordinary Hugging Face folder.",
     )
-    parser.add_argument("checkpoint", type=Path, help="RUN/checkpoints/step_N, or RUN: its newest")
+    parser.add_argument("checkpoint", help="RUN/checkpoints/step_N, or RUN: its newest")
     parser.add_argument("folder", type=Path, help="where to; it must not be there yet")
     options = parser.parse_args(arguments)
     with for_people():
-        print(f"{options.folder}: {export(options.checkpoint.resolve(), options.folder)}")
+        print(f"{options.folder}: {export(Folder.at(options.checkpoint), options.folder)}")
 
 
-def export(source: Path, folder: Path) -> str:
+def export(source: Folder, folder: Path) -> str:
     """Write ``folder`` whole or not at all; returns what was written."""
     if folder.exists():
         raise RunFolderError(f"{folder} is already there. Name another folder.")
@@ -39,8 +41,9 @@ def export(source: Path, folder: Path) -> str:
     partial = folder.with_name(f"{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(found.path / "model", partial)
+        partial.mkdir(parents=True)
+        for name in (model := found.folder / "model").sizes():
+            (partial / name).write_bytes(model.read(name))
         write_weights(StateFiles(found.learner), getattr(torch, dtype), partial)
         partial.rename(folder)
     except OSError as error:

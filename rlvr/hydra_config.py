@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -60,7 +60,7 @@ def check_overrides(config_name: str, arguments: list[str]) -> list[DictConfig]:
         for run in product(*map(_choices, overrides)):
             try:
                 nodes.append(compose(config_name, overrides=list(run)))
-            except (ConfigCompositionException, OmegaConfBaseException) as error:
+            except Exception as error:  # it has no one kind of them for what it cannot do
                 raise ConfigError(_explain(config_name, error, _parsed(list(run)))) from None
     return nodes
 
@@ -76,9 +76,13 @@ def sweep_name(arguments: list[str]) -> str:
 
 def run_config(node: DictConfig) -> RunConfig:
     """The composed node as a typed object. Raises ConfigError for missing or ill-typed values."""
-    if missing := sorted(map(str, OmegaConf.missing_keys(node))):
-        raise ConfigError("\n".join(f"- {key}: must be set, e.g. {key}=..." for key in missing))
-    config = OmegaConf.to_object(node)
+    try:
+        whole = OmegaConf.merge(OmegaConf.structured(RunConfig), node)  # with what was deleted
+        if missing := sorted(map(str, OmegaConf.missing_keys(whole))):
+            raise ConfigError("\n".join(f"- {key}: must be set, e.g. {key}=..." for key in missing))
+        config = OmegaConf.to_object(whole)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"- {error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(config, RunConfig)
     return config
 
@@ -101,7 +105,10 @@ def _choices(override: Override) -> list[str]:
     line = str(override.input_line)
     if not override.is_sweep_override():
         return [line]
-    every = [f"{line.split('=')[0]}={choice}" for choice in override.sweep_string_iterator()]
+    try:
+        every = [f"{line.split('=')[0]}={choice}" for choice in override.sweep_string_iterator()]
+    except Exception as error:
+        raise ConfigError(f"{line}: a sweep lists its values: {error}") from error
     return every if _names(override.key_or_group) else every[:1]
 
 
@@ -135,14 +142,29 @@ def _store_open_choice(group: str, value: str) -> None:
 
 def _explain(config_name: str, error: Exception, overrides: list[Override]) -> str:
     """What is wrong in words: the unknown key with the nearest one, or Hydra's reason."""
-    groups = [o for o in overrides if _names(o.key_or_group)]
-    base = compose(config_name, overrides=[str(o.input_line) for o in groups])
-    for override in overrides:
-        if override not in groups and not override.is_add():
-            node: Any = base
-            for part in override.key_or_group.split("."):
-                valid = [str(k) for k in node] if isinstance(node, DictConfig) else []
-                if valid and part not in valid:
-                    return f"{override.key_or_group}: no such key. {nearest(part, valid)}"
-                node = None if not valid or OmegaConf.is_missing(node, part) else node[part]
-    return f"{str(error).splitlines()[0]} {error.__cause__ or ''}".strip()
+    base, taken = compose(config_name), list[str]()
+    for override in sorted(overrides, key=lambda o: not _names(o.key_or_group)):  # groups first
+        key, line = override.key_or_group, str(override.input_line)
+        try:
+            base = compose(config_name, overrides=[*taken, line])
+            taken.append(line)
+        except Exception as own:
+            told = f"{str(own).splitlines()[0]} {own.__cause__ or ''}".strip()
+            return _unknown(base, override) or (told if key in told else f"{line}: {told}")
+    return str(error).splitlines()[0]
+
+
+def _unknown(base: DictConfig, override: Override) -> str | None:
+    """That the key is none of ``base``, with the nearest that is."""
+    node: Any = base
+    for part in override.key_or_group.split("."):
+        valid = [str(k) for k in node] if isinstance(node, DictConfig) else []
+        if valid and part not in valid and not override.is_add():
+            told = override.key_or_group or str(override.input_line)
+            return f"{told}: no such key. {nearest(part, valid)}"
+        node = (
+            None
+            if not valid or part not in valid or OmegaConf.is_missing(node, part)
+            else node[part]
+        )
+    return None

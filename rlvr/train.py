@@ -43,7 +43,9 @@ def main() -> None:
                 config = run_config(node)
                 if name := sweep_name(sys.argv[1:]):
                     print(f"\n== {name}", flush=True)
-                    config.train.output_dir = f"{config.train.output_dir}/{name}"
+                    config.train.output_dir += f"/{name}"
+                    if config.train.checkpoint_dir:
+                        config.train.checkpoint_dir += f"/{name}"
                 config = validated(config)
                 print(announced(config), flush=True)
                 runner.run(session.train(config))

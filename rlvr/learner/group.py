@@ -15,9 +15,9 @@ from rlvr.errors import LearnerError
 from rlvr.learner.batching import rank_batches
 from rlvr.learner.cost import Flops, StepCost
 from rlvr.learner.skipped import UpdateInputs
-from rlvr.learner.state_files import FileSum
 from rlvr.learner.worker import LearnerWorker
 from rlvr.remote import answers
+from rlvr.storage import FileSum
 from rlvr.types import CreditInputs, Group, samples_of
 
 _DEATH_S = 5.0  # by then Ray knows that a process has died

@@ -7,31 +7,20 @@ elements. Where a run begins is in the file's header. Any layout can be put toge
 """
 
 import json
-import os
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rlvr.errors import RunFolderError
+from rlvr.storage import CHUNK, FileSum, Folder
 
 MASTER = "fp32"
 _STATE = "state.json"
-_CHUNK = 1 << 24  # bytes that are read, or summed, at a time
-
-
-class FileSum(NamedTuple):
-    """What a whole file is known by: its bytes, and their CRC-32 in hexadecimal."""
-
-    bytes: int
-    crc32: str
 
 
 class Piece(NamedTuple):
@@ -53,7 +42,7 @@ class SharedState:
 
 
 def write(
-    folder: Path, rank: int, pieces: Iterable[Piece], shared: SharedState | None
+    folder: Folder, rank: int, pieces: Iterable[Piece], shared: SharedState | None
 ) -> dict[str, FileSum]:
     """Write a rank's files, and let them reach the disk; returns their sums by name.
 
@@ -61,17 +50,14 @@ def write(
     """
     sums = {}
     if shared is not None:
-        with (folder / _STATE).open("w") as text:
-            text.write(json.dumps(asdict(shared)))
-        to_disk(folder / _STATE)
-        sums[_STATE] = checksum(folder / _STATE)
-    file = folder / f"rank_{rank:05d}.safetensors"
-    sums[file.name] = _write_tensors(file, list(pieces))
+        sums[_STATE] = folder.write(_STATE, [json.dumps(asdict(shared)).encode()])
+    file = f"rank_{rank:05d}.safetensors"
+    sums[file] = folder.write(file, _safetensors(list(pieces)))
     return sums
 
 
-def _write_tensors(file: Path, pieces: list[Piece]) -> FileSum:
-    """As safetensors does, but summed on the way, without a copy, and beside other threads."""
+def _safetensors(pieces: list[Piece]) -> Iterator[Any]:
+    """The parts of a file as safetensors would write it, without a copy."""
     starts = {piece.key: piece.start for piece in pieces}
     header: dict[str, Any] = {"__metadata__": {"starts": json.dumps(starts)}}
     end = 0
@@ -80,67 +66,65 @@ def _write_tensors(file: Path, pieces: list[Piece]) -> FileSum:
         header[key] = {"dtype": "F32", "shape": [values.numel()], "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    size, crc = 0, 0
-    with file.open("wb") as out:
-        contents: Iterable[Any] = (piece.values.numpy().view(np.uint8) for piece in pieces)
-        for content in (len(text).to_bytes(8, "little"), text, *contents):
-            for at in range(0, len(content), _CHUNK):
-                part = content[at : at + _CHUNK]
-                out.write(part)
-                size, crc = size + len(part), zlib.crc32(part, crc)
-    to_disk(file)
-    return FileSum(size, f"{crc:08x}")
+    yield len(text).to_bytes(8, "little")
+    yield text
+    for piece in pieces:
+        yield piece.values.numpy().view(np.uint8)
 
 
-def to_disk(path: Path) -> None:
-    """Wait until what a file holds, or a folder lists, is on the disk. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+class _Runs:
+    """The pieces of one file: where each run of elements begins, and where its bytes lie."""
 
+    def __init__(self, folder: Folder, file: str) -> None:
+        self._folder, self._file = folder, file
+        size = int.from_bytes(folder.read(file, 0, 8), "little")
+        header = json.loads(folder.read(file, 8, 8 + size))
+        self.starts: dict[str, int] = json.loads(header.pop("__metadata__")["starts"])
+        self.counts: dict[str, int] = {key: told["shape"][0] for key, told in header.items()}
+        self._at = {key: 8 + size + told["data_offsets"][0] for key, told in header.items()}
 
-def checksum(file: Path) -> FileSum:
-    """Raises OSError."""
-    size, crc = 0, 0
-    with file.open("rb") as content:
-        while part := content.read(_CHUNK):
-            size, crc = size + len(part), zlib.crc32(part, crc)
-    return FileSum(size, f"{crc:08x}")
+    def read(self, key: str, first: int, into: Tensor) -> None:
+        """The elements of the run from its ``first`` on, as many as there is room for."""
+        for begin in range(0, into.numel(), CHUNK // 4):
+            part = into[begin : begin + CHUNK // 4]
+            at = self._at[key] + 4 * (first + begin)
+            content = bytearray(self._folder.read(self._file, at, at + 4 * part.numel()))
+            if len(content) < 4 * part.numel():
+                raise ValueError("it ends too soon")
+            part.copy_(torch.frombuffer(content, dtype=torch.float32))
 
 
 class StateFiles:
     """The files in ``folder``, read. Raises RunFolderError for one that is damaged."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        with _reading(folder / _STATE) as file:
-            self.shared = SharedState(**json.loads(file.read_text()))
-        self._files = sorted(folder.glob("rank_*.safetensors"))
+        with self._reading(_STATE):
+            self.shared = SharedState(**json.loads(folder.read(_STATE)))
+            self._names = sorted(n for n in folder.sizes() if n.endswith(".safetensors"))
 
     @property
     def kinds(self) -> list[str]:
         """``fp32`` and what else is kept of every parameter."""
-        if not self._files:
+        if not self._names:
             raise RunFolderError(f"{self._folder}: no rank_*.safetensors in it.")
-        with _opened(self._files[0]) as opened:
-            return sorted({key.split("/")[0] for key in opened.keys()})
+        with self._reading(self._names[0]):
+            return sorted({key.split("/")[0] for key in _Runs(self._folder, self._names[0]).starts})
 
     def fill(self, wanted: Iterable[Piece]) -> None:
         """Write into the values of all that is wanted, whatever the pieces were when saved."""
         pieces = {piece.key: piece for piece in wanted}
         missing = {key: piece.values.numel() for key, piece in pieces.items()}
-        for file in self._files:
-            with _opened(file) as opened:
-                starts = json.loads(opened.metadata()["starts"])
-                for key in starts.keys() & pieces.keys():
-                    source, wants = opened.get_slice(key), pieces[key]
-                    first = max(starts[key], wants.start)
-                    last = min(starts[key] + source.get_shape()[0], wants.start + len(wants.values))
+        for name in self._names:
+            with self._reading(name):
+                runs = _Runs(self._folder, name)
+                for key in runs.starts.keys() & pieces.keys():
+                    start, wants = runs.starts[key], pieces[key]
+                    first = max(start, wants.start)
+                    last = min(start + runs.counts[key], wants.start + len(wants.values))
                     if first < last:
-                        values = source[first - starts[key] : last - starts[key]]
-                        wants.values[first - wants.start : last - wants.start].copy_(values)
+                        into = wants.values[first - wants.start : last - wants.start]
+                        runs.read(key, first - start, into)
                         missing[key] -= last - first
         if absent := [key for key, count in missing.items() if count]:
             raise RunFolderError(
@@ -154,17 +138,10 @@ class StateFiles:
         self.fill(Piece(f"{MASTER}/{name}", 0, w.view(-1)) for name, w in whole.items())
         return whole
 
-
-@contextmanager
-def _reading(file: Path) -> Iterator[Path]:
-    try:
-        yield file
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RunFolderError(f"{file} is missing or damaged ({error}).") from error
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    # For a while only: what is mapped and was read counts as this process's memory.
-    with _reading(file), safe_open(file, framework="pt") as opened:
-        yield opened
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            told = f"{self._folder / name} is missing or damaged ({error})."
+            raise RunFolderError(told) from error

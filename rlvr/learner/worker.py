@@ -18,7 +18,8 @@ from rlvr.errors import LearnerError, RunError
 from rlvr.learner.cost import Flops
 from rlvr.learner.host_state import HostState
 from rlvr.learner.sharded_state import ShardedState
-from rlvr.learner.state_files import FileSum, Piece, SharedState, StateFiles, write
+from rlvr.learner.state_files import Piece, SharedState, StateFiles, write
+from rlvr.storage import FileSum, Folder
 from rlvr.weights.base import Meeting, WeightBackend, backend_class
 from rlvr.weights.source import ShardedWeightSource
 
@@ -148,10 +149,10 @@ class LearnerWorker:
             credit = {"name": self._config.credit["name"]}
             credit["state"] = getattr(self._rank.credit, "state", {})
             shared = SharedState(state.shapes, self._rank.steps, state.scalars, deepcopy(credit))
-        self._writing = self._writer.submit(self._write, Path(folder), state.copied(), shared)
+        self._writing = self._writer.submit(self._write, Folder(folder), state.copied(), shared)
 
     def _write(
-        self, folder: Path, pieces: list[Piece], shared: SharedState | None
+        self, folder: Folder, pieces: list[Piece], shared: SharedState | None
     ) -> dict[str, FileSum]:
         try:
             return write(folder, self._rank_number, pieces, shared)
@@ -171,7 +172,7 @@ class LearnerWorker:
 
     def load_checkpoint(self, folder: str) -> None:
         """Restore ``save_checkpoint``, of any number of ranks and ZeRO stage; a collective."""
-        files = StateFiles(Path(folder))
+        files = StateFiles(Folder(folder))
         ShardedState(self._rank.engine, self._rank.policy.model).restore(files)
         self._rank.steps = files.shared.optimizer_steps
         if files.shared.credit["name"] == self._config.credit["name"]:

@@ -57,7 +57,7 @@ def connect(config: RunConfig) -> None:
     else:
         actors = _ranks(config) + (config.rollout.workers or 1)
         cpus = max(os.cpu_count() or 1, actors + (config.verifier.actors or 1))
-        # not one that somebody else has started here
+        # Without "local" it would join a cluster that happens to run here, of anybody's.
         ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
 
 

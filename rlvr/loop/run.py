@@ -2,7 +2,10 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
+
+from transformers import PreTrainedTokenizerBase
 
 from rlvr.config import RunConfig
 from rlvr.data.curriculum import Curriculum
@@ -11,7 +14,7 @@ from rlvr.data.sources import files, sources
 from rlvr.data.stream import PromptStream
 from rlvr.errors import ConfigError, LearnerError, PublishError
 from rlvr.loop.actors import Actors
-from rlvr.loop.checkpoint import Checkpoints
+from rlvr.loop.checkpoints import Checkpoints
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
@@ -23,6 +26,26 @@ from rlvr.remote import summary
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.verify.base import names
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run reads once, however often its learner starts again."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train_set: Dataset
+    held_out: Dataset
+
+    @classmethod
+    def read(cls, config: RunConfig) -> Self:
+        tokenizer = load_tokenizer(config)
+        train_set = load_dataset(files(config.data.train), config.data, tokenizer)
+        held_out = Dataset()
+        if config.data.eval:
+            held_out = load_dataset(config.data.eval, config.data, tokenizer)
+        check_vocabulary(config, tokenizer, [*train_set.prompts, *held_out.prompts])
+        print(train_set.summary(), flush=True)
+        return cls(tokenizer, train_set, held_out)
 
 
 class Session:
@@ -42,10 +65,11 @@ class Session:
         it were resumed; engines and verifiers stay.
         """
         limit = config.train.max_restarts
-        own = Checkpoints(RunFolder(config.train.output_dir).checkpoints)
+        own = Checkpoints.of(config)
+        inputs = _Inputs.read(config)
         for restarts in itertools.count():
             try:
-                return await self._attempt(config, again=restarts > 0)
+                return await self._attempt(config, inputs, again=restarts > 0)
             except BaseException as error:
                 if restarts == limit or not await self._learner_died(error):
                     await self.close()  # after an error or an interrupt nobody knows their state
@@ -63,21 +87,17 @@ class Session:
             return False
         return await self._actors.learners.died()
 
-    async def _attempt(self, config: RunConfig, again: bool) -> None:
+    async def _attempt(self, config: RunConfig, inputs: "_Inputs", again: bool) -> None:
         """Everything that can be found wrong without an engine is found before the first starts."""
-        tokenizer = load_tokenizer(config)
-        train_set = load_dataset(files(config.data.train), config.data, tokenizer)
-        held_out = Dataset()
-        if config.data.eval:
-            held_out = load_dataset(config.data.eval, config.data, tokenizer)
-        check_vocabulary(config, tokenizer, [*train_set.prompts, *held_out.prompts])
-        print(train_set.summary(), flush=True)
+        tokenizer, train_set, held_out = inputs.tokenizer, inputs.train_set, inputs.held_out
         stream = prompt_stream(config, train_set)
         checkpoint = resume_point(config)
         if checkpoint is not None:
             stream.restore(checkpoint.state["stream"])
         resuming = again or config.train.resume == "auto"
         folder = (RunFolder.open if resuming else RunFolder.create)(config.train.output_dir)
+        if config.train.checkpoint_every:
+            Checkpoints.of(config).prepare(new=not resuming)
         telemetry = Telemetry(config.telemetry, folder)
         state: RunState | None = None
         try:
@@ -97,11 +117,9 @@ class Session:
             with Watchdog(config.telemetry, trainer.watch, folder, actors.by_name):
                 await trainer.run()
             telemetry.summary({"steps": state.step, "rows_dropped": train_set.dropped})
-        except BaseException:
-            if state is not None:
-                state.close()
-            raise
         finally:
+            if state is not None:
+                await state.close()
             telemetry.close()
 
     async def _take_actors(

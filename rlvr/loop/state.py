@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ from rlvr.config import RunConfig
 from rlvr.data.stream import PromptStream
 from rlvr.errors import ConfigError
 from rlvr.learner.group import LearnerGroup
-from rlvr.learner.model_folder import describe
 from rlvr.loop.batch import RolloutBatch
-from rlvr.loop.checkpoint import Checkpoint, Checkpoints, find_checkpoint
+from rlvr.loop.checkpoint import Checkpoint
+from rlvr.loop.checkpoints import Checkpoints, find_checkpoint
+from rlvr.storage import Folder
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
 
@@ -31,7 +34,8 @@ class RunState:
         self._learners = learners
         self._telemetry = telemetry
         self._folder = RunFolder(Path(config.train.output_dir).resolve())
-        self._checkpoints = Checkpoints(self._folder.checkpoints)
+        self._checkpoints = Checkpoints.of(config)
+        self._disk = ThreadPoolExecutor(1, "checkpoint")
         self._stream_state: dict[str, Any] = stream.state()
         self._writing: asyncio.Task[None] | None = None
         self.step = 0
@@ -44,6 +48,7 @@ class RunState:
         """Bring the learners to where ``checkpoint`` was taken; the stream is there already."""
         self.step = checkpoint.step
         await self._learners.load_checkpoint(str(checkpoint.learner))
+        await self._beside(self._checkpoints.forget_after, self.step)
 
     async def checkpoint_if_due(self) -> None:
         """Begin one where it is due. Raises what went wrong with the last one."""
@@ -59,10 +64,15 @@ class RunState:
         if writing is not None:
             await writing
 
-    def close(self) -> None:
-        """Leave the checkpoint that is under way as it is: unfinished, and never read."""
+    async def close(self) -> None:
+        """Leave the checkpoint that is under way as it is: unfinished, and never read.
+
+        What the driver itself is writing of one comes to its end first, lest it end up behind the
+        back of the attempt that follows.
+        """
         if self._writing is not None:
             self._writing.cancel()
+        await asyncio.to_thread(self._disk.shutdown)
 
     async def save_model(self) -> None:
         """Write the trained policy as an ordinary Hugging Face folder, ``model/``."""
@@ -71,25 +81,30 @@ class RunState:
     async def _checkpoint(self) -> None:
         began = time.perf_counter()
         await self.written()
-        partial = self._checkpoints.begin(self.step)
-        await self._learners.save_checkpoint(str(partial / "learner"))
+        folder = await self._beside(self._checkpoints.begin, self.step)
+        await self._learners.save_checkpoint(str(folder / "learner"))
         delay = time.perf_counter() - began
-        writing = self._finish(partial, self.step, {"stream": self._stream_state}, delay)
+        writing = self._finish(folder, self.step, {"stream": self._stream_state}, delay)
         self._writing = asyncio.create_task(writing)
 
     async def _finish(
-        self, partial: Path, step: int, state: dict[str, Any], delay_s: float
+        self, folder: Folder, step: int, state: dict[str, Any], delay_s: float
     ) -> None:
         began = time.perf_counter()
-        await asyncio.to_thread(describe, self._config.model, partial / "model")
-        files = await self._learners.written_checkpoint()
-        finish = self._checkpoints.finish
-        await asyncio.to_thread(finish, partial, step, state, self._config, files)
-        await asyncio.to_thread(
-            self._checkpoints.keep, self._config.train.keep_checkpoints, self._best_step()
-        )
+        files = await self._beside(self._checkpoints.describe, folder, self._config.model)
+        learner = await self._learners.written_checkpoint()
+        files |= {f"learner/{name}": known for name, known in learner.items()}
+        await self._beside(self._checkpoints.finish, folder, step, state, self._config, files)
+        await self._beside(self._keep)
         seconds = time.perf_counter() - began
         self._telemetry.checkpoint(step, delay_s, seconds, sum(f.bytes for f in files.values()))
+
+    async def _beside(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What waits for the disk, beside the training; one after the other."""
+        return await asyncio.get_running_loop().run_in_executor(self._disk, call, *arguments)
+
+    def _keep(self) -> None:
+        self._checkpoints.keep(self._config.train.keep_checkpoints, self._best_step())
 
     def _best_step(self) -> int | None:
         """The step of the checkpoint with the highest figure of ``train.keep_best``."""
@@ -109,13 +124,13 @@ def resume_point(config: RunConfig) -> Checkpoint | None:
     asked = config.train.resume
     if asked is None:
         return None
-    folder = Path(config.train.output_dir if asked == "auto" else asked).resolve()
-    found = find_checkpoint(folder)
+    own = Checkpoints.of(config)
+    found = own.newest_whole() if asked == "auto" else find_checkpoint(Folder.at(asked))
     if found is None:
         if asked == "auto":
             return None
-        raise ConfigError(f"train.resume: no checkpoint in {folder / 'checkpoints'}")
-    print(f"train.resume: from {found.path}, after step {found.step}.", flush=True)
+        raise ConfigError(f"train.resume: no checkpoint in {asked}")
+    print(f"train.resume: from {found.folder}, after step {found.step}.", flush=True)
     for key, (before, after) in found.changes(config).items():
         print(f"  {key}: {before} -> {after}", flush=True)
     return found

@@ -11,6 +11,7 @@ from rlvr.data.sources import files, sources
 from rlvr.errors import ConfigError
 from rlvr.loop.resolve import resolved
 from rlvr.loop.reward import check_rewards
+from rlvr.storage import Folder
 from rlvr.verify.answer import answer_pattern
 from rlvr.weights.base import WEIGHT_BACKENDS, backend_class
 
@@ -285,8 +286,20 @@ def _files(config: RunConfig) -> _Rules:
             local and not Path(path).expanduser().is_dir(),
             f"model.path: no such folder: {path}",
         ),
+        *((True, told) for told in _places(config)),
         *((True, told) for told in (_damaged_weights(Path(path).expanduser()) if local else [])),
     ]
+
+
+def _places(config: RunConfig) -> list[str]:
+    """Of checkpoints, those that fsspec has no name or no package for."""
+    told = []
+    for key in ("train.checkpoint_dir", "train.resume"):
+        try:
+            Folder.at(_get(config, key) or ".")
+        except (ImportError, ValueError) as error:
+            told.append(f"{key}={_get(config, key)}: {error}")
+    return told
 
 
 def _damaged_weights(folder: Path) -> list[str]:

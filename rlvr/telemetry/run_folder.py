@@ -31,7 +31,7 @@ class RunFolder:
     def create(cls, path: str | Path) -> Self:
         """A folder for a new run; RunFolderError if another run's results are there already."""
         folder = cls.open(path)
-        if folder.metrics.exists() or any(folder.checkpoints.iterdir()):
+        if folder.metrics.exists() or any(folder.checkpoints.glob("*")):
             raise RunFolderError(
                 f"train.output_dir={path} already holds a run. Choose another folder, or continue "
                 "that run with train.resume=auto."
@@ -43,7 +43,7 @@ class RunFolder:
         """The folder of a run that may have begun before."""
         folder = cls(path)
         try:
-            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            folder.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(
                 f"train.output_dir={path} cannot be created: {error.strerror or error}."

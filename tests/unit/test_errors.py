@@ -150,9 +150,10 @@ def impossible_reward(_, __):
 def test_an_expected_error_ends_in_its_own_words(provoke, words, tmp_path, tiny_model, capsys):
     with pytest.raises(SystemExit) as ended, for_people():
         provoke(tmp_path, tiny_model)
-    [message] = ended.value.args  # printed on stderr by the interpreter, with status 1
+    [message] = ended.value.args
     assert re.search(words, message, re.DOTALL), message
-    assert "Traceback" not in message + capsys.readouterr().err
+    assert (err := capsys.readouterr().err).endswith(f"{message}\n") and "Traceback" not in err
+    assert ended.value.code == (1 if "run has failed" in words else 2)
 
 
 def test_an_actors_words_are_told_without_rays_traceback():
@@ -181,8 +182,9 @@ def test_another_error_keeps_its_traceback(capsys):
 
 
 def test_an_interrupt_is_no_failure():
-    with pytest.raises(SystemExit, match="Interrupted"), for_people():
+    with pytest.raises(SystemExit, match="Interrupted") as ended, for_people():
         raise KeyboardInterrupt
+    assert ended.value.code == 130
 
 
 def test_every_error_of_the_family_says_what_it_is():
@@ -200,9 +202,9 @@ def test_every_error_of_the_family_says_what_it_is():
         (["rlvr.train", "train.steps=1"], "model.path: must be set"),
     ],
 )
-def test_programs_end_with_status_1(command, words):
+def test_a_program_that_the_command_line_keeps_from_running_ends_with_status_2(command, words):
     ended = subprocess.run(
         [sys.executable, "-m", *command], capture_output=True, text=True, timeout=240
     )
-    assert ended.returncode == 1 and words in ended.stderr
+    assert ended.returncode == 2 and words in ended.stderr
     assert "Traceback" not in ended.stderr + ended.stdout

@@ -143,12 +143,15 @@ class PolicyGradient(ABC):
         return LossTerms(AGGREGATIONS[self.aggregation](term, batch, totals), metrics)
 
     def active(self, batch: TokenBatch, coefficients: PerToken) -> Bool[Tensor, "s"]:
-        """Sequences with a token whose weight A_i · c_t · w_t is not 0; with a KL term all."""
+        """Sequences with a token whose weight A_i · c_t · w_t is not 0; with a KL term all.
+
+        One that is NaN takes part: it spoils the loss, and so the update is skipped and told.
+        """
         weight = batch.token_advantage * coefficients
         if batch.importance is not None:
             weight = weight * batch.importance
         size = segment_max(weight.abs(), batch.sequence_id, batch.num_sequences, empty=0.0)
-        active = (size > 0) | (self.kl_coefficient > 0)
+        active = (size != 0) | (self.kl_coefficient > 0)
         return active | batch.correct if self.nll_coefficient else active
 
 

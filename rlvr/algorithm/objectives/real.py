@@ -138,8 +138,8 @@ class Real:
         """Sequences of non-zero weight; all of them while the weights are not known."""
         size = segment_max(coefficients.abs(), batch.sequence_id, batch.num_sequences, empty=0.0)
         if batch.response_weight is None:
-            return size > 0
-        return (size > 0) & (batch.response_weight != 0)
+            return size != 0
+        return (size != 0) & (batch.response_weight != 0)
 
 
 @OBJECTIVES.register("real_bce")

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlvr.config import VerifierConfig
 from rlvr.errors import VerifierError
-from rlvr.remote import answer
+from rlvr.remote import answer, summary
 from rlvr.task import Prompt, Verdict
 from rlvr.verify.base import module_of
 from rlvr.verify.workers.fleet import PACE_S, Fleet
@@ -153,18 +153,26 @@ class VerifierPool:
             raise VerifierError(f"{slot.name} has given no verdict for {patience:.0f} s")
 
     async def _replace(self, slot: _Slot, error: VerifierError) -> None:
-        """Put a new actor into the slot; it gets the old one's responses."""
-        slot.failures += 1
-        if slot.failures > _RESTARTS:
-            raise VerifierError(
-                f"{slot.name} failed {slot.failures} times without a verdict in between; the "
-                f"last time: {error}"
-            ) from error
-        print(f"{slot.name} is replaced: {error}", flush=True)
-        ray.kill(slot.actor)
-        self.replaced += 1
-        slot.actor = self._create(self._slots.index(slot))
-        await self._start(slot)
+        """Put a new actor into the slot, and another if that fails as it starts.
+
+        It gets the old one's responses.
+        """
+        while True:
+            slot.failures += 1
+            if slot.failures > _RESTARTS:
+                raise VerifierError(
+                    f"{slot.name} failed {slot.failures} times without a verdict in between; the "
+                    f"last time: {error}"
+                ) from error
+            print(f"{summary(error)}. It is replaced.", flush=True)
+            ray.kill(slot.actor)
+            self.replaced += 1
+            slot.actor = self._create(self._slots.index(slot))
+            try:
+                await self._start(slot)
+                break
+            except VerifierError as failed:
+                error = failed
         slot.unsent = list(slot.tasks)
 
     def _fail(self, error: VerifierError) -> None:

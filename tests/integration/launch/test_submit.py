@@ -40,10 +40,16 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def head():
+def folder():
+    path = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: it holds Unix sockets
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def head(folder):
     """The dashboard's address of a head that shares nothing with another Ray on this machine."""
     port, dashboard, client, agent = free_ports(4)
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: it holds Unix sockets
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
     command += ["--num-cpus=2", "--disable-usage-stats", f"--temp-dir={folder}"]
     command += [f"--port={port}", f"--ray-client-server-port={client}"]
@@ -67,7 +73,6 @@ def head():
         process.terminate()
         process.wait(timeout=30)
         log.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -158,6 +163,34 @@ def test_a_job_is_stopped_as_by_ctrl_c(head, repository):
     assert "ended in order" in rest
     assert follower.returncode != 0 and "stopped" in err
     assert submit(repository, *at, "--stop", job_id)[1] == f"job {job_id}: stopped before\n"
+
+
+def test_a_run_that_was_killed_is_started_again(head, repository):
+    shutil.copy(SUBMIT.with_name("retry.py"), repository / "launch")
+    (repository / "program.py").write_text(
+        "import os, signal, sys\nprint(sys.argv[1:], flush=True)\n"
+        "if 'train.resume=auto' not in sys.argv:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    folder = "train.output_dir=/nowhere"
+    at = ("--address", head, "--entrypoint", "python program.py", "--retries", "1")
+    code, out, err = submit(repository, *at, "--", folder)
+    assert code == 0, out + err
+    told = "retry: the run was killed by signal 9. It goes on from its last checkpoint (1 of 1)."
+    assert [str([folder]), told, str([folder, "train.resume=auto"])] == out.splitlines()[-3:]
+
+
+def test_a_run_that_names_no_cluster_does_not_join_one_that_is_here(head, folder):
+    program = (
+        "import ray; from rlvr.config import RunConfig; from rlvr.loop.cluster import connect; "
+        "connect(RunConfig()); print(len(ray.nodes()), ray.cluster_resources()['CPU'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"RAY_TMPDIR": folder}  # where ray.init() looks for a cluster
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[:2] == ["1", f"{float(max(os.cpu_count(), 3))}"]
 
 
 def test_ctrl_c_ends_the_following_and_not_the_job(head, repository):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 
 def run(rank: int, world: int, config, groups, advantages, load, save) -> dict:
     """One step after ``load`` (or two at the start of all); the state before and after it."""
@@ -15,6 +13,7 @@ def run(rank: int, world: int, config, groups, advantages, load, save) -> dict:
     from rlvr.learner.rank import LearnerRank
     from rlvr.learner.sharded_state import ShardedState
     from rlvr.learner.state_files import SharedState, StateFiles, write
+    from rlvr.storage import Folder
     from rlvr.weights.source import ShardedWeightSource
 
     learner = LearnerRank(config, torch.device("cpu"), pad_token_id=0)
@@ -37,18 +36,18 @@ def run(rank: int, world: int, config, groups, advantages, load, save) -> dict:
     if load is None:
         step()
     else:
-        files = StateFiles(Path(load))
+        files = StateFiles(Folder(load))
         state.restore(files)
         learner.steps = files.shared.optimizer_steps
     before = weights()
     if save is not None:
-        Path(save).mkdir(exist_ok=True)
+        Folder(save).create()
         host = HostState(learner.engine)
         if config.learner.offload == "during_rollout":
             host.leave()
         shared = SharedState(state.shapes, learner.steps, state.scalars) if rank == 0 else None
         copied = state.copied()
         host.return_()
-        write(Path(save), rank, copied, shared)
+        write(Folder(save), rank, copied, shared)
         torch.distributed.barrier()
     return {"before": before, "after": step()}

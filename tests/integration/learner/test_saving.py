@@ -8,6 +8,7 @@ import torch
 
 from rlvr.config import RunConfig
 from rlvr.learner.state_files import StateFiles
+from rlvr.storage import Folder
 
 
 def configuration(folder: str, ranks: int, stage: int, **learner) -> RunConfig:
@@ -63,7 +64,7 @@ def test_any_layout_goes_on_from_any_other(go_on, tmp_path):
     assert_close(first["after"], fourth["after"], 1e-6)
 
     for name in "abcd":  # what was passed on is the same, however it lies in the files
-        files = StateFiles(tmp_path / name)
+        files = StateFiles(Folder(str(tmp_path / name)))
         assert_close(files.weights(files.shared.shapes), first["before"], 0.0)
         assert files.kinds == ["exp_avg", "exp_avg_sq", "fp32"]
         assert files.shared.scalars == {"step": 2.0} and files.shared.optimizer_steps == 2

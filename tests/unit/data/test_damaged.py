@@ -13,16 +13,10 @@ from hypothesis import strategies as st
 from rlvr.config import DataConfig
 from rlvr.data.rows import Row, RowError, read_rows
 from rlvr.errors import DataError
+from tests.unit.json_values import damaged, json_values
 
 quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["role", "content", "index"]), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
+values = json_values("role", "content", "index")
 names = st.sampled_from(
     ["problem", "prompt", "answer", "solution", "reward_model", "extra_info", "id", "verifier"]
 )
@@ -62,10 +56,8 @@ def parquet(tmp_path_factory) -> bytes:
 @quick
 @given(data=st.data())
 def test_a_damaged_parquet_file_is_named(tmp_path, parquet, data):
-    content, path = bytearray(parquet), tmp_path / "rows.parquet"
-    for at in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
-        content[at] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(data.draw(damaged(parquet)))
     try:
         read(path)
     except DataError as error:

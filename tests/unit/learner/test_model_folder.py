@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlvr.config import RunConfig
 from rlvr.errors import RunFolderError
 from rlvr.export import export
-from rlvr.learner.model_folder import describe, write_weights
+from rlvr.learner.model_folder import write_weights
 from rlvr.learner.state_files import Piece, SharedState, StateFiles, write
-from rlvr.loop.checkpoint import Checkpoints
+from rlvr.loop.checkpoints import Checkpoints
+from rlvr.storage import Folder
+
+
+def at(path: Path) -> Folder:
+    return Folder.at(str(path))
 
 
 @pytest.fixture
@@ -28,10 +34,10 @@ def run(tmp_path, tiny_model, model):
     config = RunConfig()
     config.model.path, config.model.dtype = tiny_model(True), "bfloat16"
     config.data.train, config.train.steps = ["rows"], 2
-    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
-    partial = checkpoints.begin(2)
-    describe(config.model, partial / "model")
-    sums = {}
+    config.train.output_dir = str(tmp_path / "run")
+    checkpoints = Checkpoints.of(config)
+    folder = checkpoints.begin(2)
+    sums = checkpoints.describe(folder, config.model)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     for rank in range(2):
         pieces = []
@@ -39,8 +45,10 @@ def run(tmp_path, tiny_model, model):
             flat, half = p.detach().reshape(-1), p.numel() // 2
             own = flat[:half] if rank == 0 else flat[half:]
             pieces.append(Piece(f"fp32/{name}", rank * half, own.clone()))
-        sums |= write(partial / "learner", rank, pieces, SharedState(shapes) if not rank else None)
-    checkpoints.finish(partial, 2, {"stream": {}}, config, sums)
+        shared = SharedState(shapes) if not rank else None
+        written = write(folder / "learner", rank, pieces, shared)
+        sums |= {f"learner/{name}": known for name, known in written.items()}
+    checkpoints.finish(folder, 2, {"stream": {}}, config, sums)
     return tmp_path / "run"
 
 
@@ -66,14 +74,14 @@ def test_a_run_is_exported(run, model, tiny_model, tmp_path):
     ours, theirs = (AutoTokenizer.from_pretrained(f) for f in (target, tiny_model(True)))
     assert ours.get_vocab() == theirs.get_vocab()
     with pytest.raises(RunFolderError, match="already there"):
-        export(run, target)
+        export(at(run), target)
 
 
 def test_many_files(run, model, tmp_path):
-    export(run / "checkpoints" / "step_000002", tmp_path / "whole")
+    export(at(run / "checkpoints" / "step_000002"), tmp_path / "whole")
     for file in (tmp_path / "whole").glob("*.safetensors"):
         file.unlink()
-    state = StateFiles(run / "checkpoints" / "step_000002" / "learner")
+    state = StateFiles(at(run / "checkpoints" / "step_000002" / "learner"))
     write_weights(state, torch.bfloat16, tmp_path / "whole", shard=10_000)
     assert len(list((tmp_path / "whole").glob("model-*-of-*.safetensors"))) > 2
     same(tmp_path / "whole", model)
@@ -81,12 +89,12 @@ def test_many_files(run, model, tmp_path):
 
 def test_nothing_to_export(tmp_path):
     with pytest.raises(RunFolderError, match="neither a checkpoint nor a run"):
-        export(tmp_path, tmp_path / "model")
+        export(at(tmp_path), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
 def test_a_damaged_checkpoint_leaves_nothing(run, tmp_path):
     next(run.glob("checkpoints/*/learner/rank_00001.safetensors")).unlink()
     with pytest.raises(RunFolderError, match="rank_00001"):
-        export(run, tmp_path / "model")
+        export(at(run), tmp_path / "model")
     assert not list(tmp_path.glob("model*"))

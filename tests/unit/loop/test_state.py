@@ -16,6 +16,7 @@ from rlvr.learner.state_files import Piece, SharedState, write
 from rlvr.learner.worker import LearnerWorker
 from rlvr.loop.batch import RolloutBatch
 from rlvr.loop.state import RunState, resume_point
+from rlvr.storage import Folder
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.types import Prompt
@@ -29,9 +30,9 @@ class OneRank:
         self.may_write.set()
 
     async def save_checkpoint(self, folder: str) -> None:
-        self.writing = asyncio.create_task(asyncio.to_thread(self._write, Path(folder)))
+        self.writing = asyncio.create_task(asyncio.to_thread(self._write, Folder(folder)))
 
-    def _write(self, folder: Path):
+    def _write(self, folder: Folder):
         self.may_write.wait(10)
         return write(folder, 0, [Piece("fp32/w", 0, torch.ones(3))], SharedState({"w": [3]}))
 
@@ -94,7 +95,7 @@ def test_a_checkpoint_that_cannot_be_written(config, state, tmp_path):
         await step(state)
         await state.written()
         await step(state)  # its folder vanishes while the ranks write, as on a disk that fails
-        (tmp_path / "checkpoints" / "step_000002.partial").rename(tmp_path / "away")
+        (tmp_path / "checkpoints" / "step_000002").rename(tmp_path / "away")
         with pytest.raises((RunError, OSError)):
             await state.written()
 
@@ -118,4 +119,4 @@ def test_the_best_is_kept(config, state):
 
 def test_a_rank_says_which_it_is(config, tmp_path):
     with pytest.raises(RunError, match=r"Learner rank 3 on .* could not write .*nowhere"):
-        LearnerWorker(config, 3, 0)._write(tmp_path / "nowhere", [], None)
+        LearnerWorker(config, 3, 0)._write(Folder(str(tmp_path / "nowhere")), [], None)

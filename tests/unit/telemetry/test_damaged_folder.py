@@ -14,15 +14,9 @@ from rlvr.errors import RunFolderError
 from rlvr.telemetry.record import RunRecord
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.table import comparison
+from tests.unit.json_values import json_values
 
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["train", "steps", "x"]), inner, max_size=3)
-    ),
-    max_leaves=5,
-)
+values = json_values("train", "steps", "x")
 names = st.sampled_from(
     ["step", "rollout/reward_mean", "time/step_s", "evaluation/greedy/accuracy", "draw", "trained"]
 )

@@ -20,7 +20,7 @@ def test_a_folder_with_a_run_takes_no_other(folder):
 
 
 def test_a_checkpoint_is_a_run_too(folder):
-    (folder.checkpoints / "step_000001").mkdir()
+    (folder.checkpoints / "step_000001").mkdir(parents=True)
     with pytest.raises(RunFolderError, match="already holds a run"):
         RunFolder.create(folder.path)
 

@@ -149,6 +149,28 @@ def test_a_dead_actor_is_replaced_and_its_work_done_again(misbehaving: str) -> N
     asyncio.run(scenario())
 
 
+def test_a_successor_that_dies_as_it_starts_is_replaced_too(misbehaving: str, capfd) -> None:
+    async def scenario() -> None:
+        async with running(misbehaving, timeout_s=20.0) as pool:
+            create, victims = pool._create, []
+
+            def create_and_kill_the_first(number: int):
+                victims.append(create(number))
+                if len(victims) == 1:
+                    ray.kill(victims[0])
+                return victims[-1]
+
+            pool._create = create_and_kill_the_first
+            ray.kill(pool.actors[0])
+            verdicts = await pool.verify([item("ok")] * 20)
+            assert [v.outcome for v in verdicts] == [Outcome.CORRECT] * 20
+            assert pool.replaced == len(victims) == 2
+
+    asyncio.run(scenario())
+    told = [line for line in capfd.readouterr().out.splitlines() if "is replaced" in line]
+    assert len(told) == 2 and all(line.startswith("verifier actor 0 failed: ") for line in told)
+
+
 def test_a_stopped_actor_is_replaced(misbehaving: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlvr.verify.workers.pool._ANSWER_S", 2.0)
 

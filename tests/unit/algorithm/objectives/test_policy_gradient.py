@@ -197,6 +197,17 @@ def test_half_precision_one_token_responses_and_wild_ratios_stay_finite(tiny, na
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_a_number_takes_part_and_spoils_the_loss(tiny, name):
+    """Left out as if it were 0, it would be lost without a word."""
+    batch, logp, c = draw(tiny)
+    c[batch.sequence_id == 1] = torch.nan
+    batch.advantage[2] = torch.nan
+    objective = build(name)
+    assert objective.active(batch, c)[1:3].all()
+    assert objective.loss(logp, batch, c, totals_of(batch)).loss.isnan()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_equal_rewards_give_no_loss_and_no_gradient(tiny, name):
     batch, logp, c = draw(tiny)
     batch = tiny.replace(batch, advantage=torch.zeros_like(batch.advantage))

@@ -103,6 +103,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(tiny, name):
     assert objective.active(batch, c).all()
     assert torch.equal(objective.active(weighted, c), weights != 0)
     assert not objective.active(weighted, torch.zeros_like(c)).any()
+    assert objective.active(batch, torch.full_like(c, torch.nan)).all()
 
 
 def test_weights_are_the_closed_form_monotone_and_bounded(seed):

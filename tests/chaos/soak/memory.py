@@ -1,0 +1,78 @@
+"""Whether the memory of processes that live long goes on growing."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+
+_PERIOD_S = 5.0
+_SETTLED_S = 60.0  # what a process takes before then is its start
+_LEAST_S = 180.0  # of what is judged
+_NOISE = 0.03, 8.0  # of what it has, and MiB: so much two moments of a process differ anyhow
+
+
+@dataclass(frozen=True)
+class Life:
+    """One process's own memory, [n] each: seconds from its start, MiB that no other shares."""
+
+    at: np.ndarray
+    mib: np.ndarray
+
+    @property
+    def long(self) -> bool:
+        return bool(self.at[-1] - self.at[0] >= _LEAST_S)
+
+    @property
+    def slope(self) -> float:
+        """MiB a minute: the median of the slopes between all pairs of moments."""
+        i, j = np.triu_indices(len(self.at), 1)
+        return float(60 * np.median((self.mib[j] - self.mib[i]) / (self.at[j] - self.at[i])))
+
+    @property
+    def growth(self) -> float:
+        """MiB, from the first third to the last."""
+        first, _, last = np.array_split(self.mib, 3)
+        return float(np.median(last) - np.median(first))
+
+    @property
+    def noise(self) -> float:
+        """MiB by which it differs from itself, without growing."""
+        share, least = _NOISE
+        jumps = np.abs(np.diff(self.mib))
+        return max(share * float(np.median(self.mib)), least, 3 * float(np.median(jumps)))
+
+
+class Memory:
+    """Looks at all processes of a run every few seconds."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int, float], list[tuple[float, float]]] = defaultdict(list)
+        self._last = 0.0
+
+    def look(self, processes: dict[str, list[psutil.Process]]) -> None:
+        self._last = time.monotonic()
+        for kind, own in processes.items():
+            for process in own:
+                try:
+                    born, used = process.create_time(), process.memory_full_info().uss / 2**20
+                except psutil.Error:  # it has just ended
+                    continue
+                if (age := time.time() - born) >= _SETTLED_S:
+                    self._found[kind, process.pid, born].append((age, used))
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= _PERIOD_S
+
+    def lives(self) -> dict[str, list[Life]]:
+        """Those that can be judged, by kind."""
+        lives: dict[str, list[Life]] = defaultdict(list)
+        for (kind, _, _), points in self._found.items():
+            life = Life(*np.array(points).T)
+            if life.long:
+                lives[kind].append(life)
+        return lives
