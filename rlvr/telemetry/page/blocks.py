@@ -14,6 +14,10 @@ import pyarrow.compute as pc
 from rlvr.telemetry.metrics import json_clean
 
 _FINE = 1000  # coefficients are kept to thousandths
+_PLAIN = [
+    "group", "sample", "prompt_id", "prompt", "answer", "outcome", "reward", "advantage",
+    "finish_reason", "detail",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,8 @@ def packed_responses(table: pa.Table, methods: Sequence[str]) -> str:
     texts, tokens = _tokens(table)
     columns = ["coefficient", *(f"coefficient:{name}" for name in methods[1:])]
     credit = [_coefficients(table, column) for column in columns]
-    light = table.drop_columns(
-        [name for name in table.column_names if pa.types.is_list(table.schema.field(name).type)]
-    ).to_pylist()
-    light = [json_clean(row) for row in light]
     groups: dict[int, dict[str, Any]] = {}
-    for i, row in enumerate(light):
+    for i, row in enumerate(map(json_clean, table.select(_PLAIN).to_pylist())):
         group = groups.setdefault(row["group"], {"place": row["group"], "responses": []})
         group.update({key: row[key] for key in ("prompt_id", "prompt", "answer")})
         group["responses"].append(
@@ -66,11 +66,9 @@ def packed_responses(table: pa.Table, methods: Sequence[str]) -> str:
 
 def _tokens(table: pa.Table) -> tuple[list[str], list[list[int]]]:
     """Every text that occurs, and the tokens of each response as places among them."""
-    column = table["response"]
-    lists = pa.array([[text] for text in column.to_pylist()], pa.list_(pa.string()))
-    if "tokens" in table.column_names:
-        logged = table["tokens"].combine_chunks()
-        lists = pc.if_else(pc.is_null(logged), lists, logged)
+    whole = pa.array([[text] for text in table["response"].to_pylist()], pa.list_(pa.string()))
+    lists = table["tokens"].combine_chunks() if "tokens" in table.column_names else whole
+    lists = pc.if_else(pc.is_null(lists), whole, lists) if lists.null_count else lists
     words = lists.flatten().dictionary_encode()
     places = np.split(words.indices.to_numpy(), pc.list_value_length(lists).to_numpy().cumsum())
     return words.dictionary.to_pylist(), [own.tolist() for own in places[: len(lists)]]

@@ -38,10 +38,9 @@ const place = {
   },
   // Go there; what is "" or null is left out.
   go(changes) {
-    const next = new URLSearchParams({ ...place.now(), ...changes });
-    for (const [key, value] of [...next]) if (value === "" || value === "null") next.delete(key);
-    if (`#${next}` === location.hash) return;
-    location.hash = next; // tells of itself by a hashchange
+    const said = Object.entries({ ...place.now(), ...changes });
+    const kept = said.filter(([, value]) => value !== "" && value !== null);
+    location.hash = new URLSearchParams(kept); // tells of itself by a hashchange
   },
 };
 
