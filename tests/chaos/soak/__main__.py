@@ -170,9 +170,11 @@ def main() -> int:
     parser.add_argument("seed", type=int, nargs="?", default=random.SystemRandom().randrange(10**6))
     parser.add_argument("overrides", nargs="*", help="of the run")
     parser.add_argument("--every", type=float, nargs=2, default=(20.0, 40.0), metavar="S")
-    options = parser.parse_args()
+    parser.add_argument("--output", type=Path, default="outputs/soak", metavar="FOLDER")
+    options = parser.parse_intermixed_args()
 
-    folder = Path(f"outputs/soak/{options.seed}_{time.strftime('%Y-%m-%d_%H-%M-%S')}").resolve()
+    name = f"{options.seed}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    folder = Path(options.output, name).resolve()
     soak = Soak(folder, [f"train.seed={options.seed}", *options.overrides])
     faults = list(schedule(options.seed, options.minutes, options.every))
     print(f"{options.minutes:g} minutes, seed {options.seed}, in {folder}; the schedule:")

@@ -65,7 +65,8 @@ class Run:
         self.steps: list[Step] = []
         self.damaged: list[str] = []  # checkpoints
         self.not_finite = 0  # batches that were ordered
-        self._overrides = [*DISTURBED, f"train.output_dir={self.folder.path}", *overrides]
+        self.overrides = overrides
+        self._command = [*DISTURBED, f"train.output_dir={self.folder.path}", *overrides]
         self._read = 0
         self._words = 0  # where in the log this leg's part begins
         self.child: subprocess.Popen[bytes]
@@ -78,7 +79,7 @@ class Run:
         environment.pop("RAY_ADDRESS", None)
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
-                [*COMMAND, *self._overrides, *overrides],
+                [*COMMAND, *self._command, *overrides],
                 cwd=ROOT,
                 env=environment,
                 stdout=log,
