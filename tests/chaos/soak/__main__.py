@@ -25,6 +25,7 @@ from tests.chaos.soak.schedule import Fault, schedule
 
 TICK_S = 0.2
 GONE_S = 30.0  # within which a killed driver's processes must be
+AGENTS_S = 120.0  # and the last of Ray's own
 SILENCE_S = 300.0  # without a step, and the run stands still
 
 
@@ -51,6 +52,7 @@ class Soak:
         self.done: list[Done] = []
         self.failures: list[Check] = []
         self.gone: list[float] = []  # seconds until a driver's processes were
+        self.agents = 0.0  # seconds until Ray's own were, at the end of all
         self._began = time.monotonic()
 
     def disturb(self, faults: list[Fault], seconds: float) -> None:
@@ -80,6 +82,9 @@ class Soak:
         self.run.start(f"train.steps={steps}")
         self._tick_until(lambda: self.run.child.poll() is not None, expected=True)
         self._gone("its end")
+        self.agents, left = self.run.left_after(AGENTS_S, agents=True)
+        if left:
+            self._fail("no process is left", ", ".join(left))
         if self.run.child.returncode != 0:
             self._fail("the run comes to its end", self.run.words()[-1500:])
 
@@ -165,9 +170,11 @@ def main() -> int:
     parser.add_argument("seed", type=int, nargs="?", default=random.SystemRandom().randrange(10**6))
     parser.add_argument("overrides", nargs="*", help="of the run")
     parser.add_argument("--every", type=float, nargs=2, default=(20.0, 40.0), metavar="S")
-    options = parser.parse_args()
+    parser.add_argument("--output", type=Path, default="outputs/soak", metavar="FOLDER")
+    options = parser.parse_intermixed_args()
 
-    folder = Path(f"outputs/soak/{options.seed}_{time.strftime('%Y-%m-%d_%H-%M-%S')}").resolve()
+    name = f"{options.seed}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    folder = Path(options.output, name).resolve()
     soak = Soak(folder, [f"train.seed={options.seed}", *options.overrides])
     faults = list(schedule(options.seed, options.minutes, options.every))
     print(f"{options.minutes:g} minutes, seed {options.seed}, in {folder}; the schedule:")
@@ -187,7 +194,10 @@ def main() -> int:
     print("\n".join(soak.table()))
     results = [*soak.failures, *checks(soak.run, soak.memory)]
     if not any(check.what == "no process is left" for check in soak.failures):
-        told = f"{len(soak.gone)} ends, all gone within {max(soak.gone, default=0):.1f} s"
+        told = (
+            f"after {len(soak.gone)} ends, within {max(soak.gone, default=0):.1f} s; Ray's agents"
+        )
+        told += f" {soak.agents:.0f} s after the last end"
         results.append(Check("no process is left", True, told))
     print("\n| check | | |\n| --- | --- | --- |")
     for check in results:

@@ -35,6 +35,7 @@ DISTURBED = [
     "+rollout.engine.logits_processors=[tests.chaos.soak.plugins:Raises]",
 ]
 _PR_SET_CHILD_SUBREAPER = 36
+AGENTS = "Ray's agent"
 _STEP = re.compile(r"^step +(\d+)/", re.MULTILINE)
 
 
@@ -64,7 +65,8 @@ class Run:
         self.steps: list[Step] = []
         self.damaged: list[str] = []  # checkpoints
         self.not_finite = 0  # batches that were ordered
-        self._overrides = [*DISTURBED, f"train.output_dir={self.folder.path}", *overrides]
+        self.overrides = overrides
+        self._command = [*DISTURBED, f"train.output_dir={self.folder.path}", *overrides]
         self._read = 0
         self._words = 0  # where in the log this leg's part begins
         self.child: subprocess.Popen[bytes]
@@ -77,7 +79,7 @@ class Run:
         environment.pop("RAY_ADDRESS", None)
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
-                [*COMMAND, *self._overrides, *overrides],
+                [*COMMAND, *self._command, *overrides],
                 cwd=ROOT,
                 env=environment,
                 stdout=log,
@@ -127,10 +129,16 @@ class Run:
         words = " ".join(process.cmdline())
         return next((kind for sign, kind in _KINDS.items() if sign in words), "other")
 
-    def left_after(self, limit_s: float) -> tuple[float, list[str]]:
-        """Wait for all processes to be gone; the seconds that it took, and who is not."""
-        began = time.monotonic()
-        while (living := self.processes()) and time.monotonic() < began + limit_s:
+    def left_after(self, limit_s: float, agents: bool = False) -> tuple[float, list[str]]:
+        """Wait for all processes to be gone; the seconds that it took, and who is not.
+
+        Without ``agents`` not for those of Ray that first want to tell the head, which is gone.
+        """
+        began, waived = time.monotonic(), () if agents else (AGENTS,)
+        while True:
+            living = {k: own for k, own in self.processes().items() if k not in waived}
+            if not living or time.monotonic() >= began + limit_s:
+                break
             time.sleep(0.05)
         left = [f"{kind} {process}" for kind, own in living.items() for process in own]
         return time.monotonic() - began, left
@@ -150,4 +158,6 @@ _KINDS = {
     "rlvr.verify.workers.worker": "verifier process",
     "gcs_server": "Ray's GCS",
     "raylet/raylet": "raylet",
+    "ray::DashboardAgent": AGENTS,
+    "ray::RuntimeEnvAgent": AGENTS,
 }
