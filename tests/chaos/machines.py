@@ -14,6 +14,7 @@ import psutil
 
 _ROOT = Path(__file__).parents[2]
 _SWITCH = """
+mount -t tmpfs -o size=64m tmpfs {disk}
 ip link set lo up
 ip link add br0 type bridge
 ip link set br0 up
@@ -22,7 +23,7 @@ exec cat
 """
 _MACHINE = """
 mount -t proc proc /proc
-mount --bind {shared} /mnt
+mount --rbind {shared} /mnt
 exec 3<{root} 4<{python}
 mount -t tmpfs tmpfs /tmp
 mkdir -p {root} {python}
@@ -66,10 +67,19 @@ class Machine:
     def popen(self, command: list[str], **options) -> subprocess.Popen[str]:
         return subprocess.Popen(self._inside(command), text=True, **options)
 
+    def cut(self) -> None:
+        """Take the cable out."""
+        self._on_switch(f"link set {self._port} down")
+
+    def mend(self) -> None:
+        self._on_switch(f"link set {self._port} up")
+
     def kill(self) -> None:
-        """Take the power off: every process of it is gone at once."""
-        self._root.kill()
-        self._root.wait()
+        """Take the power off: every process of it is gone at once, and none says so."""
+        if self._root.poll() is None:
+            self._on_switch(f"link delete {self._port}")
+            self._root.kill()
+            self._root.wait()
 
     def _inside(self, command: list[str]) -> list[str]:
         # From a folder as the machine sees it, for /tmp is another there.
@@ -81,13 +91,25 @@ class Machine:
 
 
 class Machines:
-    """``count`` machines on one switch, which have ``shared`` at ``/mnt``."""
+    """``count`` machines on one switch, which have ``shared`` at ``/mnt``.
+
+    Its folder ``disk`` is a disk of 64 MiB, which they alone see.
+    """
 
     def __init__(self, count: int, shared: Path) -> None:
+        self._shared = shared
+        (shared / "disk").mkdir()
         self._switch = _started(
-            ["unshare", "--user", "--map-root-user", "--net", "--mount"], _SWITCH
+            ["unshare", "--user", "--map-root-user", "--net", "--mount"],
+            _SWITCH.format(disk=shared / "disk"),
         )
         self.all = [Machine(self._switch.pid, 1 + i, shared) for i in range(count)]
+
+    def replace(self, number: int) -> Machine:
+        """Put a new machine where the one with this number was."""
+        self.all[number].kill()
+        self.all[number] = Machine(self._switch.pid, 1 + number, self._shared)
+        return self.all[number]
 
     def close(self) -> None:
         for machine in self.all:
