@@ -151,7 +151,9 @@ class LearnerGroup:
         """
         asked: list[Any] = [worker.gpus.remote() for worker in self.workers]
         calls = [asyncio.ensure_future(call) for call in asked]
-        answered, late = await asyncio.wait(calls, timeout=_DEATH_S)
+        answered, late = await asyncio.wait(
+            calls, timeout=_DEATH_S, return_when=asyncio.FIRST_EXCEPTION
+        )
         for call in late:
             call.cancel()
         if any(isinstance(call.exception(), RayActorError) for call in answered):

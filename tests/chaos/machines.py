@@ -14,7 +14,6 @@ import psutil
 
 _ROOT = Path(__file__).parents[2]
 _SWITCH = """
-mount -t tmpfs -o size=64m tmpfs {disk}
 ip link set lo up
 ip link add br0 type bridge
 ip link set br0 up
@@ -23,7 +22,7 @@ exec cat
 """
 _MACHINE = """
 mount -t proc proc /proc
-mount --rbind {shared} /mnt
+mount --bind {shared} /mnt
 exec 3<{root} 4<{python}
 mount -t tmpfs tmpfs /tmp
 mkdir -p {root} {python}
@@ -91,17 +90,12 @@ class Machine:
 
 
 class Machines:
-    """``count`` machines on one switch, which have ``shared`` at ``/mnt``.
-
-    Its folder ``disk`` is a disk of 64 MiB, which they alone see.
-    """
+    """``count`` machines on one switch, which have ``shared`` at ``/mnt``."""
 
     def __init__(self, count: int, shared: Path) -> None:
         self._shared = shared
-        (shared / "disk").mkdir()
         self._switch = _started(
-            ["unshare", "--user", "--map-root-user", "--net", "--mount"],
-            _SWITCH.format(disk=shared / "disk"),
+            ["unshare", "--user", "--map-root-user", "--net", "--mount"], _SWITCH
         )
         self.all = [Machine(self._switch.pid, 1 + i, shared) for i in range(count)]
 

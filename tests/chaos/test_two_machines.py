@@ -1,5 +1,4 @@
-"""One run over two machines, to which all happens that can: a cut link, a machine that is gone, one
-that comes in its place, a full disk."""
+"""One run over two machines: a link is cut, a machine is gone, another comes in its place."""
 
 from __future__ import annotations
 
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.loop.checkpoint import Checkpoints
 from rlvr.telemetry.ledger import verdict
 from tests.chaos.machines import Machine, Machines, NoMachines
 
@@ -56,7 +54,7 @@ def actors(machine: Machine) -> Counter[str]:
 
 
 class Run:
-    """A run, by what it prints; its folder is on the small disk of the machines."""
+    """A run, by what it prints."""
 
     def __init__(self, head: Machine, log: Path, *overrides: str) -> None:
         self.log = log
@@ -66,7 +64,7 @@ class Run:
             *("data.max_prompt_tokens=16", "rollout.max_response_tokens=16"),
             *("telemetry.wandb=disabled", "telemetry.progress=false"),
             *("cluster.nodes=2", "cluster.gpus_per_node=0"),
-            *(f"cluster.address={head.address}:6379", "train.output_dir=/mnt/disk/run"),
+            *(f"cluster.address={head.address}:6379", "train.output_dir=/mnt/run"),
             *("rollout.group_size=4", "train.prompts_per_step=4", "train.steps=100000"),
             *("learner.zero_stage=3", "train.checkpoint_every=2", *overrides),
         ]
@@ -93,7 +91,7 @@ class Run:
         self.until(lambda: self.steps() >= reached, within_s)
 
     def tells(self, words: str, within_s: float) -> None:
-        self.until(lambda: words in self.text(), within_s)
+        self.until(lambda: re.search(words, self.text()), within_s)
 
 
 @pytest.mark.timeout(600)
@@ -110,25 +108,19 @@ def test_a_run_over_two_machines(machines, tmp_path):
     assert "replaced" not in run.text() and "again" not in run.text()
 
     other.cut()  # for ever
-    run.tells("starts again (1 of train.max_restarts=3)", within_s=60)
+    run.tells(r"starts again \(1 of train.max_restarts=3\)", within_s=60)
     run.goes_on(3, within_s=60)
-    assert "host2 (10.77.0.2) is gone: the learner has 1 of 2 ranks" in run.text()
-    assert "no machine has room for rollout worker 1 (1 of 2 serve)" in run.text()
+    run.tells(r"host2 \(10.77.0.2\) is gone: the learner has 1 of 2 ranks", within_s=0)
+    run.tells(r"no machine has room for rollout worker \d \(1 of 2 serve\)", within_s=0)
 
     other = machines.replace(1)
     join(other, f"--address={head.address}:6379")
     run.tells("There is room for more learner ranks", within_s=60)
-    run.tells("rollout worker 1 serves (2 of 2 serve)", within_s=60)
+    run.tells(r"rollout worker \d serves \(2 of 2 serve\)", within_s=60)
+    run.until(lambda: actors(head) == actors(other) == EVERYWHERE, within_s=60)
     run.goes_on(3, within_s=60)
-    assert actors(head) == actors(other) == EVERYWHERE
 
-    free = int(head.run(["df", "--output=avail", "--block-size=1K", "/mnt/disk"]).stdout.split()[1])
-    head.run(["fallocate", "--length", f"{free - 1024}K", "/mnt/disk/other"])  # a part of one fits
-    assert run.process.wait(60) != 0
-    assert "No space left on device" in run.text() and "Make room there" in run.text()
-    head.run(["cp", "-r", "/mnt/disk/run", "/mnt/run"]).check_returncode()
-    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
-    assert checkpoints.newest_whole().step == checkpoints.steps[-1] >= run.steps() - 3
+    head.kill()
     rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert {row["rollout/workers"] for row in rows if "rollout/workers" in row} == {1, 2}
     ledger = map(json.loads, (tmp_path / "run" / "ledger.jsonl").read_text().splitlines())
