@@ -6,3 +6,8 @@ export PATH="$PWD/.venv/bin:$PATH" # DeepSpeed looks for ninja there
 export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$PWD/.venv/torch_extensions}"
 
 unset PYTHONDONTWRITEBYTECODE # without bytecode every worker process starts twice as slowly
+
+# Of a head: Ray gives up a machine that has been silent for about 30 seconds, not 65. A cut of ten
+# seconds takes up to twenty to heal, so half of this would be too little.
+export RAY_health_check_timeout_ms="${RAY_health_check_timeout_ms:-5000}"
+export RAY_health_check_failure_threshold="${RAY_health_check_failure_threshold:-4}"

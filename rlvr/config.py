@@ -84,6 +84,7 @@ class RolloutConfig:
     start_timeout_s: float = 900.0
     stall_timeout_s: float = 600.0  # an engine with work that reports nothing for so long is stuck
     max_replacements: int = 8  # of workers that failed, in the whole run; 0: the first ends it
+    min_workers: int = 1  # with which a run goes on while there is no machine for the others
     engine: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
 
 
@@ -179,6 +180,9 @@ class ClusterConfig:
     nodes: int = 1
     gpus_per_node: int = 8
     placement: Placement = Placement.disaggregated
+    # How long a machine that is gone, or another in its place, is waited for before the learner
+    # starts again without it, or the run ends
+    rejoin_s: float = 60.0
     torch_threads: int | None = None  # of each rank, and engine on a CPU; default: all cores
 
     @property

@@ -5,6 +5,10 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+_NO_ROOM = "\nIf none of this is so, see whether its machine has room for Ray's files, in /tmp/ray."
+_MACHINE_S = 120.0  # by then Ray has given up a machine that does not answer
 
 
 async def answer(
@@ -47,7 +51,8 @@ async def answers(
             async with asyncio.timeout(within_s):
                 return await reference
         except ray.exceptions.RayError as failure:  # first: it can be a TimeoutError as well
-            raise error(f"{who} failed:\n{failure}") from failure
+            hint = _NO_ROOM if "worker process has died" in str(failure) else ""
+            raise error(f"{who} failed:\n{failure}{hint}") from failure
         except TimeoutError:
             named = f" ({key})" if key else ""
             raise error(f"{who} did not answer within {within_s:g} s{named}") from None
@@ -58,3 +63,22 @@ async def answers(
     finally:
         for task in waiting:
             task.cancel()
+
+
+async def lost(address: str) -> bool:
+    """Whether the machine at ``address`` has left; waits until it answers or Ray gives it up."""
+    nodes = {n["NodeManagerAddress"]: n["NodeID"] for n in ray.nodes() if n["Alive"]}
+    if address not in nodes:
+        return True
+    there = NodeAffinitySchedulingStrategy(nodes[address], soft=False)
+    try:
+        async with asyncio.timeout(_MACHINE_S):
+            await _nothing.options(scheduling_strategy=there).remote()
+    except (ray.exceptions.RayError, TimeoutError):
+        return True
+    return False
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _nothing() -> None:
+    """What any machine can do."""

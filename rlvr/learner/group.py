@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from rlvr.learner.batching import rank_batches
 from rlvr.learner.cost import Flops, StepCost
 from rlvr.learner.skipped import UpdateInputs
 from rlvr.learner.worker import LearnerWorker
-from rlvr.remote import answers
+from rlvr.remote import answers, lost
 from rlvr.storage import FileSum
 from rlvr.types import CreditInputs, Group, samples_of
 
@@ -38,7 +39,8 @@ class LearnerGroup:
         options: Sequence[dict[str, Any]],
         turn: asyncio.Lock | None = None,
     ) -> None:
-        self._config = config
+        self._config = config = _with(config, ranks=len(options))
+        self._machines: list[str] = []  # addresses of the ranks'
         self.turn = turn or asyncio.Lock()  # of whoever needs the ranks for some calls in a row
         self._flops: Flops
         self._cost: StepCost
@@ -51,13 +53,15 @@ class LearnerGroup:
 
     async def start(self) -> None:
         """Form the process group and load the model on every rank."""
-        [address, *_] = await self._all("address", starting=True)
-        [self._flops, *_] = await self._all("start", *address, starting=True)
+        addresses = await self._all("address", starting=True)
+        self._machines = [machine for machine, _ in addresses]
+        [self._flops, *_] = await self._all("start", *addresses[0], starting=True)
         self._cost = StepCost(self._config, self._flops)
 
     async def rebuild(self, config: RunConfig) -> None:
         """Load the model anew on every rank, for another run of as many ranks."""
-        self._config, self._cost = config, StepCost(config, self._flops)
+        self._config = config = _with(config, ranks=len(self.workers))
+        self._cost = StepCost(config, self._flops)
         await self._all("rebuild", config, starting=True)
 
     async def gpus(self) -> list[str]:
@@ -141,12 +145,21 @@ class LearnerGroup:
             await self._all("save_model", folder)
 
     async def died(self) -> bool:
-        """Whether a rank's process is gone; one that does not answer for a while is at work."""
-        calls: list[Any] = [worker.gpus.remote() for worker in self.workers]
-        answered, late = await asyncio.wait(map(asyncio.ensure_future, calls), timeout=_DEATH_S)
+        """Whether a rank's process or machine is gone.
+
+        A rank that does not answer for a while is at work, if its machine answers.
+        """
+        asked: list[Any] = [worker.gpus.remote() for worker in self.workers]
+        calls = [asyncio.ensure_future(call) for call in asked]
+        answered, late = await asyncio.wait(
+            calls, timeout=_DEATH_S, return_when=asyncio.FIRST_EXCEPTION
+        )
         for call in late:
             call.cancel()
-        return any(isinstance(call.exception(), RayActorError) for call in answered)
+        if any(isinstance(call.exception(), RayActorError) for call in answered):
+            return True
+        silent = {m for m, call in zip(self._machines, calls, strict=False) if call in late}
+        return any(await asyncio.gather(*map(lost, silent)))
 
     async def close(self) -> None:
         """End the ranks: in step where they still can, by force where not."""
@@ -189,3 +202,8 @@ class LearnerGroup:
             for rank, (worker, own) in enumerate(zip(self.workers, arguments, strict=True))
         }
         return await answers(calls, within_s=within_s or limit, error=LearnerError, key=key)
+
+
+def _with(config: RunConfig, ranks: int) -> RunConfig:
+    """As many as there is room for, which may be fewer than the run was to have."""
+    return replace(config, learner=replace(config.learner, ranks=ranks))

@@ -13,7 +13,8 @@ from ray.actor import ActorHandle
 from rlvr.config import RunConfig
 from rlvr.errors import EngineError
 from rlvr.learner.group import LearnerGroup
-from rlvr.loop.cluster import Placement, connect, reserve
+from rlvr.loop.cluster import connect, reserve
+from rlvr.loop.placement import Placement
 from rlvr.rollout.pool import RolloutPool
 from rlvr.telemetry.progress import phase
 from rlvr.verify.workers.pool import VerifierPool
@@ -109,6 +110,7 @@ class Actors:
     async def learners_turn(self) -> None:
         """No engine is given weights, and colocated they sleep, until ``engines_turn``."""
         await self._take_turn()
+        self.verifiers.spread()  # they have the least to do now
         if self._in_turns:
             await self.rollout.sleep()
             await self.learners.wake_up()
@@ -164,15 +166,32 @@ class Actors:
         await self.learners.rebuild(config)
 
     async def replace_learners(self, config: RunConfig) -> None:
-        """Start all ranks anew, after one has died; it is then the learners' turn."""
+        """Start all ranks anew, on the machines that are left; it is then the learners' turn.
+
+        Colocated, whose turn it was nobody knows: engines start anew as well.
+        """
         turn = self.learners.turn
         await self.learners.close()
-        self.learners = LearnerGroup(config, self._pad_token_id, self._placement.learners, turn)
+        ranks, engines = await self._placement.settled(config)
+        if self._in_turns:
+            await self.rollout.close()
+            self.rollout = RolloutPool(config, engines, self._introduce)
+            turn, self._learning = asyncio.Lock(), False
+        self.learners = LearnerGroup(config, self._pad_token_id, ranks, turn)
         if not self._learning:  # else the turn was theirs when it happened
             await self._take_turn()
-        self.rollout.revive()
-        await self.learners.start()
+        with phase(f"starting {len(ranks)} DeepSpeed workers"):
+            if self._in_turns:
+                await self._start_in_turns(config.rollout.tensor_parallel)
+            else:
+                self.rollout.revive()
+                await self.learners.start()
         self.weights = self._publisher(config)
+
+    def may_grow(self, config: RunConfig) -> bool:
+        """Whether there is a machine for more ranks than there are."""
+        here, most = len(self.learners.workers), len(self._placement.learners)
+        return here < most and here < len(self._placement.left(config)[0])
 
     async def close(self) -> None:
         await asyncio.gather(

@@ -3,21 +3,25 @@
 import asyncio
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.placement_group import (
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError
-from rlvr.loop.resolve import learner_threads, rollout_threads
-
-Options = dict[str, Any]
+from rlvr.loop.placement import Options, Placement
+from rlvr.loop.resolve import learner_threads, rollout_threads, shares_gpus
+from rlvr.place import Place
 
 _RESERVE_TIMEOUT_S = 300.0
 _KNOCK_S = 10.0
+_POLL_S = 0.1
 
 # Of every worker process: nothing is fetched, nothing is reported, no progress bars of others.
 _QUIET = {
@@ -31,19 +35,6 @@ _QUIET = {
 
 # Of those that compute on a CPU: a thread that waits leaves its core to whoever works.
 _ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE"}
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Ray options of every actor, and the reservation behind them."""
-
-    learners: list[Options]
-    engines: list[Options]
-    verifiers: Options
-    group: PlacementGroup
-
-    def release(self) -> None:
-        remove_placement_group(self.group)
 
 
 def connect(config: RunConfig) -> None:
@@ -88,21 +79,34 @@ async def reserve(config: RunConfig) -> Placement:
     bundles = resource_bundles(config)
     # On GPUs whole nodes fill up, so that ranks have fast links. CPU nodes share all kinds alike.
     apart = config.cluster.nodes > 1 and config.cluster.gpus == 0
+    # Ray chooses the machines for all of them at once.
     group = placement_group(bundles, strategy="SPREAD" if apart else "PACK")
+    places: list[Place] = []
     try:
         async with asyncio.timeout(_RESERVE_TIMEOUT_S):
-            await group.ready()
-    except TimeoutError:
+            while (chosen := placement_group_table(group))["state"] != "CREATED":
+                await asyncio.sleep(_POLL_S)
+            remove_placement_group(group)
+            machines = chosen["bundles_to_node_id"]
+            places = [Place(bundle, machines[i]) for i, bundle in enumerate(bundles)]
+            for place in places:
+                while not place.there():
+                    await asyncio.sleep(_POLL_S)
+    except BaseException as error:
         remove_placement_group(group)
+        for place in places:
+            place.release()
+        if not isinstance(error, TimeoutError):
+            raise
         raise ConfigError(
             f"cluster: no room for {bundles} within {_RESERVE_TIMEOUT_S:.0f} s; the cluster has "
             f"{ray.cluster_resources()}, free now {ray.available_resources()}"
         ) from None
     return Placement(
-        learners=learner_options(config, group),
-        engines=engine_options(config, group),
+        learners=learner_options(config, places),
+        engines=engine_options(config, places),
         verifiers={"runtime_env": {"env_vars": {**_QUIET, "OMP_NUM_THREADS": "1"}}},
-        group=group,
+        places=places,
     )
 
 
@@ -125,14 +129,14 @@ def resource_bundles(config: RunConfig) -> list[dict[str, float]]:
         share = min(1.0, round(available / (ranks + workers + 1), 2))
         return [{"CPU": share}] * (ranks + workers)
     gpus = float(config.rollout.tensor_parallel)
-    if _shares_gpus(config):
+    if shares_gpus(config):
         return [{"CPU": gpus, "GPU": gpus}] * workers
     return [*[{"CPU": 1.0, "GPU": 1.0}] * ranks, *[{"CPU": 1.0, "GPU": gpus}] * workers]
 
 
-def learner_options(config: RunConfig, group: PlacementGroup | None) -> list[Options]:
+def learner_options(config: RunConfig, places: Sequence[Place] | None) -> list[Options]:
     gpu = config.cluster.gpus > 0
-    ranks_per_bundle = config.rollout.tensor_parallel if _shares_gpus(config) else 1
+    ranks_per_bundle = config.rollout.tensor_parallel if shares_gpus(config) else 1
     env = _QUIET | {"OMP_NUM_THREADS": str(learner_threads(config, _cores(config)))}
     if gpu:
         # Sequences of all lengths come: fragments would take the memory that they need.
@@ -144,17 +148,17 @@ def learner_options(config: RunConfig, group: PlacementGroup | None) -> list[Opt
         {
             "num_cpus": 0,
             "num_gpus": float(gpu),
-            "scheduling_strategy": _bundle(group, i // ranks_per_bundle),
+            "scheduling_strategy": places[i // ranks_per_bundle] if places else "DEFAULT",
             "runtime_env": {"env_vars": env},
         }
         for i in range(_ranks(config))
     ]
 
 
-def engine_options(config: RunConfig, group: PlacementGroup | None) -> list[Options]:
+def engine_options(config: RunConfig, places: Sequence[Place] | None) -> list[Options]:
     """Of each rollout worker. Ray is asked for no GPU that a learner rank has: the worker is told
     when it starts which GPUs those are."""
-    shares = _shares_gpus(config)
+    shares = shares_gpus(config)
     first = 0 if shares else _ranks(config)
     env = {**_QUIET, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if config.cluster.gpus == 0:
@@ -169,7 +173,7 @@ def engine_options(config: RunConfig, group: PlacementGroup | None) -> list[Opti
         {
             "num_cpus": 0,
             "num_gpus": float(config.rollout.tensor_parallel) if own else 0.0,
-            "scheduling_strategy": _bundle(group, first + i),
+            "scheduling_strategy": places[first + i] if places else "DEFAULT",
             "runtime_env": {"env_vars": env},
         }
         for i in range(config.rollout.workers or 1)
@@ -181,10 +185,6 @@ def _ranks(config: RunConfig) -> int:
     return 1 if config.learner.ranks is None else config.learner.ranks
 
 
-def _shares_gpus(config: RunConfig) -> bool:
-    return config.cluster.gpus > 0 and config.cluster.placement == "colocated"
-
-
 def _cores(config: RunConfig) -> int:
     """Of a node that learner ranks run on, as Ray counts them; else of this one."""
     if config.cluster.gpus and ray.is_initialized():
@@ -192,9 +192,3 @@ def _cores(config: RunConfig) -> int:
         if cores := [int(r["CPU"]) for r in nodes if "GPU" in r and "CPU" in r]:
             return min(cores)
     return len(os.sched_getaffinity(0))
-
-
-def _bundle(group: PlacementGroup | None, index: int) -> Any:
-    if group is None:
-        return "DEFAULT"
-    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)

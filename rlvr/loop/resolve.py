@@ -37,6 +37,11 @@ def resolved(config: RunConfig) -> RunConfig:
     )
 
 
+def shares_gpus(config: RunConfig) -> bool:
+    """Whether engines and learner ranks have the same GPUs."""
+    return config.cluster.gpus > 0 and config.cluster.placement == "colocated"
+
+
 def longest_sequence(config: RunConfig) -> int:
     """Tokens of the longest prompt and response that the run allows."""
     response = max(config.rollout.max_response_tokens, config.evaluation.max_response_tokens or 0)

@@ -1,6 +1,5 @@
 """Runs, assembled and taken down."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -62,22 +61,25 @@ class Session:
         """Train as configured, from the data to the saved model.
 
         When a learner rank dies, all of them start again from the run's last checkpoint, as if
-        it were resumed; engines and verifiers stay.
+        it were resumed, and so they do at a checkpoint when there is room for more of them;
+        engines and verifiers stay.
         """
-        limit = config.train.max_restarts
+        limit, restarts, again = config.train.max_restarts, 0, False
         own = Checkpoints.of(config)
         inputs = _Inputs.read(config)
-        for restarts in itertools.count():
+        while True:
             try:
-                return await self._attempt(config, inputs, again=restarts > 0)
+                if await self._attempt(config, inputs, again):
+                    return
+                print("There is room for more learner ranks: they start again.", flush=True)
             except BaseException as error:
                 if restarts == limit or not await self._learner_died(error):
                     await self.close()  # after an error or an interrupt nobody knows their state
                     raise
-                told = f"({restarts + 1} of train.max_restarts={limit})"
+                restarts += 1
+                told = f"({restarts} of train.max_restarts={limit})"
                 print(f"{summary(error)}. The learner starts again {told}.", flush=True)
-                if config.cluster.placement == "colocated":  # whose turn it was, nobody knows
-                    await self.close()
+            again = True
             if own.steps:
                 config = replace(config, train=replace(config.train, resume="auto"))
 
@@ -87,8 +89,11 @@ class Session:
             return False
         return await self._actors.learners.died()
 
-    async def _attempt(self, config: RunConfig, inputs: "_Inputs", again: bool) -> None:
-        """Everything that can be found wrong without an engine is found before the first starts."""
+    async def _attempt(self, config: RunConfig, inputs: "_Inputs", again: bool) -> bool:
+        """Train to the end, or False at a checkpoint from which more ranks can go on.
+
+        Everything that can be found wrong without an engine is found before the first starts.
+        """
         tokenizer, train_set, held_out = inputs.tokenizer, inputs.train_set, inputs.held_out
         stream = prompt_stream(config, train_set)
         checkpoint = resume_point(config)
@@ -115,8 +120,10 @@ class Session:
             credit = CreditDriver(config, actors.rollout, tokenizer)
             trainer = Trainer(config, groups, credit, actors, evaluation, state, telemetry)
             with Watchdog(config.telemetry, trainer.watch, folder, actors.by_name):
-                await trainer.run()
-            telemetry.summary({"steps": state.step, "rows_dropped": train_set.dropped})
+                ended = await trainer.run()
+            if ended:
+                telemetry.summary({"steps": state.step, "rows_dropped": train_set.dropped})
+            return ended
         finally:
             if state is not None:
                 await state.close()
@@ -126,7 +133,7 @@ class Session:
         self, config: RunConfig, pad: int, verifier_names: Sequence[str]
     ) -> Actors:
         if self._actors is not None and self._actors.matches(config, pad, verifier_names):
-            if await self._actors.learners.died():
+            if self._actors.may_grow(config) or await self._actors.learners.died():
                 await self._actors.replace_learners(config)
             else:
                 await self._actors.restart(config)

@@ -50,13 +50,15 @@ class RunState:
         await self._learners.load_checkpoint(str(checkpoint.learner))
         await self._beside(self._checkpoints.forget_after, self.step)
 
-    async def checkpoint_if_due(self) -> None:
-        """Begin one where it is due. Raises what went wrong with the last one."""
+    async def checkpoint_if_due(self) -> bool:
+        """Begin one where it is due, and say so. Raises what went wrong with the last one."""
         if self._writing is not None and self._writing.done():
             await self.written()
         every = self._config.train.checkpoint_every
-        if every and self.step % every == 0:
+        due = bool(every) and self.step % every == 0
+        if due:
             await self._checkpoint()
+        return due
 
     async def written(self) -> None:
         """Wait until the checkpoint that is under way is whole."""

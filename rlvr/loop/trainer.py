@@ -33,6 +33,7 @@ class Trainer:
         state: RunState,
         telemetry: Telemetry,
     ) -> None:
+        self.config = config
         self.advantage = ADVANTAGES.build(config.advantage, "advantage")
         self.groups = groups
         self.credit = credit
@@ -45,18 +46,23 @@ class Trainer:
         self.bad_updates = BadUpdates(config.train, self.learners)
         self.watch = Stopwatch()
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
+        """Train to the end, or False at a checkpoint from which more ranks can go on."""
         await self.evaluation.at_start(self.state.step)
         self.watch.lap()
         async with aclosing(self.batches()) as batches:
             async for batch in batches:
                 await self.step(batch)
-                await self.state.checkpoint_if_due()
+                saved = await self.state.checkpoint_if_due()
                 await self.evaluation.if_due(self.state.step)
+                if saved and self.actors.may_grow(self.config):
+                    await self.state.written()
+                    return False
                 self.watch.lap()  # checkpoints and evaluations are no part of a step's time
         await self.state.written()
         await self.state.save_model()
         await self.evaluation.at_end(self.state.step)
+        return True
 
     async def step(self, batch: RolloutBatch) -> None:
         advantages = batch.advantages(self.advantage)
@@ -97,6 +103,7 @@ class Trainer:
         timings = self.watch.lap()
         metrics["groups/discarded"] = len(batch.discarded)
         metrics |= self.groups.curriculum()
+        metrics["rollout/workers"] = len(self.actors.rollout.engines)
         metrics["rollout/replaced"] = self.actors.rollout.replaced
         self.telemetry.trained_on(entries(batch, self.groups.turn))
         tokens = None

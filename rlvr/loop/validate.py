@@ -28,6 +28,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "rollout.max_running": (1, None),
     "rollout.tensor_parallel": (1, 8),
     "rollout.max_replacements": (0, None),
+    "rollout.min_workers": (1, None),
     "learner.tokens_per_micro_batch": (1, None),
     "learner.tokens_per_scoring_batch": (1, None),
     "learner.logits_mib": (1, None),
@@ -61,6 +62,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "learner.init_timeout_s": (0.1, None),
     "learner.step_timeout_s": (0.1, None),
     "cluster.torch_threads": (1, None),
+    "cluster.rejoin_s": (0, None),
     "train.prompts_per_mini_batch": (1, None),
     "train.max_sampling_rounds": (1, None),
     "train.overlong_buffer": (0, None),
@@ -218,6 +220,11 @@ def _cluster(config: RunConfig) -> _Rules:
             (ranks < 1 and config.train.steps > 0) or workers < 1,
             f"learner.ranks={ranks} and rollout.workers={workers} on {cluster.gpus} GPUs: each "
             "needs at least one; lower the other or rollout.tensor_parallel",
+        ),
+        (
+            workers < config.rollout.min_workers,
+            f"rollout.min_workers={config.rollout.min_workers} of rollout.workers={workers}: there "
+            "are not so many",
         ),
         (
             ranks % config.learner.sequence_parallel,

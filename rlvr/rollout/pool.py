@@ -1,6 +1,7 @@
 """The rollout workers as one: routes requests, gathers responses, outlives each of the workers."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +12,13 @@ from ray.exceptions import RayTaskError
 
 from rlvr.config import RunConfig
 from rlvr.errors import EngineError, RolloutError, RunError
+from rlvr.place import Place
 from rlvr.remote import answer, summary
 from rlvr.rollout.request import Request
 from rlvr.rollout.routing import Load, Routing, Sampled, Sink
 from rlvr.rollout.worker import EngineFailed, RolloutWorker
 
+_ROOM_S = 1.0  # between questions whether a machine has come
 _POLL_S = 5.0  # how long a worker may hold an unanswered ``collect``, at most
 
 Introduce = Callable[[str, ActorHandle, Callable[[], Awaitable[None]]], Awaitable[None]]
@@ -23,7 +26,7 @@ Introduce = Callable[[str, ActorHandle, Callable[[], Awaitable[None]]], Awaitabl
 
 @dataclass(eq=False)
 class _Worker:
-    place: int
+    number: int
     actor: ActorHandle
     serves: bool = False
     load: Load = field(default_factory=Load)
@@ -31,7 +34,7 @@ class _Worker:
 
     @property
     def name(self) -> str:
-        return f"rollout worker {self.place}"
+        return f"rollout worker {self.number}"
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -99,12 +102,12 @@ class RolloutPool:
         for worker in self._workers:
             if not worker.serves and not worker.tasks and self._introduce is not None:
                 worker.stop()
-                self._put(worker.place, self._introduce)
+                self._put(worker.number, self._introduce)
 
     async def start(self, gpus: Sequence[Sequence[str]] = ()) -> None:
         """Start all engines at once, each on the GPUs that Ray gives it, or on its own ``gpus``."""
         self._gpus = gpus
-        self._workers = [self._create(place) for place in range(len(self._options))]
+        self._workers = [self._create(number) for number in range(len(self._options))]
         await asyncio.gather(*map(self._start, self._workers))
         for worker in self._workers:
             self._serve(worker)
@@ -143,10 +146,13 @@ class RolloutPool:
         if worker is None or self._end is not None:
             return
         worker.serves = False
-        self._failures.append(error)
         limit = self._config.rollout.max_replacements
         if self._introduce is None or limit == 0:
             return self._give_up(error)
+        told = "Its machine is gone"  # which is no failure of its own
+        if self._has_room(worker):
+            self._failures.append(error)
+            told = f"It is replaced ({len(self._failures)} of rollout.max_replacements={limit})"
         if len(self._failures) > limit:
             return self._give_up(
                 RolloutError(
@@ -155,11 +161,9 @@ class RolloutPool:
                 )
             )
         unanswered = self._routing.take_back(worker.load)
-        told = f"({len(self._failures)} of rollout.max_replacements={limit})"
-        again = f"{unanswered} requests are asked again"
-        print(f"{summary(error)}. It is replaced {told}, {again}", flush=True)
+        print(f"{summary(error)}. {told}, {unanswered} requests are asked again", flush=True)
         worker.stop()
-        self._put(worker.place, self._introduce)
+        self._put(worker.number, self._introduce)
         self._deal()
 
     async def close(self) -> None:
@@ -167,18 +171,18 @@ class RolloutPool:
         await asyncio.gather(*ended, return_exceptions=True)
         self._workers = []
 
-    def _put(self, place: int, introduce: Introduce) -> None:
+    def _put(self, number: int, introduce: Introduce) -> None:
         """A new worker, which will serve when it has been introduced."""
-        worker = self._workers[place] = self._create(place)
+        worker = self._workers[number] = self._create(number)
         worker.spawn(self._succeed(worker, introduce))
 
-    def _create(self, place: int) -> _Worker:
+    def _create(self, number: int) -> _Worker:
         actor_class: Any = ray.remote(RolloutWorker)
-        return _Worker(place, actor_class.options(**self._options[place]).remote(self._config))
+        return _Worker(number, actor_class.options(**self._options[number]).remote(self._config))
 
     async def _start(self, worker: _Worker) -> None:
         await answer(
-            worker.actor.start.remote(self._gpus[worker.place] if self._gpus else ()),
+            worker.actor.start.remote(self._gpus[worker.number] if self._gpus else ()),
             worker.name,
             within_s=self._config.rollout.start_timeout_s,
             key="rollout.start_timeout_s",
@@ -187,6 +191,7 @@ class RolloutPool:
 
     async def _succeed(self, worker: _Worker, introduce: Introduce) -> None:
         try:
+            await self._find_room(worker)
             await introduce(worker.name, worker.actor, lambda: self._start(worker))
         except (RolloutError, EngineError) as error:
             self.replace(worker.actor, error)
@@ -194,6 +199,38 @@ class RolloutPool:
             self._give_up(error)
         else:
             self._serve(worker)
+            print(f"{worker.name} serves{self._count}", flush=True)
+
+    async def _find_room(self, worker: _Worker) -> None:
+        """Wait for a machine that has room for it, as long as ``rollout.min_workers`` have one.
+
+        Raises RunError when fewer have had one for ``cluster.rejoin_s``.
+        """
+        least, patience = self._config.rollout.min_workers, self._config.cluster.rejoin_s
+        enough, waits = time.monotonic(), ""
+        while not self._has_room(worker):
+            if not waits:
+                waits = f"no machine has room for {worker.name}{self._count}"
+                print(f"{waits}. It will serve when one has", flush=True)
+            now = time.monotonic()
+            serving = len(self.engines)
+            if serving >= least or sum(map(self._has_room, self._workers)) >= least:
+                enough = now
+            elif now - enough > patience:
+                raise RunError(
+                    f"{waits}, and nothing has come for cluster.rejoin_s={patience:g}; the run "
+                    f"needs rollout.min_workers={least}. Start Ray on the machine that is gone, or "
+                    "on another, and go on with train.resume=auto."
+                )
+            await asyncio.sleep(_ROOM_S)
+
+    def _has_room(self, worker: _Worker) -> bool:
+        place = self._options[worker.number].get("scheduling_strategy")
+        return not isinstance(place, Place) or place.there()
+
+    @property
+    def _count(self) -> str:
+        return f" ({len(self.engines)} of {len(self._workers)} serve)"
 
     def _serve(self, worker: _Worker) -> None:
         worker.serves = True

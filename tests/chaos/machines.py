@@ -66,10 +66,19 @@ class Machine:
     def popen(self, command: list[str], **options) -> subprocess.Popen[str]:
         return subprocess.Popen(self._inside(command), text=True, **options)
 
+    def cut(self) -> None:
+        """Take the cable out."""
+        self._on_switch(f"link set {self._port} down")
+
+    def mend(self) -> None:
+        self._on_switch(f"link set {self._port} up")
+
     def kill(self) -> None:
-        """Take the power off: every process of it is gone at once."""
-        self._root.kill()
-        self._root.wait()
+        """Take the power off: every process of it is gone at once, and none says so."""
+        if self._root.poll() is None:
+            self._on_switch(f"link delete {self._port}")
+            self._root.kill()
+            self._root.wait()
 
     def _inside(self, command: list[str]) -> list[str]:
         # From a folder as the machine sees it, for /tmp is another there.
@@ -84,10 +93,17 @@ class Machines:
     """``count`` machines on one switch, which have ``shared`` at ``/mnt``."""
 
     def __init__(self, count: int, shared: Path) -> None:
+        self._shared = shared
         self._switch = _started(
             ["unshare", "--user", "--map-root-user", "--net", "--mount"], _SWITCH
         )
         self.all = [Machine(self._switch.pid, 1 + i, shared) for i in range(count)]
+
+    def replace(self, number: int) -> Machine:
+        """Put a new machine where the one with this number was."""
+        self.all[number].kill()
+        self.all[number] = Machine(self._switch.pid, 1 + number, self._shared)
+        return self.all[number]
 
     def close(self) -> None:
         for machine in self.all:

@@ -1,4 +1,4 @@
-"""One run over two machines: it trains across them."""
+"""One run over two machines: a link is cut, a machine is gone, another comes in its place."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from rlvr.telemetry.ledger import verdict
 from tests.chaos.machines import Machine, Machines, NoMachines
 
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 2}
+EVERYWHERE = {"LearnerWorker": 1, "RolloutWorker": 1, "Fleet": 1}
 
 
 @pytest.fixture
@@ -41,7 +43,8 @@ def machines(tiny_model, tmp_path):
 
 def join(machine: Machine, *words: str) -> None:
     command = ["ray", "start", f"--node-ip-address={machine.address}", "--num-cpus=2", *words]
-    done = machine.run(command, env=ENVIRONMENT, timeout=120)
+    as_guided = ["sh", "-c", '. launch/environment.sh && exec "$@"', "sh", *command]
+    done = machine.run(as_guided, env=ENVIRONMENT, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -50,42 +53,75 @@ def actors(machine: Machine) -> Counter[str]:
     return Counter(re.findall(r"ray::(\w+Worker|Fleet)", machine.run(["ps", "ax"]).stdout))
 
 
-class Log:
-    """What a run prints."""
+class Run:
+    """A run, by what it prints."""
 
-    def __init__(self, file: Path, process: subprocess.Popen[str]) -> None:
-        self.file, self.process = file, process
+    def __init__(self, head: Machine, log: Path, *overrides: str) -> None:
+        self.log = log
+        command = [
+            *(sys.executable, "-m", "rlvr.train", "model.path=/mnt/model", "model.dtype=float32"),
+            *("data.train=[/mnt/rows.jsonl]", "data.template=none", "data.verifier=exact"),
+            *("data.max_prompt_tokens=16", "rollout.max_response_tokens=16"),
+            *("telemetry.wandb=disabled", "telemetry.progress=false"),
+            *("cluster.nodes=2", "cluster.gpus_per_node=0"),
+            *(f"cluster.address={head.address}:6379", "train.output_dir=/mnt/run"),
+            *("rollout.group_size=4", "train.prompts_per_step=4", "train.steps=100000"),
+            *("learner.zero_stage=3", "train.checkpoint_every=2", *overrides),
+        ]
+        with log.open("w") as out:
+            self.process = head.popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=ENVIRONMENT
+            )
+
+    def text(self) -> str:
+        return self.log.read_text()
 
     def steps(self) -> int:
-        return max(map(int, re.findall(r"step +(\d+)/", self.file.read_text())), default=0)
+        return max(map(int, re.findall(r"^step +(\d+)/", self.text(), re.M)), default=0)
 
-    def reaches(self, step: int, within_s: float) -> None:
+    def until(self, happened: Callable[[], object], within_s: float) -> None:
         limit = time.monotonic() + within_s
-        while self.steps() < step:
-            assert self.process.poll() is None, self.file.read_text()[-3000:]
-            assert time.monotonic() < limit, self.file.read_text()[-3000:]
+        while not happened():
+            assert self.process.poll() is None, self.text()[-3000:]
+            assert time.monotonic() < limit, self.text()[-3000:]
             time.sleep(0.1)
+
+    def goes_on(self, steps: int, within_s: float) -> None:
+        reached = self.steps() + steps
+        self.until(lambda: self.steps() >= reached, within_s)
+
+    def tells(self, words: str, within_s: float) -> None:
+        self.until(lambda: re.search(words, self.text()), within_s)
 
 
 @pytest.mark.timeout(600)
 def test_a_run_over_two_machines(machines, tmp_path):
     head, other = machines.all
-    command = [
-        *(sys.executable, "-m", "rlvr.train", "model.path=/mnt/model", "model.dtype=float32"),
-        *("data.train=[/mnt/rows.jsonl]", "data.template=none", "data.verifier=exact"),
-        *("data.max_prompt_tokens=16", "rollout.max_response_tokens=16"),
-        *("telemetry.wandb=disabled", "telemetry.progress=false"),
-        *("cluster.nodes=2", "cluster.gpus_per_node=0", f"cluster.address={head.address}:6379"),
-        *("rollout.group_size=4", "train.prompts_per_step=4", "train.steps=100000"),
-        *("learner.zero_stage=3", "train.checkpoint_every=2", "train.output_dir=/mnt/run"),
-    ]
-    log = Log(tmp_path / "log", None)
-    with log.file.open("w") as out:
-        log.process = head.popen(command, stdout=out, stderr=subprocess.STDOUT, env=ENVIRONMENT)
-    log.reaches(3, within_s=240)
-    for machine in (head, other):
-        kinds = actors(machine)
-        assert kinds["LearnerWorker"] == kinds["RolloutWorker"] == 1
+    run = Run(head, tmp_path / "log", "cluster.rejoin_s=1")
+    run.goes_on(3, within_s=240)
+    assert actors(head) == actors(other) == EVERYWHERE
+
+    other.cut()
+    time.sleep(10)
+    other.mend()
+    run.goes_on(2, within_s=60)
+    assert "replaced" not in run.text() and "again" not in run.text()
+
+    other.cut()  # for ever
+    run.tells(r"starts again \(1 of train.max_restarts=3\)", within_s=60)
+    run.goes_on(3, within_s=60)
+    run.tells(r"host2 \(10.77.0.2\) is gone: the learner has 1 of 2 ranks", within_s=0)
+    run.tells(r"no machine has room for rollout worker \d \(1 of 2 serve\)", within_s=0)
+
+    other = machines.replace(1)
+    join(other, f"--address={head.address}:6379")
+    run.tells("There is room for more learner ranks", within_s=60)
+    run.tells(r"rollout worker \d serves \(2 of 2 serve\)", within_s=60)
+    run.until(lambda: actors(head) == actors(other) == EVERYWHERE, within_s=60)
+    run.goes_on(3, within_s=60)
+
     head.kill()
+    rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert {row["rollout/workers"] for row in rows if "rollout/workers" in row} == {1, 2}
     ledger = map(json.loads, (tmp_path / "run" / "ledger.jsonl").read_text().splitlines())
     assert "each trained on once" in verdict(list(ledger), prompts_per_step=4)

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import pickle
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,7 +35,9 @@ class _Slot:
     """One actor's place, and the responses that it has to answer for."""
 
     name: str
+    machine: str  # its Ray id
     actor: ActorHandle
+    moves: bool = False  # to another machine, before its next task
     tasks: dict[int, tuple[bytes, asyncio.Future[Verdict]]] = field(default_factory=dict)
     unsent: list[int] = field(default_factory=list)  # of the tasks
     work: asyncio.Event = field(default_factory=asyncio.Event)
@@ -77,7 +80,9 @@ class VerifierPool:
         """Create the actors. Raises ConfigError or VerifierError if a verifier cannot be used."""
         for name in self._verifiers:
             module_of(name)
-        self._slots = [_Slot(f"verifier actor {i}", self._create(i)) for i in range(self._actors)]
+        self._slots = []
+        for i in range(self._actors):
+            self._slots.append(_Slot(f"verifier actor {i}", *self._create()))
         await asyncio.gather(*map(self._start, self._slots))
         self._failure = None
         self._serving = [asyncio.create_task(self._serve(slot)) for slot in self._slots]
@@ -105,6 +110,14 @@ class VerifierPool:
             verdicts.append(verdict)
         return await asyncio.gather(*verdicts)
 
+    def spread(self) -> None:
+        """Have an actor move to a machine that has come, from one that has more than it."""
+        here = self._here()
+        crowded = max(self._slots, key=lambda slot: here[slot.machine])
+        if here[crowded.machine] > min(here.values()) + 1:
+            crowded.moves = True
+            crowded.work.set()
+
     async def close(self) -> None:
         """End the actors and their processes."""
         for serving in self._serving:
@@ -127,6 +140,8 @@ class VerifierPool:
                     slot.last_verdict = time.monotonic()
                 next_call = time.monotonic() + PACE_S
                 try:
+                    if slot.moves:
+                        await self._renew(slot)
                     await self._exchange(slot)
                 except VerifierError as error:
                     await self._replace(slot, error)
@@ -153,10 +168,7 @@ class VerifierPool:
             raise VerifierError(f"{slot.name} has given no verdict for {patience:.0f} s")
 
     async def _replace(self, slot: _Slot, error: VerifierError) -> None:
-        """Put a new actor into the slot, and another if that fails as it starts.
-
-        It gets the old one's responses.
-        """
+        """Put a new actor into the slot, and another if that fails as it starts."""
         while True:
             slot.failures += 1
             if slot.failures > _RESTARTS:
@@ -165,14 +177,18 @@ class VerifierPool:
                     f"last time: {error}"
                 ) from error
             print(f"{summary(error)}. It is replaced.", flush=True)
-            ray.kill(slot.actor)
             self.replaced += 1
-            slot.actor = self._create(self._slots.index(slot))
             try:
-                await self._start(slot)
-                break
-            except VerifierError as failed:
-                error = failed
+                return await self._renew(slot)
+            except VerifierError as again:
+                error = again
+
+    async def _renew(self, slot: _Slot) -> None:
+        """Another actor in the slot, where the fewest are; it gets the old one's responses."""
+        ray.kill(slot.actor)
+        slot.machine, slot.moves = "", False
+        slot.machine, slot.actor = self._create()
+        await self._start(slot)
         slot.unsent = list(slot.tasks)
 
     def _fail(self, error: VerifierError) -> None:
@@ -184,13 +200,21 @@ class VerifierPool:
                     verdict.set_exception(error)
                     verdict.exception()  # who asked may be gone already
 
-    def _create(self, number: int) -> ActorHandle:
-        """Nodes in turn, which Ray's own spreading does not keep to; one that is gone is passed."""
-        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
-        there = NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=True)
+    def _create(self) -> tuple[str, ActorHandle]:
+        """An actor where the fewest are. Ray's own spreading does not keep to that, and a soft
+        affinity to one without resources is not kept either."""
+        here = self._here()
+        machine = min(here, key=lambda node: here[node])
+        there = NodeAffinitySchedulingStrategy(machine, soft=False)
         options = {"scheduling_strategy": there, **self._options}
         actor_class: Any = ray.remote(Fleet)
-        return actor_class.options(**options).remote(self._config, self._verifiers)
+        return machine, actor_class.options(**options).remote(self._config, self._verifiers)
+
+    def _here(self) -> Counter[str]:
+        """How many actors each living machine has; one of another machine counts nowhere."""
+        living = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        machines = [slot.machine for slot in self._slots]
+        return Counter({node: machines.count(node) for node in living})
 
     async def _start(self, slot: _Slot) -> None:
         await _answer(slot.actor.start.remote(), slot.name, within_s=_START_S)

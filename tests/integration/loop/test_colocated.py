@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pyarrow.parquet as pq
 import pytest
@@ -67,6 +69,24 @@ def calls(monkeypatch) -> list[str]:
     return seen
 
 
+@pytest.fixture
+def kill_a_rank_in_update(calls, monkeypatch):
+    """Arrange it, once."""
+
+    def arrange() -> None:
+        update = LearnerGroup.update
+
+        async def disturbed(group):
+            monkeypatch.setattr(LearnerGroup, "update", update)
+            pid = await group.workers[1].__ray_call__.remote(lambda _: os.getpid())
+            os.kill(pid, signal.SIGKILL)
+            return await update(group)
+
+        monkeypatch.setattr(LearnerGroup, "update", disturbed)
+
+    return arrange
+
+
 def to_the_engines(version: int) -> list[str]:
     return [
         "learners sleep",
@@ -101,7 +121,9 @@ class Sessions:
 
 
 @pytest.mark.timeout(600)
-def test_turns_change_the_order_of_calls_and_nothing_else(apart, guesser, folder, calls):
+def test_turns_change_the_order_of_calls_and_nothing_else(
+    apart, guesser, folder, calls, kill_a_rank_in_update, capfd
+):
     def same(name: str) -> None:
         a, b = (load_file(folder / run / "model" / "model.safetensors") for run in ("apart", name))
         assert all(torch.equal(a[k], b[k]) for k in a)
@@ -133,10 +155,21 @@ def test_turns_change_the_order_of_calls_and_nothing_else(apart, guesser, folder
         assert calls == ["engines sleep", "learners wake_up", "learners rebuild", *steps]
         same("second")
 
-        # A checkpoint that was written of what lay on the host is whole.
+        # A rank that dies takes engines and ranks back to the last checkpoint, which was written
+        # of what lay on the host.
+        calls.clear()
+        kill_a_rank_in_update()
         again = together("third")
         again.train.resume = str(folder / "second" / "checkpoints" / "step_000001")
         train(again)
+        assert calls == [
+            *("engines sleep", "learners wake_up", "learners rebuild", *to_the_engines(1)),
+            *("engines sample", *step),
+            *("engines start", "engines sleep", "learners start", *to_the_engines(1)),
+            *("engines sample", *step, *to_the_engines(2), *rest),
+            "learners save_model",
+        ]
+        assert "starts again (1 of train.max_restarts=3)" in capfd.readouterr().out
         a, b = (
             load_file(folder / run / "model" / "model.safetensors") for run in ("apart", "third")
         )

@@ -11,8 +11,10 @@ import ray
 import torch
 
 from rlvr.config import RunConfig
+from rlvr.errors import RunError
 from rlvr.loop.cluster import engine_options
 from rlvr.loop.resolve import resolved
+from rlvr.place import Place
 from rlvr.rollout.pool import RolloutError, RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
 
@@ -141,3 +143,27 @@ def test_an_engine_that_fails_is_heard_by_whoever_waits(bench):
     ray.get(bench.pool.actors[0].__ray_call__.remote(lambda self: self._inbox.put(fail)))
     with pytest.raises(RolloutError, match=r"rollout worker 0 failed[\s\S]*the dice are loaded"):
         bench.sample([asked("lost", [5, 6])])
+
+
+def test_too_few_workers_with_a_machine_end_the_run(ray_here):
+    config = RunConfig()
+    config.cluster.gpus_per_node, config.cluster.rejoin_s = 0, 0.5
+    config.rollout.start_timeout_s = 0.5
+    config = resolved(config)
+    places = [Place({"CPU": 0.1}), Place({"of another machine": 1.0})]
+
+    async def introduce(name, engine, start) -> None:
+        raise AssertionError(f"{name} has no machine")
+
+    async def lose() -> None:
+        pool = RolloutPool(config, engine_options(config, places), introduce)
+        with pytest.raises(RolloutError, match=r"rollout\.start_timeout_s"):
+            await pool.start()
+        pool.replace(pool.actors[0], RolloutError("its machine is gone"))
+        with pytest.raises(RunError, match=r"no machine has room for rollout worker 0 \(0 of 1"):
+            await anext(pool.sample([asked("lost", [5, 6])]))
+        await pool.close()
+
+    asyncio.run(asyncio.wait_for(lose(), 60))
+    for place in places:
+        place.release()
