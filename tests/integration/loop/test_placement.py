@@ -59,7 +59,16 @@ from rlvr.loop.resolve import resolved
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 4})
 ray.init(cluster.address, log_to_driver=False)
-other = cluster.add_node(num_cpus=4, num_gpus=4)
+
+def another():
+    for attempt in range(4):  # on busy cores a node may need longer than the 30 s that Ray allows
+        try:
+            return cluster.add_node(num_cpus=4, num_gpus=4)
+        except Exception:
+            if attempt == 3:
+                raise
+
+other = another()
 
 def configuration(placement, **keys):
     config = RunConfig()
@@ -84,8 +93,8 @@ async def main():
     while sum(node["Alive"] for node in ray.nodes()) > 1:
         await asyncio.sleep(0.1)
     told += [await left(config), await left(configuration("colocated", sequence_parallel=8))]
-    cluster.add_node(num_cpus=4, num_gpus=4)
-    config.cluster.rejoin_s = 30.0
+    another()
+    config.cluster.rejoin_s = 60.0
     return [*told, await left(config)]
 
 print(json.dumps(asyncio.run(main())))
@@ -101,7 +110,7 @@ def test_when_a_machine_is_gone_ranks_and_engines_have_what_is_left():
             env={**os.environ, "RAY_ADDRESS": "", "RAY_TMPDIR": own},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=280,
         )
     assert done.returncode == 0, done.stderr[-3000:]
     both, one, none, again = json.loads(done.stdout.splitlines()[-1])
