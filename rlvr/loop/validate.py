@@ -1,17 +1,18 @@
 """Whether a configuration can be, before anything starts."""
 
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.compatibility import METHODS, compatible
 from rlvr.config import RunConfig, choices, nearest, refused_choice
-from rlvr.data.sources import files, sources
+from rlvr.data.sources import sources
 from rlvr.errors import ConfigError
+from rlvr.loop.named_files import named_files
 from rlvr.loop.resolve import resolved
 from rlvr.loop.reward import check_rewards
-from rlvr.storage import Folder
 from rlvr.verify.answer import answer_pattern
 from rlvr.weights.base import WEIGHT_BACKENDS, backend_class
 
@@ -89,8 +90,8 @@ def validated(config: RunConfig, *, files: bool = True) -> RunConfig:
     if not problems:
         config = resolved(config)
         rules = [*_batch(config), *_cluster(config)]
-        rules += [*_files(config), *_heads(config)] if files else []
         problems = [complaint for wrong, complaint in rules if wrong]
+        problems += named_files(config) if files else []
     if problems:
         raise ConfigError("\n".join(f"- {p}" for p in problems))
     return config
@@ -99,7 +100,10 @@ def validated(config: RunConfig, *, files: bool = True) -> RunConfig:
 def _values(config: RunConfig) -> list[str]:
     """Each value for itself, and those that exclude one another on any cluster."""
     rollout, learner = config.rollout, config.learner
-    rules: _Rules = []
+    rules: _Rules = [
+        (not -(2**63) < value < 2**63, f"{key}={value}: is no number that a run could use")
+        for key, value in _numbers(config)
+    ]
     for key in choices(RunConfig):
         refusal = refused_choice(key, _get(config, key))
         rules.append((refusal, str(refusal)))
@@ -133,6 +137,10 @@ def _values(config: RunConfig) -> list[str]:
         (
             learner.min_lr > learner.lr,
             f"learner.min_lr={learner.min_lr:g} is above learner.lr={learner.lr:g}",
+        ),
+        (
+            len(learner.betas) != 2 or not all(0 <= beta < 1 for beta in learner.betas),
+            f"learner.betas={learner.betas}: must be two numbers in [0, 1)",
         ),
         (not 0 < rollout.top_p <= 1, f"rollout.top_p={rollout.top_p}: must be in (0, 1]"),
         (
@@ -255,72 +263,17 @@ def _cluster(config: RunConfig) -> _Rules:
     ]
 
 
-def _heads(config: RunConfig) -> _Rules:
-    """Sequence-parallel ranks divide the heads of attention among them."""
-    size = config.learner.sequence_parallel
-    if size == 1:
-        return []
-    from transformers import AutoConfig
-
-    try:
-        model = AutoConfig.from_pretrained(
-            config.model.path, trust_remote_code=config.model.trust_remote_code
-        )
-    except (OSError, ValueError):
-        return []  # whoever loads the model says what is wrong with it
-    heads = model.num_attention_heads
-    key_heads = getattr(model, "num_key_value_heads", None) or heads
-    return [
-        (
-            heads % size or (key_heads % size and size % key_heads),
-            f"learner.sequence_parallel={size} does not divide the attention heads of "
-            f"{config.model.path}: {heads}, with {key_heads} for keys and values",
-        )
-    ]
-
-
-def _files(config: RunConfig) -> _Rules:
-    path, data = config.model.path, config.data
-    local = path.startswith((".", "/", "~", "outputs/"))
-    return [
-        *((not Path(f).is_file(), f"data.train: no such file: {f}") for f in files(data.train)),
-        *((not Path(f).is_file(), f"data.eval: no such file: {f}") for f in data.eval),
-        (
-            len(files(data.train)) > len({*files(data.train)}),
-            "data.train names a file twice; give its source more weight instead",
-        ),
-        (
-            local and not Path(path).expanduser().is_dir(),
-            f"model.path: no such folder: {path}",
-        ),
-        *((True, told) for told in _places(config)),
-        *((True, told) for told in (_damaged_weights(Path(path).expanduser()) if local else [])),
-    ]
-
-
-def _places(config: RunConfig) -> list[str]:
-    """Of checkpoints, those that fsspec has no name or no package for."""
-    told = []
-    for key in ("train.checkpoint_dir", "train.resume"):
-        try:
-            Folder.at(_get(config, key) or ".")
-        except (ImportError, ValueError) as error:
-            told.append(f"{key}={_get(config, key)}: {error}")
-    return told
-
-
-def _damaged_weights(folder: Path) -> list[str]:
-    """Files of weights that are cut off or no safetensors; only their heads are read."""
-    from safetensors import SafetensorError, safe_open
-
-    damaged = []
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="numpy"):
-                pass
-        except (OSError, SafetensorError) as error:
-            damaged.append(f"model.path: {file} is damaged: {error}. Fetch or save it again")
-    return damaged
+def _numbers(node: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers at ``key`` and below."""
+    if is_dataclass(node) or isinstance(node, dict):
+        below = node.items() if isinstance(node, dict) else vars(node).items()
+        for name, value in below:
+            yield from _numbers(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _numbers(value, f"{key}[{i}]")
+    elif isinstance(node, int | float):
+        yield key, node
 
 
 def _get(config: RunConfig, key: str) -> Any:

@@ -117,7 +117,10 @@ def writing(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{file} could not be written: {error}. Make room there.") from error
+        raise RunError(
+            f"{file} could not be written: {error}. Make room there, and go on with "
+            "train.resume=auto."
+        ) from error
 
 
 def _read(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError
+from rlvr.loop.named_files import damaged_weights
 from rlvr.loop.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids
-from rlvr.loop.validate import _damaged_weights
 from rlvr.types import Prompt
 
 DAMAGED = [b"", b"[]", b"null", b"{", b"\xff\xfe\x00", b'{"model": 3, "eos_token_id": "x"}']
@@ -33,7 +33,7 @@ def read(folder: Path, *prompts: Prompt) -> None:
 
 def test_a_whole_folder_is_read(folder):
     read(folder, Prompt("a", [127], "", "", "exact"))
-    assert not _damaged_weights(folder)
+    assert not damaged_weights(folder)
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=repr)
@@ -69,5 +69,5 @@ def test_truncated_weights_are_named(tiny_model, tmp_path_factory, data):
     content = (Path(tiny_model(True)) / "model.safetensors").read_bytes()
     file = tmp_path_factory.mktemp("cut") / "model.safetensors"
     file.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    [told] = _damaged_weights(file.parent)
+    [told] = damaged_weights(file.parent)
     assert f"model.path: {file} is damaged" in told
