@@ -89,6 +89,7 @@ async def main():
     return [*told, await left(config)]
 
 print(json.dumps(asyncio.run(main())))
+ray.shutdown()
 cluster.shutdown()
 """
 
