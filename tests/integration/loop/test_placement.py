@@ -57,7 +57,8 @@ from rlvr.errors import RunError
 from rlvr.loop.cluster import reserve
 from rlvr.loop.resolve import resolved
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 4})
+head = {"num_cpus": 4, "num_gpus": 4, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 ray.init(cluster.address, log_to_driver=False)
 
 def another():
@@ -98,6 +99,7 @@ async def main():
     return [*told, await left(config)]
 
 print(json.dumps(asyncio.run(main())))
+ray.shutdown()
 cluster.shutdown()
 """
 
