@@ -43,7 +43,7 @@ def test_every_method_is_built_from_its_name_or_its_whole_node(kind):
     [
         ("credit", {"name": "dleta"}, r"credit\.name: no credit method .*Did you mean 'delta'"),
         ("credit", {"name": "delta", "refinement": 2}, r"credit\.refinement.*'refinements'"),
-        ("credit", {"name": "delta", "refinements": "many"}, r"credit: .*many"),
+        ("credit", {"name": "delta", "refinements": "many"}, r"credit\.refinements: .*many"),
         ("credit", {"name": "delta", "lambda_range": [1.2, 0.8]}, r"credit: lambda_range"),
         ("credit", {"name": "delta", "proxy": "full"}, r"credit: proxy must be one of"),
         ("credit", {"name": "thr", "p": 2.0}, r"credit: p must be"),
