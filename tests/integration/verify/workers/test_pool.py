@@ -154,11 +154,12 @@ def test_a_successor_that_dies_as_it_starts_is_replaced_too(misbehaving: str, ca
         async with running(misbehaving, timeout_s=20.0) as pool:
             create, victims = pool._create, []
 
-            def create_and_kill_the_first(number: int):
-                victims.append(create(number))
+            def create_and_kill_the_first():
+                machine, actor = create()
+                victims.append(actor)
                 if len(victims) == 1:
-                    ray.kill(victims[0])
-                return victims[-1]
+                    ray.kill(actor)
+                return machine, actor
 
             pool._create = create_and_kill_the_first
             ray.kill(pool.actors[0])
