@@ -234,6 +234,15 @@ class EvaluationConfig:
 
 
 @dataclass
+class AuditConfig:
+    """Credit against what single tokens do to the outcome (``rlvr audit``)."""
+
+    continuations: int = 20_000  # that may be sampled in all
+    samples: int = 16  # of them from every prefix
+    positions: int = 0  # of each response, evenly spread; 0: every token
+
+
+@dataclass
 class GuardsConfig:
     """Limits of a step's metrics beyond which a run warns; null: no warning."""
 
@@ -282,6 +291,7 @@ class RunConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
 

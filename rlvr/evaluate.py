@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from omegaconf import DictConfig, OmegaConf
 
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError, RunFolderError, for_people
 from rlvr.evaluation.comparison import compared
 from rlvr.evaluation.folder import EvaluationFolder
 from rlvr.export import export
-from rlvr.hydra_config import check_overrides, register, run_config
+from rlvr.hydra_config import as_in, check_overrides, register, run_config
 from rlvr.loop.benchmark import benchmark
 from rlvr.loop.checkpoint import Checkpoint
 from rlvr.loop.checkpoints import Checkpoints, find_checkpoint
@@ -101,20 +100,9 @@ def _config(overrides: list[str], of: Checkpoint | None = None) -> RunConfig:
     nodes = check_overrides("train", [*_NOTHING_TRAINED, *overrides])
     if len(nodes) != 1:
         raise ConfigError("one evaluation at a time: give one value a key")
-    return run_config(nodes[0] if of is None else _as_in(of.configuration, nodes[0], overrides))
-
-
-def _as_in(run: dict[str, Any], node: DictConfig, overrides: list[str]) -> DictConfig:
-    """``node`` with what ``run`` asked, but for what its cluster decided."""
-    told = {key: dict(run[key]) for key in _OF_A_RUN}
-    told["rollout"] |= {"workers": None, "tensor_parallel": 1}
-    told["rollout"]["engine"] = {
-        k: v for k, v in told["rollout"]["engine"].items() if k != "max_model_len"
-    }
-    values = [word for word in overrides if "." in word.split("=")[0]]
-    merged = OmegaConf.merge(node, told, OmegaConf.from_dotlist(values))
-    assert isinstance(merged, DictConfig)
-    return merged
+    return run_config(
+        nodes[0] if of is None else as_in(of.configuration, nodes[0], overrides, _OF_A_RUN)
+    )
 
 
 def _settings(config: RunConfig, name: str) -> dict[str, Any]:

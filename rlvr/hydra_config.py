@@ -1,6 +1,7 @@
 """Hydra's side of the configuration: the schema, the open-ended choices, readable errors."""
 
 import re
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,26 @@ def run_config(node: DictConfig) -> RunConfig:
         raise ConfigError(f"- {error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(config, RunConfig)
     return config
+
+
+def as_in(
+    run: Mapping[str, Any], node: DictConfig, overrides: Sequence[str], keys: Sequence[str]
+) -> DictConfig:
+    """``node`` with what the configuration of a ``run`` has under ``keys``.
+
+    What ``overrides`` say goes before, and what the run's cluster decided is left out.
+    """
+    told = {key: dict(run[key]) for key in keys if key in run}
+    told["rollout"] |= {"workers": None, "tensor_parallel": 1}
+    told["rollout"]["engine"] = {
+        k: v for k, v in told["rollout"]["engine"].items() if k != "max_model_len"
+    }
+    values = [word for word in overrides if "." in word.split("=")[0]]
+    groups = {word.split("=")[0]: None for word in overrides if word.split("=")[0] in METHODS}
+    told = {key: value for key, value in told.items() if key not in groups}
+    merged = OmegaConf.merge(node, told, OmegaConf.from_dotlist(values))
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def _hydras_own(arguments: list[str]) -> bool:

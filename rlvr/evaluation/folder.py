@@ -13,6 +13,7 @@ from rlvr.errors import RunError, RunFolderError
 from rlvr.evaluation.answers import Answers
 from rlvr.evaluation.estimators import figures, sizes
 from rlvr.evaluation.intervals import Estimate, estimate
+from rlvr.evaluation.settings import begin
 from rlvr.telemetry.responses import response_table
 from rlvr.telemetry.run_folder import replacing, write_text
 from rlvr.types import Group
@@ -29,29 +30,13 @@ class EvaluationFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._settings = path / "settings.json"
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Begin, or go on with, the evaluation that ``settings`` describe.
 
         Raises RunFolderError if the folder holds another one.
         """
-        if (known := self.settings()) is None:
-            write_text(self._settings, json.dumps(settings, indent=2) + "\n")
-            return
-        asked = json.loads(json.dumps(settings))
-        if other := [k for k in {**known, **asked} if known.get(k) != asked.get(k)]:
-            told = "".join(f"\n- {k}: {known.get(k)} there, {asked.get(k)} now" for k in other)
-            raise RunFolderError(
-                f"{self.path} holds another evaluation:{told}\nName another folder."
-            )
-
-    def settings(self) -> dict[str, Any] | None:
-        """None: there is no evaluation here."""
-        try:
-            return json.loads(self._settings.read_text()) if self._settings.exists() else None
-        except ValueError as error:
-            raise RunFolderError(f"{self._settings} is damaged: {error}") from error
+        begin(self.path, settings, "evaluation")
 
     def add(self, measure: str, groups: Sequence[Group], step: int) -> None:
         """Keep the responses of ``groups``, whole or not at all."""

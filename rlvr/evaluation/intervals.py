@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from rlvr.evaluation.answers import Answers
 from rlvr.evaluation.estimators import PerQuestion, figures
@@ -38,8 +39,13 @@ def estimate(values: PerQuestion, seed: int = 0) -> Estimate:
             for done in range(0, _RESAMPLES, rows)
         ]
     )
-    low, high = np.percentile(means, [50 - _LEVEL / 2, 50 + _LEVEL / 2])
-    return Estimate(float(values.mean()), float(low), float(high))
+    return interval(float(values.mean()), means)
+
+
+def interval(value: float, resampled: Float[np.ndarray, "r"]) -> Estimate:
+    """A figure with the percentile interval of its bootstrap; draws that have none are left out."""
+    low, high = np.nanpercentile(resampled, [50 - _LEVEL / 2, 50 + _LEVEL / 2])
+    return Estimate(value, float(low), float(high))
 
 
 @dataclass(frozen=True)

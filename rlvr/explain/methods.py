@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlvr.algorithm.advantages import ADVANTAGES
-from rlvr.algorithm.credit import PreparesInputs, Question
+from rlvr.algorithm.credit import Prefix, PreparesInputs, Question
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError, DataError
 from rlvr.explain.explanation import Explanation
@@ -81,6 +81,9 @@ class _NoEngines(AnswerFinder):
         raise ConfigError(
             "this credit method asks rollout engines, and here are none: set credit.engine=learner"
         )
+
+    async def values(self, prefixes: Sequence[Prefix], samples: int) -> list[np.ndarray]:
+        raise ConfigError("this credit method asks rollout engines to go on, and here are none")
 
 
 def _now(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -1,14 +1,17 @@
 """What the driver lends to credit methods that prepare inputs: final answers, and the engines."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count, islice
 from typing import Any
 
-from rlvr.algorithm.credit import CREDITS, PreparesInputs, Question
+import numpy as np
+
+from rlvr.algorithm.credit import CREDITS, Prefix, PreparesInputs, Question
 from rlvr.config import RunConfig
 from rlvr.errors import RunError
 from rlvr.loop.answers import AnswerFinder
 from rlvr.loop.batch import RolloutBatch
+from rlvr.loop.continuations import Continuations
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling
 from rlvr.types import CreditInputs, TokenChoices
@@ -24,11 +27,18 @@ class CreditDriver(AnswerFinder):
     is a request for one token; the vLLM prefix cache serves what it shares with others.
     """
 
-    def __init__(self, config: RunConfig, rollout: RolloutPool, tokenizer: Any) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        rollout: RolloutPool,
+        tokenizer: Any,
+        continuations: Continuations,
+    ) -> None:
         super().__init__(config.verifier, tokenizer)
         self.longest = int(config.rollout.engine["max_model_len"]) - 1
         self._method = CREDITS.build(config.credit, "credit")
         self._rollout = rollout
+        self._continuations = continuations
         self._sampling = Sampling(config.rollout.temperature, 1.0, 0, 1, ())
         self._number = count()
         self._version = 0
@@ -39,6 +49,9 @@ class CreditDriver(AnswerFinder):
             return None
         self._version = batch.step
         return await self._method.prepare(batch.groups, self)
+
+    async def values(self, prefixes: Sequence[Prefix], samples: int) -> list[np.ndarray]:
+        return await self._continuations.rewards(prefixes, samples, self._version)
 
     async def ask(self, questions: Iterable[Question]) -> list[TokenChoices]:
         replies: list[TokenChoices] = []

@@ -47,13 +47,7 @@ class GroupSource:
         self._verifiers = verifiers
         self._decoder = decoder
         self._reward = Reward(config)
-        self._sampling = Sampling(
-            temperature=config.rollout.temperature,
-            top_p=config.rollout.top_p,
-            top_k=config.rollout.top_k,
-            max_tokens=config.rollout.max_response_tokens,
-            stop_token_ids=tuple(stop_token_ids),
-        )
+        self.sampling = Sampling.of(config.rollout, stop_token_ids)
         self._calls = itertools.count()  # of ``_sample``, so that the ids of requests are unique
         self._line: Line | None = None
         self._waves: set[asyncio.Task[None]] = set()
@@ -140,7 +134,7 @@ class GroupSource:
         prompts = [place.draw.prompt for place in places]
         size = self._config.rollout.group_size
         try:
-            await self._sample(prompts, turns, size, self._sampling, finish)
+            await self._sample(prompts, turns, size, self.sampling, finish)
         except Exception as error:
             self._failure = error
             self._news.set()

@@ -14,6 +14,7 @@ from rlvr.data.stream import PromptStream
 from rlvr.errors import ConfigError, LearnerError, PublishError
 from rlvr.loop.actors import Actors
 from rlvr.loop.checkpoints import Checkpoints
+from rlvr.loop.continuations import Continuations
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
@@ -117,7 +118,9 @@ class Session:
                 await state.restore(checkpoint)
             await actors.engines_turn(state.step)
             telemetry.start(config, state.step)
-            credit = CreditDriver(config, actors.rollout, tokenizer)
+            pools = actors.rollout, actors.verifiers
+            continuations = Continuations(config, *pools, tokenizer, stops)
+            credit = CreditDriver(config, actors.rollout, tokenizer, continuations)
             trainer = Trainer(config, groups, credit, actors, evaluation, state, telemetry)
             with Watchdog(config.telemetry, trainer.watch, folder, actors.by_name):
                 ended = await trainer.run()

@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+
+from rlvr.config import RolloutConfig
 
 MOST_CHOICES = 128  # vLLM's bound on tokens named by a request
 
@@ -17,6 +19,12 @@ class Sampling:
     top_k: int
     max_tokens: int
     stop_token_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: RolloutConfig, stop_token_ids: Sequence[int]) -> Self:
+        """As training samples."""
+        drawn = config.temperature, config.top_p, config.top_k
+        return cls(*drawn, config.max_response_tokens, tuple(stop_token_ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from rlvr.algorithm.credit.base import Driver as Driver
 from rlvr.algorithm.credit.base import Features as Features
 from rlvr.algorithm.credit.base import FrozenPolicy as FrozenPolicy
 from rlvr.algorithm.credit.base import Needs as Needs
+from rlvr.algorithm.credit.base import Prefix as Prefix
 from rlvr.algorithm.credit.base import PreparesInputs as PreparesInputs
 from rlvr.algorithm.credit.base import Question as Question
 from rlvr.algorithm.credit.base import Ranks as Ranks

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from enum import Flag, auto
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlvr.registry import Registry
-from rlvr.types import CreditInputs, Group, Packing, Sample, TokenBatch, TokenChoices
+from rlvr.types import CreditInputs, Group, Packing, Prompt, Sample, TokenBatch, TokenChoices
 
 
 class Needs(Flag):
@@ -139,6 +140,14 @@ class Question:
     choices: int | Sequence[int]
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """The first tokens of a response to a prompt."""
+
+    prompt: Prompt
+    token_ids: Sequence[int]
+
+
 @runtime_checkable
 class Driver(Protocol):
     """What the driver lends a method that prepares inputs: final answers, and the engines."""
@@ -155,6 +164,12 @@ class Driver(Protocol):
 
     async def ask(self, questions: Iterable[Question]) -> list[TokenChoices]:
         """The replies of the rollout workers, in order."""
+
+    async def values(self, prefixes: Sequence[Prefix], samples: int) -> list[np.ndarray]:
+        """The rewards of ``samples`` responses that continue each, float64 [samples], in order.
+
+        Of what is a whole response its own reward, as often.
+        """
 
 
 @runtime_checkable

@@ -90,7 +90,7 @@ def bench(ray_here, tiny_model):
     def prepared(drawn, version=0, **options):
         groups, spans = drawn
         changed = configuration(tiny_model(True), **options)
-        driver = TellingDriver(changed, pool, AutoTokenizer.from_pretrained(tiny_model(True)))
+        driver = TellingDriver(changed, pool, AutoTokenizer.from_pretrained(tiny_model(True)), None)
         driver.spans = spans
         return do(driver.prepare(RolloutBatch(version, groups, {})))
 

@@ -31,7 +31,7 @@ def driver(pieces, pattern=None) -> CreditDriver:
     config = RunConfig()
     config.rollout.engine = {"max_model_len": 64}
     config.verifier.answer_pattern = pattern
-    return CreditDriver(config, None, Characters(pieces))
+    return CreditDriver(config, None, Characters(pieces), None)
 
 
 def span(pieces, pattern=None):

@@ -1,0 +1,98 @@
+"""Whether credit lies where the outcome was decided: coefficients against audited effects."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.stats import rankdata
+
+from rlvr.evaluation.effects import Effects
+from rlvr.evaluation.intervals import Estimate, estimate, interval
+
+_RESAMPLES = 2000
+_NOTHING = Estimate(np.nan, np.nan, np.nan)
+
+Agreement = dict[str, Estimate]  # correlation, auc, ndcg; NaN: there is nothing to tell it from
+
+
+def agreements(effects: Effects) -> dict[str, dict[str, Agreement]]:
+    """By method and side, with 95 % intervals of a bootstrap over responses.
+
+    ``correlation``: of the ranks of c_t · A_i and Δ_t, among all tokens. ``auc``: how probably a
+    decisive token has a higher c_t than another one of its response. ``ndcg``: how high the
+    decisive tokens stand in their response when it is ordered by c_t, each counted by |Δ_t|.
+    ``uniform`` has an auc of 0.5, and an ndcg that says what chance gives.
+    """
+    sides = effects.sides()
+    return {
+        name: {side: _agreement(own, own.coefficients[name]) for side, own in sides.items()}
+        for name in effects.coefficients
+    }
+
+
+def _agreement(effects: Effects, coefficients: Float[np.ndarray, "K"]) -> Agreement:
+    gain = np.abs(effects.delta) * effects.decisive
+    by_response = [effects.response == r for r in np.unique(effects.response)]
+    areas = [auc(coefficients[own], effects.decisive[own]) for own in by_response]
+    orders = [ndcg(coefficients[own], gain[own]) for own in by_response]
+    credit = coefficients * effects.advantage
+    return {
+        "correlation": rank_correlation(credit, effects.delta, effects.response),
+        "auc": _mean(areas),
+        "ndcg": _mean(orders),
+    }
+
+
+def _mean(values: list[float]) -> Estimate:
+    known = np.array([v for v in values if not np.isnan(v)])
+    return estimate(known) if len(known) else _NOTHING
+
+
+def rank_correlation(
+    x: Float[np.ndarray, "K"], y: Float[np.ndarray, "K"], cluster: Int[np.ndarray, "K"]
+) -> Estimate:
+    """Spearman's, equal values sharing their ranks; the bootstrap draws whole clusters."""
+    if len(x) < 2:
+        return _NOTHING
+    a, b = (rankdata(v) - (len(v) + 1) / 2 for v in (x, y))
+    _, place = np.unique(cluster, return_inverse=True)
+    terms = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b])
+    sums = np.stack([np.bincount(place, weights=t) for t in terms], axis=1)
+    value = _correlation(sums.sum(axis=0))
+    if np.isnan(value):
+        return _NOTHING
+    drawn = np.random.default_rng(0).multinomial(
+        len(sums), np.full(len(sums), 1 / len(sums)), size=_RESAMPLES
+    )
+    return interval(float(value), _correlation((drawn @ sums).T))
+
+
+def _correlation(sums: Float[np.ndarray, "6 ..."]) -> Float[np.ndarray, "..."]:
+    """Pearson's from n, Σx, Σy, Σx², Σy², Σxy; NaN where a side does not vary."""
+    n, x, y, xx, yy, xy = sums
+    a, b = n * xx - x * x, n * yy - y * y
+    varies = (a > 1e-9 * n * xx) & (b > 1e-9 * n * yy)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(varies, (n * xy - x * y) / np.sqrt(a * b), np.nan)
+
+
+def auc(score: Float[np.ndarray, "n"], label: Bool[np.ndarray, "n"]) -> float:
+    """P(score of a labelled > score of another), equal ones by half; NaN of one kind alone."""
+    positive = int(label.sum())
+    negative = len(label) - positive
+    if not positive or not negative:
+        return np.nan
+    ranks = float(rankdata(score)[label].sum())
+    return (ranks - positive * (positive + 1) / 2) / (positive * negative)
+
+
+def ndcg(score: Float[np.ndarray, "n"], gain: Float[np.ndarray, "n"]) -> float:
+    """Σ gain / log2(1 + place) over the best order's, places from 1; NaN without a gain.
+
+    Equal scores have every order alike: each of them has the mean gain of all.
+    """
+    if not gain.any():
+        return np.nan
+    discount = 1 / np.log2(np.arange(2, len(gain) + 2))
+    _, place = np.unique(-score, return_inverse=True)
+    mean = np.bincount(place, weights=gain) / np.bincount(place)
+    found = mean[np.sort(place)] @ discount
+    return float(found / (np.sort(gain)[::-1] @ discount))

@@ -1,0 +1,90 @@
+"""Rewards of continued responses: their mean is the value, which few tokens allow to enumerate."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlvr.algorithm.credit import Prefix
+from rlvr.config import RunConfig
+from rlvr.errors import RunError
+from rlvr.loop.cluster import engine_options
+from rlvr.loop.continuations import Continuations
+from rlvr.loop.resolve import resolved
+from rlvr.rollout.pool import RolloutPool
+from rlvr.types import Prompt
+from rlvr.verify.workers.pool import VerifierPool
+
+STOP, SAMPLES = 1, 250
+
+
+@pytest.fixture(scope="module")
+def bench(ray_here, tiny_model):
+    config = RunConfig()
+    config.model.path, config.model.dtype = tiny_model(False), "float32"
+    config.cluster.gpus_per_node = 0
+    config.learner.ranks = 1
+    config.rollout.temperature, config.rollout.max_response_tokens = 0.7, 2
+    config.rollout.engine = {"max_model_len": 64}
+    config.train.overlong_buffer = 1  # a whole response of two tokens loses 1
+    config = resolved(config)
+    loop = asyncio.new_event_loop()
+    pool = RolloutPool(config, engine_options(config, None))
+    verifiers = VerifierPool(config.verifier, verifiers=["regex"])
+
+    def do(coroutine):
+        return loop.run_until_complete(asyncio.wait_for(coroutine, 120))
+
+    do(pool.start())
+    do(verifiers.start())
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    yield do, config, Continuations(config, pool, verifiers, tokenizer, [STOP])
+    do(verifiers.close())
+    do(pool.close())
+
+
+@torch.no_grad()
+def value(config: RunConfig, prefix: Prefix) -> tuple[float, float]:
+    """Mean and variance of the reward, summed over every response of two tokens."""
+    model = AutoModelForCausalLM.from_pretrained(config.model.path, dtype=torch.float64)
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+
+    def reward(ids: list[int]) -> float:
+        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return float(bool(re.fullmatch(prefix.prompt.answer, text))) - (len(ids) > 1)
+
+    def paths(ids: list[int], p: float):
+        if len(ids) == 2 or ids[-1:] == [STOP]:
+            yield p, reward(ids)
+            return
+        logits = model(torch.tensor([[*prefix.prompt.token_ids, *ids]])).logits[0, -1]
+        for token, own in enumerate(torch.softmax(logits / 0.7, -1).tolist()):
+            yield from paths([*ids, token], p * own)
+
+    p, r = np.array(list(paths(list(prefix.token_ids), 1.0))).T
+    assert p.sum() == pytest.approx(1)
+    return float(p @ r), float(p @ r**2 - (p @ r) ** 2)
+
+
+def test_the_mean_of_continuations_is_the_value(bench, seed):
+    do, config, continuations = bench
+    generator = np.random.default_rng(seed)
+    ids = generator.integers(3, 128, 6).tolist()
+    prompt = Prompt("p", ids[:3], "", r".*w\d*[02468]", "regex")
+    begun = [[], ids[3:4], ids[3:5], [ids[3], STOP], [STOP], ids[4:5]]
+    prefixes = [Prefix(prompt, own) for own in begun]
+    rewards = do(continuations.rewards(prefixes, SAMPLES, 0))
+    for prefix, found in zip(prefixes, rewards, strict=True):
+        mean, variance = value(config, prefix)
+        assert found.shape == (SAMPLES,)
+        assert abs(found.mean() - mean) <= 5 * (variance / SAMPLES) ** 0.5 + 1e-12
+    assert len({tuple(r) for r in (rewards[0], rewards[1], rewards[5])}) == 3, "draws of their own"
+    again = do(continuations.rewards(prefixes[::-1], SAMPLES, 0))
+    np.testing.assert_array_equal(rewards, again[::-1])
+    with pytest.raises(RunError, match="asked of policy version 3.*answered for 0"):
+        do(continuations.rewards(prefixes, 1, 3))
