@@ -48,8 +48,13 @@ def kill_a_rank(folder: Path, after: int) -> None:
     """As soon as step ``after`` is recorded."""
     while after not in steps(folder):
         time.sleep(0.02)
-    children = psutil.Process().children(recursive=True)
-    victim = next(p for p in children if p.cmdline()[:1] == ["ray::LearnerWorker"])
+    here = psutil.Process().pid
+    victim = next(
+        process
+        for process in psutil.process_iter(["cmdline"])  # one that ends meanwhile has None
+        if (process.info["cmdline"] or [""])[0] == "ray::LearnerWorker"
+        and here in (parent.pid for parent in process.parents())
+    )
     victim.kill()
 
 

@@ -18,7 +18,7 @@ run = endings.run
 def test_a_stopped_rank_is_named_and_the_run_goes_on(run, tmp_path):
     r = run("telemetry.late_stage_s=15", "train.steps=100000")
     r.wait_for_step(2)
-    ranks = [p for p in r.descendants() if "LearnerWorker" in " ".join(p.cmdline())]
+    ranks = [p for p in r.descendants() if "LearnerWorker" in endings.command(p)]
     os.kill(ranks[1].pid, signal.SIGSTOP)
     for _ in range(900):
         if late := re.search(r"'(\w+)' is late: \d+ s so far, usually.*", r.log.read_text()):
