@@ -68,9 +68,10 @@ def evaluate_checkpoints(run: Path, overrides: list[str], output: Path | None = 
     """All that ``run`` has; each to a folder of its own, by default below the run's."""
     checkpoints = Checkpoints.of_run(Folder.at(str(run)))
     if not checkpoints.steps:
-        raise RunFolderError(
-            f"{run} has no checkpoints. Its last model: rlvr evaluate model.path={run}/model ..."
-        )
+        told = f"{run} has no checkpoints: there are none in {checkpoints.folder}."
+        if (run / "model").is_dir():
+            told += f" Its last model: rlvr evaluate model.path={run}/model ..."
+        raise RunFolderError(told)
     for step in checkpoints.steps:
         path = checkpoints.at(step)
         folder = (output or run / "benchmark") / path.name
