@@ -28,6 +28,7 @@ TICK_S = 0.2
 GONE_S = 30.0  # within which a killed driver's processes must be
 AGENTS_S = 120.0  # and the last of Ray's own
 SILENCE_S = 300.0  # without a step, and the run stands still
+EACH = float("inf")  # minutes: as long as every kind of fault takes
 SETTLED = 4  # steps, one checkpoint at least
 
 
@@ -171,9 +172,15 @@ def _median(seconds: list[float]) -> str:
     return f"{statistics.median(seconds):.1f}, {max(seconds):.1f}" if seconds else ""
 
 
+def _minutes(word: str) -> float:
+    return EACH if word == "each" else float(word)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bash tests/chaos/soak.sh", description=__doc__)
-    parser.add_argument("minutes", nargs="?", default="30", help="of faults; each: every kind once")
+    parser.add_argument(
+        "minutes", type=_minutes, nargs="?", default=30.0, help="of faults; each: every kind once"
+    )
     parser.add_argument("seed", type=int, nargs="?", default=random.SystemRandom().randrange(10**6))
     parser.add_argument("overrides", nargs="*", help="of the run")
     parser.add_argument("--every", type=float, nargs=2, default=(20.0, 40.0), metavar="S")
@@ -183,8 +190,8 @@ def main() -> int:
     name = f"{options.seed}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     folder = Path(options.output, name).resolve()
     soak = Soak(folder, [f"train.seed={options.seed}", *options.overrides])
-    one_by_one = options.minutes == "each"
-    minutes = float("inf") if one_by_one else float(options.minutes)
+    minutes = options.minutes
+    one_by_one = minutes == EACH
     drawn = each(options.seed) if one_by_one else schedule(options.seed, minutes, options.every)
     faults = list(drawn)
     asked = "every kind once" if one_by_one else f"{minutes:g} minutes"
