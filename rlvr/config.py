@@ -45,7 +45,8 @@ class ModelConfig:
 class DataConfig:
     """Where prompts come from and how a row becomes token ids."""
 
-    # .jsonl or .parquet files, or sources by name: {dapo: {path: F, weight: 2}, own: {path: G}}
+    # .jsonl or .parquet files, or names of conf/catalogue.yaml (aime24, deepscaler); to train on,
+    # also sources with weights: {dapo: {path: F, weight: 2}, own: {path: G}}
     train: Any = MISSING
     eval: list[str] = field(default_factory=list)
     problem_key: str | None = None  # default: found by name (problem, question, prompt, ...)

@@ -20,6 +20,7 @@ from rlvr.loop.benchmark import benchmark
 from rlvr.loop.checkpoint import Checkpoint
 from rlvr.loop.checkpoints import Checkpoints, find_checkpoint
 from rlvr.loop.validate import validated
+from rlvr.prepare.needs import prepare_missing
 from rlvr.storage import Folder
 
 _NOTHING_TRAINED = ["data.train=[]", "train.steps=0", "learner.ranks=0"]
@@ -66,9 +67,10 @@ def evaluate_checkpoints(run: Path, overrides: list[str], output: Path | None = 
     """All that ``run`` has; each to a folder of its own, by default below the run's."""
     checkpoints = Checkpoints.of_run(Folder.at(str(run)))
     if not checkpoints.steps:
-        raise RunFolderError(
-            f"{run} has no checkpoints. Its last model: rlvr evaluate model.path={run}/model ..."
-        )
+        told = f"{run} has no checkpoints: there are none in {checkpoints.folder}."
+        if (run / "model").is_dir():
+            told += f" Its last model: rlvr evaluate model.path={run}/model ..."
+        raise RunFolderError(told)
     for step in checkpoints.steps:
         path = checkpoints.at(step)
         folder = (output or run / "benchmark") / path.name
@@ -86,7 +88,8 @@ def evaluate_checkpoints(run: Path, overrides: list[str], output: Path | None = 
 
 def _evaluate(config: RunConfig, name: str, output: Path, step: int) -> None:
     if not config.data.eval:
-        raise ConfigError("data.eval: must name files of questions, as in data.eval=[aime24.jsonl]")
+        raise ConfigError("data.eval: must name what to ask, as in data.eval=[aime24,own.jsonl]")
+    prepare_missing(config)
     config = validated(config)
     folder = EvaluationFolder(output)
     folder.begin(_settings(config, name))

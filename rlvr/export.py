@@ -15,7 +15,7 @@ import torch
 from rlvr.errors import RunError, RunFolderError, for_people
 from rlvr.learner.model_folder import write_weights
 from rlvr.learner.state_files import StateFiles
-from rlvr.loop.checkpoints import find_checkpoint
+from rlvr.loop.checkpoints import Checkpoints, find_checkpoint
 from rlvr.storage import Folder
 
 
@@ -36,7 +36,10 @@ def export(source: Folder, folder: Path) -> str:
     if folder.exists():
         raise RunFolderError(f"{folder} is already there. Name another folder.")
     if (found := find_checkpoint(source)) is None:
-        raise RunFolderError(f"{source}: neither a checkpoint nor a run that has one.")
+        own = Checkpoints.of_run(source).folder
+        raise RunFolderError(
+            f"{source}: neither a checkpoint nor a run that has one (there is none in {own})."
+        )
     dtype = found.configuration["model"]["dtype"]
     partial = folder.with_name(f"{folder.name}.partial")
     try:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlvr.algorithm.compatibility import METHODS
 from rlvr.config import ClusterConfig, RunConfig, nearest, refused_choice
+from rlvr.data.catalogue import CATALOGUE, with_files
 from rlvr.errors import ConfigError
 
 CONFIG_PATH = str(Path(__file__).parent / "conf")  # a link in the repository, files in the wheel
@@ -75,8 +76,11 @@ def sweep_name(arguments: list[str]) -> str:
     return ",".join(o for o in told if o.split("=")[0] in swept).replace("/", "_")
 
 
-def run_config(node: DictConfig) -> RunConfig:
-    """The composed node as a typed object. Raises ConfigError for missing or ill-typed values."""
+def run_config(node: DictConfig, catalogue: Path = CATALOGUE) -> RunConfig:
+    """The composed node as a typed object, with files for the names that ``catalogue`` has.
+
+    Raises ConfigError for missing or ill-typed values.
+    """
     try:
         whole = OmegaConf.merge(OmegaConf.structured(RunConfig), node)  # with what was deleted
         if missing := sorted(map(str, OmegaConf.missing_keys(whole))):
@@ -85,6 +89,7 @@ def run_config(node: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(f"- {error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(config, RunConfig)
+    config.data = with_files(config.data, catalogue)
     return config
 
 

@@ -220,6 +220,10 @@ def _messages(value: Any, key: str) -> list[Message]:
 
 
 def _answer(value: Any, key: str) -> str:
+    if isinstance(value, list) and value:  # several answers, all of them wanted
+        return ", ".join(_answer(own, f"{key}[{i}]") for i, own in enumerate(value))
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)  # 142.0, of a column of numbers
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     text = _text(value, key).strip()

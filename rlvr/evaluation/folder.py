@@ -106,21 +106,27 @@ def estimates(measures: Mapping[str, Answers]) -> Estimates:
     }
 
 
-def markdown(title: str, result: Estimates) -> str:
-    """A table: a row a source, a column a figure, in percent with the 95 % interval."""
+def table(result: Estimates) -> list[list[str]]:
+    """A row a source, a column a figure, in percent with the 95 % interval; the heads first."""
     columns = {
         (measure, name): (measure if name == "accuracy" else name).replace("_at_", "@")
         for measure, by_source in result.items()
         for name in _shown(by_source["all"])
     }
     sources = list(next(iter(result.values()))) if result else []
-    lines = [f"# {title}", "", "| | " + " | ".join(columns.values()) + " |"]
-    lines.append("|---|" + "---|" * len(columns))
+    rows = [["", *columns.values()]]
     for source in [*sources[1:], *sources[:1]]:
         cells = [_cell(result[m].get(source, {}).get(name)) for m, name in columns]
-        lines.append(f"| {source} | " + " | ".join(cells) + " |")
-    lines += ["", "Percent, with the 95 % interval of a bootstrap over questions."]
-    return "\n".join(lines) + "\n"
+        rows.append([source, *cells])
+    return rows
+
+
+def markdown(title: str, result: Estimates) -> str:
+    """The table, and what it says."""
+    heads, *rows = (f"| {' | '.join(row)} |".replace("|  |", "| |") for row in table(result))
+    line = "|---" * (heads.count("|") - 1) + "|"
+    told = "Percent, with the 95 % interval of a bootstrap over questions."
+    return "\n".join([f"# {title}", "", heads, line, *rows, "", told]) + "\n"
 
 
 def _shown(own: Mapping[str, Estimate]) -> list[str]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from rlvr.errors import ConfigError
 from rlvr.telemetry.page.blocks import packed_responses
 from rlvr.telemetry.page.page import page_html
+from rlvr.telemetry.page.runs import NO_STEPS
 from rlvr.telemetry.responses import response_table
 from rlvr.telemetry.run_folder import write_text
 from rlvr.types import Group, samples_of
@@ -63,19 +64,14 @@ class Explanation:
             table = table.append_column(f"coefficient:{name}", pa.array(column))
         title = ", ".join(methods)
         run = {
+            **NO_STEPS,
             "name": title,
             "methods": methods,
-            "blocks": [[1, len(table), len(table)]],
-            "steps": [],
-            "series": {},
-            "evaluations": {},
-            "table": [],
-            "stages": [],
-            "warnings": [],
+            "responses": {"given": [[1, len(table), len(table)]]},
         }
         made = time.strftime("%Y-%m-%d %H:%M:%S")
         content = {"made": made, "refresh": 0, "runs": [run], "families": []}
-        return page_html(title, content, {"responses-0-1": packed_responses(table, methods)})
+        return page_html(title, content, {"responses-0-given-1": packed_responses(table, methods)})
 
     def save(self, path: str | Path) -> None:
         """Write the ``.json`` or the ``.html``, whole or not at all."""

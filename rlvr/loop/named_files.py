@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rlvr.config import RunConfig
+from rlvr.data.catalogue import catalogue, unknown_name
 from rlvr.data.sources import files
 from rlvr.storage import Folder
 
@@ -12,14 +13,21 @@ def named_files(config: RunConfig) -> list[str]:
     train = files(config.data.train)
     named = {"data.train": train, "data.eval": config.data.eval}
     told = [
-        f"{key}: no such file: {file}"
+        f"{key}: no such file: {file}{_remedy(key, file)}"
         for key, own in named.items()
         for file in own
-        if not Path(file).is_file()
+        if not Path(file).expanduser().is_file()
     ]
     if len(train) > len({*train}):
         told.append("data.train names a file twice; give its source more weight instead")
     return [*told, *_places(config), *_model(config)]
+
+
+def _remedy(key: str, file: str) -> str:
+    if Path(file).name in catalogue():
+        return f". Fetch it: rlvr prepare '{key}=[{file}]'"
+    told = unknown_name(file)
+    return f", {told}" if told else ""
 
 
 def _places(config: RunConfig) -> list[str]:

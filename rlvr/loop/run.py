@@ -67,6 +67,8 @@ class Session:
         """
         limit, restarts, again = config.train.max_restarts, 0, False
         own = Checkpoints.of(config)
+        if config.train.checkpoint_dir:  # so that whoever reads of it elsewhere finds it
+            config = replace(config, train=replace(config.train, checkpoint_dir=own.folder.url))
         inputs = _Inputs.read(config)
         while True:
             try:

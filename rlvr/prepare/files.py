@@ -2,50 +2,20 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from pyarrow import json as pajson
 from pyarrow import parquet
 
-from rlvr.config import nearest
-from rlvr.errors import ConfigError, RunError
+from rlvr.data.catalogue import Entry
+from rlvr.errors import RunError
 
 _BATCH = 4096  # rows that are read at a time
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the catalogue says of a file."""
-
-    sources: list[str]
-    columns: list[str] = field(default_factory=list)  # empty: all
-    where: Mapping[str, list[Any]] = field(default_factory=dict)
-
-
-def catalogue(path: Path) -> dict[str, Entry]:
-    """The entries by the name of their file. Raises ConfigError for one that is none."""
-    try:
-        nodes = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    entries = {}
-    for name, node in nodes.items():
-        if not isinstance(node, dict) or "from" not in node:
-            raise ConfigError(f"{path}: {name} must have 'from', an address")
-        for key in node:
-            if key not in (known := ["from", "columns", "where"]):
-                raise ConfigError(f"{path}: {name}.{key}: no such key. {nearest(key, known)}")
-        sources = [node["from"]] if isinstance(node["from"], str) else list(node["from"])
-        entries[name] = Entry(sources, node.get("columns", []), node.get("where", {}))
-    return entries
 
 
 def make(file: Path, entry: Entry) -> int:

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from rlvr.config import RunConfig
+from rlvr.data.catalogue import CATALOGUE, catalogue, unknown_name
 from rlvr.data.sources import files
 from rlvr.errors import ConfigError, RunError
-from rlvr.hydra_config import CONFIG_PATH
-from rlvr.prepare.files import catalogue, changed, make
+from rlvr.prepare.files import changed, make
 
-CATALOGUE = Path(CONFIG_PATH, "catalogue.yaml")
 _OF_A_MODEL = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -19,7 +18,7 @@ def missing(config: RunConfig) -> list[Path]:
 
 def prepare_missing(config: RunConfig) -> None:
     """Make what is missing, if the catalogue knows all of it."""
-    lacking, known = missing(config), catalogue(CATALOGUE)
+    lacking, known = missing(config), catalogue()
     if lacking and all(file.name in known for file in lacking):
         prepare_data(config)
 
@@ -34,9 +33,10 @@ def prepare_data(config: RunConfig, known: Path = CATALOGUE) -> None:
         elif file.name in entries:
             print(f"{file}: {make(file, entries[file.name]):,} rows", flush=True)
         else:
-            unknown.append(f"- {file}: is missing, and not in {known}\n")
+            told = unknown_name(str(file)) or f"and not in {known}"
+            unknown.append(f"- {file}: no such file, {told}\n")
     if unknown:
-        told = "conf/recipe/README.md says where such files come from."
+        told = "conf/README.md says what a file of your own looks like."
         raise ConfigError("".join(unknown) + told)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The quickstart task trained under a fault every 20 to 40 s; a table at the end says what holds.
-#   bash tests/chaos/soak.sh [MINUTES] [SEED] [key=value ...]
+#   bash tests/chaos/soak.sh [MINUTES|each] [SEED] [key=value ...]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 bash launch/setup.sh

@@ -94,6 +94,18 @@ class Run:
         self.until(lambda: re.search(words, self.text()), within_s)
 
 
+class Watch:
+    """Says what took how long, for the table in ``launch/README.md``."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def lap(self, words: str) -> None:
+        now = time.monotonic()
+        print(f"{words}: {now - self._began:.1f} s", flush=True)
+        self._began = now
+
+
 @pytest.mark.timeout(600)
 def test_a_run_over_two_machines(machines, tmp_path):
     head, other = machines.all
@@ -104,20 +116,30 @@ def test_a_run_over_two_machines(machines, tmp_path):
     other.cut()
     time.sleep(10)
     other.mend()
-    run.goes_on(2, within_s=60)
+    watch = Watch()
+    run.goes_on(1, within_s=60)
+    watch.lap("from the mended link to the next step")
+    run.goes_on(1, within_s=60)
     assert "replaced" not in run.text() and "again" not in run.text()
 
+    watch = Watch()
     other.cut()  # for ever
     run.tells(r"starts again \(1 of train.max_restarts=3\)", within_s=60)
-    run.goes_on(3, within_s=60)
+    watch.lap("from the loss of a machine to the restart of the ranks")
+    run.goes_on(1, within_s=60)
+    watch.lap("from there to the next step, with one of two ranks")
+    run.goes_on(2, within_s=60)
     run.tells(r"host2 \(10.77.0.2\) is gone: the learner has 1 of 2 ranks", within_s=0)
     run.tells(r"no machine has room for rollout worker \d \(1 of 2 serve\)", within_s=0)
 
     other = machines.replace(1)
+    watch = Watch()
     join(other, f"--address={head.address}:6379")
+    watch.lap("ray start on another")
     run.tells("There is room for more learner ranks", within_s=60)
     run.tells(r"rollout worker \d serves \(2 of 2 serve\)", within_s=60)
     run.until(lambda: actors(head) == actors(other) == EVERYWHERE, within_s=60)
+    watch.lap("from there to both engines and both ranks")
     run.goes_on(3, within_s=60)
 
     head.kill()

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +15,10 @@ import pyarrow.compute as pc
 from rlvr.telemetry.metrics import json_clean
 
 _FINE = 1000  # coefficients are kept to thousandths
+_WORD = re.compile(r"\S+\s*|\s+")
 _PLAIN = [
     "group", "sample", "prompt_id", "prompt", "answer", "outcome", "reward", "advantage",
-    "finish_reason", "detail",
+    "finish_reason", "detail", "response_tokens",
 ]  # fmt: skip
 
 
@@ -40,9 +42,10 @@ def packed_responses(table: pa.Table, methods: Sequence[str]) -> str:
     """Rows of a log of responses, those of a group together.
 
     Column ``coefficient`` belongs to the first of ``methods``, ``coefficient:NAME`` to another.
-    A response without tokens is one token, its text.
+    A response whose tokens have no texts is shown by words.
     """
     texts, tokens = _tokens(table)
+    words = _without_texts(table)
     columns = ["coefficient", *(f"coefficient:{name}" for name in methods[1:])]
     credit = [_coefficients(table, column) for column in columns]
     groups: dict[int, dict[str, Any]] = {}
@@ -57,6 +60,8 @@ def packed_responses(table: pa.Table, methods: Sequence[str]) -> str:
                 "advantage": row["advantage"],
                 "finish": row["finish_reason"],
                 "detail": row["detail"],
+                "length": row["response_tokens"],
+                "unit": "word" if words[i] else "token",
                 "tokens": tokens[i],
                 "credit": [own[i] for own in credit],
             }
@@ -64,11 +69,22 @@ def packed_responses(table: pa.Table, methods: Sequence[str]) -> str:
     return packed({"texts": texts, "groups": list(groups.values())})
 
 
+def _without_texts(table: pa.Table) -> list[bool]:
+    if "tokens" not in table.column_names:
+        return [True] * len(table)
+    missing: list[bool] = pc.is_null(table["tokens"]).to_pylist()
+    return missing
+
+
 def _tokens(table: pa.Table) -> tuple[list[str], list[list[int]]]:
     """Every text that occurs, and the tokens of each response as places among them."""
-    whole = pa.array([[text] for text in table["response"].to_pylist()], pa.list_(pa.string()))
-    lists = table["tokens"].combine_chunks() if "tokens" in table.column_names else whole
-    lists = pc.if_else(pc.is_null(lists), whole, lists) if lists.null_count else lists
+    missing = _without_texts(table)
+    lists = table["tokens"].combine_chunks() if "tokens" in table.column_names else None
+    if lists is None or any(missing):
+        kept = lists.to_pylist() if lists is not None else [None] * len(table)
+        pairs = zip(kept, table["response"].to_pylist(), strict=True)
+        own = [_WORD.findall(text) if t is None else t for t, text in pairs]
+        lists = pa.array(own, pa.list_(pa.string()))
     words = lists.flatten().dictionary_encode()
     places = np.split(words.indices.to_numpy(), pc.list_value_length(lists).to_numpy().cumsum())
     return words.dictionary.to_pylist(), [own.tolist() for own in places[: len(lists)]]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,22 @@ from rlvr.telemetry.table import run_column
 Planned = Callable[[RunRecord], Mapping[str, tuple[float, float]] | None]  # stages' seconds
 
 
+NO_STEPS: dict[str, Any] = {  # what a run has, of something else with responses
+    "steps": [], "series": {}, "evaluations": {}, "table": [], "stages": [], "warnings": [],
+    "figures": [],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """What ``rlvr evaluate`` has left in the folder ``name``."""
+
+    name: str
+    figures: Sequence[Sequence[str]]  # rows of its table, the heads first
+
+
 class RunsPage:
-    """A page of runs, written as often as they go on.
+    """A page of runs, written as often as they go on, and of evaluations.
 
     Args:
         path: the HTML file.
@@ -33,37 +47,54 @@ class RunsPage:
     def __init__(self, path: Path, planned: Planned) -> None:
         self._path = path
         self._planned = planned
-        self._responses: dict[str, ShownResponses] = {}
+        self._shown: dict[str, ShownResponses] = {}
 
-    def write(self, records: Sequence[RunRecord], refresh_s: float = 0) -> None:
-        """Write the page as the runs are now; one that is to ``refresh`` itself does so."""
+    def write(
+        self,
+        records: Sequence[RunRecord],
+        refresh_s: float = 0,
+        evaluations: Sequence[EvaluationRecord] = (),
+    ) -> None:
+        """Write the page as all is now; one that is to ``refresh`` itself does so."""
         configurations = [_configuration(record) for record in records]
         related = families(configurations, [record.name for record in records])
         blocks: dict[str, str] = {}
         runs = []
-        for number, (record, configuration) in enumerate(zip(records, configurations, strict=True)):
-            shown = []
-            with phase(f"reading the responses of {record.name}"):
-                found = list(self._shown(record, PAGE_TOKENS // len(records)).blocks())
-            for block in filter(None, found):
-                blocks[f"responses-{number}-{block.step}"] = block.packed
-                shown.append([block.step, block.responses, block.all_responses])
+        room = PAGE_TOKENS // (len(records) + len(evaluations))
+        for record, configuration in zip(records, configurations, strict=True):
             method = str(_in(configuration, "credit", "name") or "credit")
-            runs.append({**self._run(record, configuration), "methods": [method], "blocks": shown})
+            shown = self._responses(len(runs), record.name, record.planned, room, blocks)
+            runs.append(
+                {**self._run(record, configuration), "methods": [method], "responses": shown}
+            )
+        for evaluation in evaluations:
+            shown = self._responses(len(runs), evaluation.name, None, room, blocks)
+            own = {**NO_STEPS, "name": evaluation.name, "figures": evaluation.figures}
+            runs.append({**own, "methods": [""], "responses": shown})
         content = {
             "made": time.strftime("%Y-%m-%d %H:%M:%S"),
             "refresh": refresh_s,
             "runs": runs,
             "families": [{"label": label, "runs": own} for label, own in related],
         }
-        title = ", ".join(record.name for record in records)
+        title = ", ".join(run["name"] for run in runs)
         write_text(self._path, page_html(title, content, blocks))
 
-    def _shown(self, record: RunRecord, room: int) -> ShownResponses:
-        if record.name not in self._responses:
-            folder = RunFolder(record.name)
-            self._responses[record.name] = ShownResponses(folder, record.planned, room)
-        return self._responses[record.name]
+    def _responses(
+        self, number: int, name: str, steps: int | None, room: int, blocks: dict[str, str]
+    ) -> dict[str, list[tuple[int, int, int]]]:
+        """Put what is shown into ``blocks``; by training or measure, of each step how many."""
+        if name not in self._shown:
+            self._shown[name] = ShownResponses(Path(name), steps, room)
+        with phase(f"reading the responses of {name}"):
+            found = self._shown[name].blocks()
+        told: dict[str, list[tuple[int, int, int]]] = {}
+        for of, steps_of in found.items():
+            told[of] = []
+            for block in filter(None, steps_of):
+                blocks[f"responses-{number}-{of}-{block.step}"] = block.packed
+                told[of].append((block.step, block.responses, block.all_responses))
+        return told
 
     def _run(self, record: RunRecord, configuration: Mapping[str, Any]) -> dict[str, Any]:
         metrics = dict.fromkeys(key for row in record.steps for key in row)
@@ -71,6 +102,7 @@ class RunsPage:
         planned = self._planned(record) or {}
         run = {
             "name": record.name,
+            "figures": [],
             "steps": [row["step"] for row in record.steps],
             "series": {
                 metric: [row.get(metric) for row in record.steps]

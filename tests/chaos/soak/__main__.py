@@ -1,6 +1,7 @@
-"""``bash tests/chaos/soak.sh [MINUTES] [SEED] [key=value ...]``: a run that cannot be lost.
+"""``bash tests/chaos/soak.sh [MINUTES|each] [SEED] [key=value ...]``: a run that cannot be lost.
 
-The quickstart task is trained while a fault comes every 20 to 40 seconds. Then the run is ended as
+The quickstart task is trained while a fault comes every 20 to 40 seconds; with ``each``, every kind
+once, when the run has got over the one before. Then the run is ended as
 by Ctrl-C, resumed once more to come to its end, and looked at: a table says what holds. The exit
 code is 1 if something does not. The same seed makes the same schedule.
 """
@@ -21,12 +22,14 @@ from tests.chaos.soak.checks import Check, checks, made_again
 from tests.chaos.soak.faults import DAMAGE, FAULTS, HEAD, damage
 from tests.chaos.soak.memory import Memory
 from tests.chaos.soak.run import EVERY, Run
-from tests.chaos.soak.schedule import Fault, schedule
+from tests.chaos.soak.schedule import Fault, each, schedule
 
 TICK_S = 0.2
 GONE_S = 30.0  # within which a killed driver's processes must be
 AGENTS_S = 120.0  # and the last of Ray's own
 SILENCE_S = 300.0  # without a step, and the run stands still
+EACH = float("inf")  # minutes: as long as every kind of fault takes
+SETTLED = 4  # steps, one checkpoint at least
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,13 @@ class Soak:
         self.agents = 0.0  # seconds until Ray's own were, at the end of all
         self._began = time.monotonic()
 
-    def disturb(self, faults: list[Fault], seconds: float) -> None:
-        """Do these faults, as many as there is time for; each waits until it has a victim."""
+    def disturb(self, faults: list[Fault], seconds: float, settled: int = 0) -> None:
+        """Do these faults, as many as there is time for; each waits until it has a victim.
+
+        And until the run has made ``settled`` steps since the one before.
+        """
         self.run.start()
-        self._tick_until(lambda: self.run.trains)
+        self._tick_until(lambda: len(self.run.steps) > settled)
         end = time.monotonic() + seconds
         for fault in faults:
             due = time.monotonic() + fault.wait_s
@@ -68,6 +74,8 @@ class Soak:
             if time.monotonic() > end:
                 return
             self._record(fault, victim)
+            made = len(self.run.steps)
+            self._tick_until(lambda made=made: len(self.run.steps) >= made + settled)
 
     def finish(self) -> None:
         """End it as Ctrl-C would, then let it come to its end."""
@@ -164,9 +172,15 @@ def _median(seconds: list[float]) -> str:
     return f"{statistics.median(seconds):.1f}, {max(seconds):.1f}" if seconds else ""
 
 
+def _minutes(word: str) -> float:
+    return EACH if word == "each" else float(word)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bash tests/chaos/soak.sh", description=__doc__)
-    parser.add_argument("minutes", type=float, nargs="?", default=30.0, help="of faults")
+    parser.add_argument(
+        "minutes", type=_minutes, nargs="?", default=30.0, help="of faults; each: every kind once"
+    )
     parser.add_argument("seed", type=int, nargs="?", default=random.SystemRandom().randrange(10**6))
     parser.add_argument("overrides", nargs="*", help="of the run")
     parser.add_argument("--every", type=float, nargs=2, default=(20.0, 40.0), metavar="S")
@@ -176,13 +190,17 @@ def main() -> int:
     name = f"{options.seed}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     folder = Path(options.output, name).resolve()
     soak = Soak(folder, [f"train.seed={options.seed}", *options.overrides])
-    faults = list(schedule(options.seed, options.minutes, options.every))
-    print(f"{options.minutes:g} minutes, seed {options.seed}, in {folder}; the schedule:")
+    minutes = options.minutes
+    one_by_one = minutes == EACH
+    drawn = each(options.seed) if one_by_one else schedule(options.seed, minutes, options.every)
+    faults = list(drawn)
+    asked = "every kind once" if one_by_one else f"{minutes:g} minutes"
+    print(f"{asked}, seed {options.seed}, in {folder}; the schedule:")
     for fault in faults:
         print(f"  {fault.wait_s:5.1f} s, {fault.kind} ({fault.draw:.4f})", flush=True)
     (folder / "schedule.json").write_text(json.dumps([asdict(f) for f in faults], indent=1))
     try:
-        soak.disturb(faults, 60 * options.minutes)
+        soak.disturb(faults, 60 * minutes, SETTLED if one_by_one else 0)
         soak.finish()
     except StandsStill as error:
         soak._fail("the run goes on", str(error))

@@ -35,6 +35,13 @@ class Fault:
         return victims[int(self.draw * len(victims))]
 
 
+def each(seed: int) -> Iterator[Fault]:
+    """Every kind once."""
+    rng = random.Random(seed)
+    for kind in rng.sample(list(DECK), len(DECK)):
+        yield Fault(0.0, kind, round(rng.random(), 4))
+
+
 def schedule(seed: int, minutes: float, waits: tuple[float, float]) -> Iterator[Fault]:
     """The faults of so many minutes, if none of them had to wait for its victim."""
     rng = random.Random(seed)

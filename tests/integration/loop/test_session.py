@@ -192,8 +192,14 @@ def test_rollout_answers_for_credit_while_it_lags_behind(session, tmp_path):
     )
 
 
-def test_an_evaluation_of_a_checkpoint_finds_what_its_run_found(session, guesser, tmp_path):
-    """Token by token, with engines that load what was saved; the second call asks nothing."""
+def test_an_evaluation_of_a_checkpoint_finds_what_its_run_found(
+    session, guesser, tmp_path, monkeypatch
+):
+    """Token by token, with engines that load what was saved; the second call asks nothing.
+
+    The run's folder says where its checkpoints lie, and is asked from another folder.
+    """
+    monkeypatch.chdir(tmp_path)
     session.train(
         tmp_path / "run",
         "rollout.group_size=4",
@@ -201,6 +207,7 @@ def test_an_evaluation_of_a_checkpoint_finds_what_its_run_found(session, guesser
         "train.steps=1",
         "train.prompts_per_step=4",
         "train.checkpoint_every=1",
+        "train.checkpoint_dir=elsewhere",
         f"data.eval=[{guesser}/rows.jsonl]",
         "evaluation.at_end=true",
         "evaluation.samples=2",
@@ -208,6 +215,8 @@ def test_an_evaluation_of_a_checkpoint_finds_what_its_run_found(session, guesser
     )
     columns = ["prompt_id", "sample", "response", "outcome"]
     folder = tmp_path / "run" / "benchmark" / "step_000001"
+    (tmp_path / "another").mkdir()
+    monkeypatch.chdir(tmp_path / "another")
     for _ in range(2):
         evaluate_checkpoints(tmp_path / "run", ["cluster=local_cpu"])
         for measure, count in {"greedy": 8, "avg_at_2": 16}.items():

@@ -103,12 +103,21 @@ def test_columns_by_config(jsonl):
     assert "gould" in error.detail and "gold" in error.detail and "data.answer_key" in error.detail
 
 
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [(142.0, "142"), (0.25, "0.25"), (7, "7"), (1e30, "1e+30"), (["$2$", "-3"], "$2$, -3")],
+)
+def test_answers_that_are_numbers_or_several(jsonl, value, answer):
+    (row,) = rows_of(jsonl([{"question": "p", "final_answer": value}]))
+    assert row.answer == answer
+
+
 def test_null_is_absent_and_empty_is_not(tmp_path):
     path = tmp_path / "rows.parquet"
-    columns = {"problem": ["p", "p"], "answer": [None, " "], "ground_truth": [5.0, 6.0]}
+    columns = {"problem": ["p", "p"], "answer": [None, " "], "ground_truth": [5.5, 6.0]}
     pq.write_table(pa.table(columns), path)
     (_, first), (number, second) = read_rows(path, DataConfig())
-    assert isinstance(first, Row) and first.answer == "5.0"
+    assert isinstance(first, Row) and first.answer == "5.5"
     assert isinstance(second, RowError) and second.reason == Reason.NO_ANSWER and number == 2
 
 
@@ -139,7 +148,7 @@ def test_numbers_are_made_ids_with_the_name_of_the_file(jsonl):
         ({"problem": "p", "answer": float("nan")}, Reason.NO_ANSWER),
         ({"problem": "p", "answer": "\n"}, Reason.NO_ANSWER),
         ({"problem": "p", "answer": True}, Reason.WRONG_TYPE),
-        ({"problem": "p", "answer": ["a"]}, Reason.WRONG_TYPE),
+        ({"problem": "p", "answer": ["a", {}]}, Reason.WRONG_TYPE),
         ({"problem": "p", "answer": "a", "source": 3}, Reason.WRONG_TYPE),
         ({"problem": "p", "answer": "a", "verifier": {}}, Reason.WRONG_TYPE),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,18 @@ def test_a_run_is_exported(run, model, tiny_model, tmp_path):
     assert ours.get_vocab() == theirs.get_vocab()
     with pytest.raises(RunFolderError, match="already there"):
         export(at(run), target)
+
+
+def test_a_run_whose_checkpoints_lie_elsewhere(run, model, tmp_path):
+    elsewhere = (run / "checkpoints").rename(tmp_path / "elsewhere")
+    with pytest.raises(RunFolderError, match=f"there is none in {run}/checkpoints"):
+        export(at(run), tmp_path / "model")
+    (run / "config.yaml").write_text(f"train: {{checkpoint_dir: {elsewhere}}}")
+    export(at(run), tmp_path / "model")
+    same(tmp_path / "model", model)
+    shutil.rmtree(elsewhere)
+    with pytest.raises(RunFolderError, match=f"there is none in {elsewhere}"):
+        export(at(run), tmp_path / "another")
 
 
 def test_many_files(run, model, tmp_path):

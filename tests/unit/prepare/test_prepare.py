@@ -11,14 +11,12 @@ from omegaconf import OmegaConf
 from pyarrow import parquet
 
 from rlvr.config import RunConfig
+from rlvr.data.catalogue import catalogue
 from rlvr.errors import ConfigError, RunError
 from rlvr.prepare import files
 from rlvr.prepare.__main__ import main
-from rlvr.prepare.files import catalogue, changed, make
-from rlvr.prepare.needs import CATALOGUE, prepare_data
-
-ROOT = Path(__file__).parents[3]
-RECIPES = sorted((ROOT / "conf" / "recipe").rglob("*.yaml"))
+from rlvr.prepare.files import changed, make
+from rlvr.prepare.needs import prepare_data
 
 
 @pytest.fixture
@@ -93,18 +91,6 @@ def test_a_file_that_was_changed_is_told(hub, tmp_path):
     assert changed(file)
 
 
-@pytest.mark.parametrize(
-    ("node", "told"),
-    [
-        ({"a.jsonl": {"columns": ["x"]}}, "a.jsonl must have 'from'"),
-        ({"a.jsonl": {"from": "x", "colums": ["x"]}}, "a.jsonl.colums: no such key.*'columns'"),
-    ],
-)
-def test_a_catalogue_that_is_none(tmp_path, node, told):
-    with pytest.raises(ConfigError, match=told):
-        catalogue(written(tmp_path, node))
-
-
 def test_what_cannot_be_read_is_named(hub, tmp_path):
     (hub / "0001.parquet").write_bytes(b"cut off")
     with pytest.raises(RunError, match="0001.parquet: cannot be read"):
@@ -135,16 +121,5 @@ def test_a_whole_run_is_prepared(hub, tmp_path, tiny_model, capsys):
 def test_files_that_nobody_knows_are_named_together(tmp_path):
     config = RunConfig()
     config.data.train, config.data.eval = [f"{tmp_path}/a.jsonl"], [f"{tmp_path}/b.jsonl"]
-    with pytest.raises(ConfigError, match=r"(?s)a\.jsonl: is missing.*b\.jsonl: is missing"):
+    with pytest.raises(ConfigError, match=r"(?s)a\.jsonl: no such file.*b\.jsonl: no such file"):
         prepare_data(config)
-
-
-def test_the_catalogue_has_what_recipes_train_on():
-    entries = catalogue(CATALOGUE)
-    named = {Path(f).name for r in RECIPES for f in _trained_on(r) if f.startswith("data/")}
-    assert named and named <= set(entries)
-
-
-def _trained_on(recipe: Path) -> list[str]:
-    node = OmegaConf.load(recipe)
-    return list(OmegaConf.select(node, "data.train") or [])

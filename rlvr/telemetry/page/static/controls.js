@@ -7,7 +7,9 @@ const OUTCOMES = { correct: "✓", incorrect: "✗", unparseable: "?", timeout: 
 function asked(content) {
   const at = { run: "0", page: "1", color: "ca", ...place.now() };
   if (!content.runs[at.run]) at.run = "0";
-  const steps = content.runs[at.run].blocks.map(([step]) => step);
+  const names = Object.keys(content.runs[at.run].responses);
+  if (!names.includes(at.of)) at.of = names[0];
+  const steps = blocksOf(content, at.run, at.of).map(([step]) => step);
   if (at.step !== "all" && steps.length && !steps.includes(Number(at.step))) {
     const near = (step) => Math.abs(step - Number(at.step ?? steps[0]));
     at.missing = at.step;
@@ -26,6 +28,9 @@ function controls(content, at) {
   };
   const steps = [...at.steps.map((s) => [s, s]), ...(at.steps.length > 1 ? [["all", "all"]] : [])];
   const runs = content.runs.map((run, number) => [number, run.short]);
+  const names = Object.keys(content.runs[at.run].responses);
+  const told = (name) => (name === "training" ? name : `evaluation: ${name.replace("_at_", "@")}`);
+  const learned = at.of === "training" || at.of === "given"; // from which has an advantage
   const search = element("input", {
     type: "search",
     id: "search",
@@ -51,11 +56,12 @@ function controls(content, at) {
     "div",
     { className: "controls", role: "search" },
     runs.length > 1 ? choice("Run", "run", runs, at.run, go("run")) : null,
+    names.length > 1 ? choice("Of", "of", names.map((n) => [n, told(n)]), at.of, go("of")) : null,
     at.steps.length > 1 ? element("span", { className: "stepper" }, before, step, after) : null,
     choice("Verdict", "outcome", outcomes, at.outcome ?? "", go("outcome")),
-    choice("Advantage", "sign", signs, at.sign ?? "", go("sign")),
+    learned ? choice("Advantage", "sign", signs, at.sign ?? "", go("sign")) : null,
     element("label", {}, element("span", {}, "Search"), search),
-    choice("Color", "color", colors, at.color, go("color")),
+    learned ? choice("Color", "color", colors, at.color, go("color")) : null,
     runs.length > 1 ? beside(content, at, go("with")) : null,
   );
 }

@@ -143,8 +143,11 @@ function follow(content, u, top = null) {
     .map((own) => ({ ...own, off: top === null ? 0 : Math.abs(u.valToPos(own.value, "y") - top) }))
     .sort((a, b) => a.off - b.off);
   const numbers = near.length ? content.families[near[0].family].runs : [0];
-  const run = numbers.find((number) => content.runs[number].blocks.length) ?? numbers[0];
-  place.go({ view: "responses", run, step: u.data[0][i], page: null, group: null, token: null });
+  const measure = /^evaluation\/([^/]+)/.exec(u.root.closest(".panel").dataset.metric)?.[1];
+  const of = measure ?? "training";
+  const run = numbers.find((number) => blocksOf(content, number, of).length) ?? numbers[0];
+  const at = { run, of, step: u.data[0][i] };
+  place.go({ view: "responses", ...at, page: null, group: null, token: null });
 }
 
 function move(content, u, event) {

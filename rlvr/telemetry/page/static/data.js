@@ -12,10 +12,13 @@ async function unpack(id) {
 
 const unpacked = new Map(); // the last groups that were asked for, by run and step
 
+// Of a run's training, or of a measure of its evaluations, the steps: [step, shown, all] of each.
+const blocksOf = (content, run, of) => content.runs[run].responses[of] ?? [];
+
 // The groups of a run's step. A response has its tokens' texts, and c_t of each by every method:
 // a number if all are equal, null if they are unknown.
-async function groupsOf(run, step) {
-  const key = `responses-${run}-${step}`;
+async function groupsOf(run, of, step) {
+  const key = `responses-${run}-${of}-${step}`;
   if (!unpacked.has(key)) {
     const { texts, groups } = await unpack(key);
     for (const group of groups) {

@@ -2,12 +2,12 @@
 // The view of responses: groups of them, page by page.
 
 function responseCard(group, response, scales, mode) {
-  const { outcome, reward, advantage, tokens, finish, detail, origin } = response;
+  const { outcome, reward, advantage, length, finish, detail, origin } = response;
   const facts = [
     origin,
     `reward ${figure(reward)}`,
-    `A ${figure(advantage)}`,
-    `${tokens.length.toLocaleString("en")} tokens`,
+    advantage === null ? "" : `A ${figure(advantage)}`,
+    `${length.toLocaleString("en")} tokens`,
     finish === "stop" ? "" : finish,
   ];
   const head = element(
@@ -66,6 +66,9 @@ function groupCard(group, scales, mode, many) {
   );
 }
 
+// The table of an evaluation.
+const evaluated = ([heads, ...rows]) => table(heads, rows);
+
 function pager(page, pages) {
   const go = (to) => () => place.go({ page: to, group: null, token: null });
   const button = (to, told, name) =>
@@ -105,13 +108,14 @@ async function responsesView(content, progress) {
   const shown = pages[page - 1];
   const count = groups.reduce((sum, group) => sum + group.responses.length, 0);
   const notes = [`${count.toLocaleString("en")} of ${all.toLocaleString("en")} responses`];
-  const block = content.runs[at.run].blocks.find(([step]) => step === Number(at.step));
+  const block = blocksOf(content, at.run, at.of).find(([step]) => step === Number(at.step));
   if (block && block[1] < block[2]) {
     notes.push(`the step had ${block[2].toLocaleString("en")}; the page has room for these`);
   }
   if (at.missing) notes.push(`the page has none of step ${at.missing}; these are the nearest`);
   const first = groups[0]?.responses[0]?.variants[0];
   if (
+    at.of === "training" &&
     first &&
     !first.known &&
     groups.every((g) => g.responses.every((r) => !r.variants[0].known))
@@ -123,6 +127,7 @@ async function responsesView(content, progress) {
     "div",
     { className: "responses" },
     bar,
+    content.runs[at.run].figures.length ? evaluated(content.runs[at.run].figures) : null,
     element("p", { className: "notes", role: "status" }, notes.join("; ")),
     Object.entries(scales).map(([label, scale]) => scaleBar(label, scale)),
     extremesPanel(groups, at.color),

@@ -3,7 +3,8 @@
 
 function runTables(content) {
   const labels = [];
-  for (const run of content.runs) {
+  const runs = content.runs.filter((run) => run.table.length); // not evaluations
+  for (const run of runs) {
     let at = 0;
     for (const [label] of run.table) {
       if (!labels.includes(label)) labels.splice(at, 0, label);
@@ -11,17 +12,18 @@ function runTables(content) {
     }
   }
   const [, ...quantities] = labels; // the first is the name
-  const own = content.runs.map((run) => new Map(run.table));
+  const own = runs.map((run) => new Map(run.table));
   const stages = (label) => label.startsWith(" ") || label === "a step";
   const rows = quantities
     .filter((label) => !stages(label))
     .map((label) => [label, ...own.map((run) => (run.get(label) ?? "–").replace("->", "→"))]);
-  return table(["", ...content.runs.map((run) => run.short)], rows);
+  return table(["", ...runs.map((run) => run.short)], rows);
 }
 
 // Mean seconds of a step's stages, as measured and, where there is a plan, as planned.
 function stageTables(content) {
-  return content.runs.map((run) => {
+  const runs = content.runs.filter((run) => run.stages.length);
+  return runs.map((run) => {
     const whole = run.stages.find(([name]) => name === "step")?.[1];
     const planned = run.stages.some(([, , plan]) => plan !== null);
     const heads = ["a step's stages", "measured, s", "share"];
@@ -40,7 +42,7 @@ function stageTables(content) {
 function warningList(content) {
   const told = content.runs.flatMap((run, number) =>
     run.warnings.map(([step, words]) => {
-      const go = () => place.go({ view: "responses", run: number, step });
+      const go = () => place.go({ view: "responses", run: number, of: "training", step });
       const where = content.runs.length > 1 ? `${run.short}, step ${step}` : `step ${step}`;
       const link = element("button", { type: "button", className: "link", onclick: go }, where);
       return element("li", {}, link, ` ${words}`);

@@ -25,14 +25,14 @@ function shownResponse(content, response, run, named) {
 
 // The groups of a run's step, with what other runs made of the same prompts: of a response that
 // both have sampled another variant of credit, else a response more.
-async function compared(content, run, step, others) {
-  const groups = (await groupsOf(run, step)).map((group) => ({
+async function compared(content, { run, of }, step, others) {
+  const groups = (await groupsOf(run, of, step)).map((group) => ({
     ...group,
     responses: group.responses.map((r) => shownResponse(content, r, run, others.length > 0)),
   }));
   for (const other of others) {
-    if (!content.runs[other].blocks.some(([known]) => known === step)) continue;
-    const theirs = new Map((await groupsOf(other, step)).map((g) => [g.prompt_id, g]));
+    if (!blocksOf(content, other, of).some(([known]) => known === step)) continue;
+    const theirs = new Map((await groupsOf(other, of, step)).map((g) => [g.prompt_id, g]));
     for (const group of groups) {
       for (const response of theirs.get(group.prompt_id)?.responses ?? []) {
         const shown = shownResponse(content, response, other, true);
@@ -60,8 +60,8 @@ function wanted({ outcome, q, sign }) {
 
 // The groups to be shown, with those of their responses that are wanted, and how many there are.
 async function selected(content, at, progress) {
-  const run = Number(at.run);
-  const steps = content.runs[run].blocks.map(([step]) => step);
+  const where = { run: Number(at.run), of: at.of };
+  const steps = blocksOf(content, where.run, at.of).map(([step]) => step);
   const chosen = at.step === "all" ? steps : [Number(at.step)];
   const others = (at.with ?? "").split(",").filter(Boolean).map(Number);
   const keep = wanted(at);
@@ -69,7 +69,7 @@ async function selected(content, at, progress) {
   let all = 0;
   for (const step of chosen) {
     if (chosen.length > 1) progress(`step ${step} of ${chosen.at(-1)}`);
-    for (const group of await compared(content, run, step, others)) {
+    for (const group of await compared(content, where, step, others)) {
       all += group.responses.length;
       const responses = group.responses.filter((response) => keep(response, group));
       if (responses.length) groups.push({ ...group, responses });

@@ -16,7 +16,7 @@ function scalesOf(groups, mode) {
   const sizes = {};
   for (const group of groups) {
     for (const response of group.responses) {
-      for (const variant of response.variants) {
+      for (const variant of response.variants.filter((own) => own.known)) {
         const stride = Math.ceil(response.tokens.length / FIRST_TOKENS);
         for (let i = 0; i < response.tokens.length; i += stride) {
           (sizes[variant.label] ??= []).push(Math.abs(weight(variant, i, mode) ?? 0));
@@ -67,7 +67,7 @@ function flow(response, variant, scale, mode) {
   let more = null;
   if (rest > 0) {
     const all = () => own.showTo(response.tokens.length);
-    const told = `… ${rest.toLocaleString("en")} tokens more`;
+    const told = `… ${rest.toLocaleString("en")} ${response.unit}s more`;
     more = element("button", { type: "button", className: "link", onclick: all }, told);
   }
   own.showTo(FIRST_TOKENS);
@@ -79,8 +79,8 @@ function flow(response, variant, scale, mode) {
 // What there is to know of a token, in a line.
 function describe(flowOf, i) {
   const { response, variant } = flowOf;
-  const parts = [`token ${i + 1} of ${response.tokens.length}`, JSON.stringify(response.tokens[i])];
-  for (const own of response.variants) {
+  const parts = [`${response.unit} ${i + 1} of ${response.tokens.length}`, JSON.stringify(response.tokens[i])];
+  for (const own of response.variants.filter(({ known }) => known)) {
     const many = response.variants.length > 1;
     const c = own.c(i);
     const name = many ? `${own === variant ? "▸ " : ""}${own.label}: ` : "";

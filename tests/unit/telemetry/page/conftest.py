@@ -34,15 +34,32 @@ def response_of(text: str) -> Response:
     return Response(ids, zeros.astype(np.float32) - 0.5, zeros.astype(np.int32), "stop")
 
 
+def _group_of(number: int, texts) -> Group:
+    right = [text.startswith("right") for text in texts]
+    verdicts = [
+        Verdict(float(r), Outcome.CORRECT if r else Outcome.INCORRECT, "told") for r in right
+    ]
+    samples = [Sample(response_of(text), text, v) for text, v in zip(texts, verdicts, strict=True)]
+    prompt = Prompt(f"p{number}", [1], f"what is {number}?", "42", "exact", f"set{number % 2}")
+    return Group(prompt, samples)
+
+
+@pytest.fixture(scope="session")
+def group_of():
+    """``group_of(number, texts)``: a prompt's responses; "right ..." are correct."""
+    return _group_of
+
+
 @pytest.fixture(scope="session")
 def write_run():
     """``write_run(path, texts, credit=..., seed=...)``: a run's folder, in which every character is
     a token.
 
-    ``texts`` has the responses of each step's groups; those that begin with "right" are correct.
+    ``texts`` has the responses of each step's groups, ``evaluated`` those of the last evaluation;
+    those that begin with "right" are correct.
     """
 
-    def write(path: Path, texts, credit="delta", seed=0, ended=True) -> str:
+    def write(path: Path, texts, credit="delta", seed=0, ended=True, evaluated=()) -> str:
         config = RunConfig()
         config.train.steps, config.train.output_dir, config.train.seed = len(texts), str(path), seed
         config.model.path, config.data.train = "model", ["rows.jsonl"]
@@ -57,17 +74,8 @@ def write_run():
             for step, of_groups in enumerate(texts, start=1):
                 groups, advantages, coefficients = [], [], []
                 for g, own in enumerate(of_groups):
-                    right = [text.startswith("right") for text in own]
-                    verdicts = [
-                        Verdict(float(r), Outcome.CORRECT if r else Outcome.INCORRECT, "told")
-                        for r in right
-                    ]
-                    pairs = zip(own, verdicts, strict=True)
-                    samples = [Sample(response_of(text), text, v) for text, v in pairs]
-                    groups.append(
-                        Group(Prompt(f"p{g}", [1], f"what is {g}?", "42", "exact"), samples)
-                    )
-                    advantages += [1.0 if r else -0.5 for r in right]
+                    groups.append(_group_of(g, own))
+                    advantages += [1.0 if t.startswith("right") else -0.5 for t in own]
                     coefficients += [generator.random(len(t)).astype(np.float32) * 2 for t in own]
                 metrics = {"update/entropy": 1 / step + 0.1 * seed, "mismatch/kl": 1e-14}
                 timings = {"time/step_s": 2.0, "time/rollout_s": 1.5}
@@ -75,7 +83,8 @@ def write_run():
                 logged = tokens.of(groups, a, coefficients)
                 await telemetry.step(step, groups, a, metrics, timings, logged)
                 if step == len(texts):
-                    await telemetry.evaluation(step, "greedy", {"accuracy": 0.5})
+                    asked = [_group_of(g, own) for g, own in enumerate(evaluated)]
+                    await telemetry.evaluation(step, "greedy", {"accuracy": 0.5}, asked)
             if ended:
                 telemetry.summary({"steps": len(texts)})
             telemetry.close()

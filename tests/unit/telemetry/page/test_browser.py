@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from rlvr.telemetry.page.runs import RunsPage
+from rlvr.evaluation.folder import EvaluationFolder, estimates, table
+from rlvr.telemetry.page.runs import EvaluationRecord, RunsPage
 from rlvr.telemetry.record import RunRecord
 
 ARROW_RIGHT, ENTER, ESCAPE = "\ue014", "\ue007", "\ue00c"
@@ -211,3 +212,37 @@ def test_a_live_page_comes_back_to_the_same_place(browser, write_run, tmp_path):
     assert browser.run("return place.now().step") == "7"
     page.write([RunRecord.read(run)])
     browser.wait("document.documentElement.dataset.ready && !made.textContent.includes('live')")
+
+
+def test_responses_of_evaluations(browser, write_run, tmp_path, group_of):
+    steps = [[["right", "wrong"]]] * 3
+    asked = [["wrong " + "because " * 40], ["right as it is"]]
+    run = write_run(tmp_path / "run", steps, evaluated=asked)
+    folder = EvaluationFolder(tmp_path / "asked")
+    folder.begin({"model": "a model"})
+    folder.add("avg_at_2", [group_of(g, ["right aye", "wrong bee"]) for g in range(3)], 0)
+    path = tmp_path / "page.html"
+    both = [EvaluationRecord(str(folder.path), table(estimates(folder.measures())))]
+    RunsPage(path, lambda record: None).write([RunRecord.read(run)], evaluations=both)
+
+    browser.open(path)
+    assert "run" in browser.text("table")[0] and "asked" not in browser.text("table")[0]
+    over, x = browser.run(
+        "const own = document.querySelector('[data-metric=\"evaluation/greedy/accuracy\"]');"
+        "own.draw(); own.scrollIntoView({block: 'center'});"
+        "return [own.chart.over, own.chart.valToPos(3, 'x')]"
+    )
+    browser.click_at(over, x, 40)
+    browser.wait("document.querySelector('.response')")
+    assert browser.run("return [place.now().of, place.now().step]") == ["greedy", "3"]
+    assert browser.text(".notes") == ["2 of 2 responses"]
+    assert browser.text(".facts")[1] == "reward 0 · 326 tokens"
+    assert browser.text(".scale") == [] and browser.text("#choose-color") == []
+    browser.press("j", ARROW_RIGHT, ARROW_RIGHT)
+    assert browser.text("#told") == ['word 2 of 41   "because "']
+    browser.go("view=responses&run=1")
+    browser.wait("document.querySelectorAll('.response').length === 6")
+    assert browser.text("tbody tr")[-1].startswith("all\t50.0 [")
+    assert browser.run("return [...document.querySelectorAll('select')].map((s) => s.id)") == [
+        "choose-run", "choose-outcome"
+    ]  # fmt: skip

@@ -6,7 +6,9 @@ import base64
 import gzip
 import json
 import re
+import shutil
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +18,7 @@ from pyarrow import parquet
 
 from rlvr import report
 from rlvr.errors import RunFolderError
+from rlvr.evaluation.folder import EvaluationFolder
 from rlvr.telemetry.page import shown
 from rlvr.telemetry.page.families import families
 from rlvr.telemetry.page.runs import RunsPage
@@ -68,28 +71,28 @@ def make_equal(run: str, groups: list[int]) -> None:
 
 def test_groups_that_teach_come_first_and_what_a_step_leaves_is_the_next_ones(run):
     make_equal(run, [0, 2])
-    blocks = list(ShownResponses(RunFolder(run), 3, 3 * 50).blocks())
+    blocks = list(ShownResponses(Path(run), 3, 3 * 50).blocks()["training"])
     assert [(b.step, b.responses, b.all_responses) for b in blocks] == [
         (1, 4, 8), (2, 6, 8), (3, 4, 8)
     ]  # fmt: skip
     assert [g["place"] for g in unpacked(blocks[0])["groups"]] == [1, 3]
     assert [g["place"] for g in unpacked(blocks[1])["groups"]] == [0, 1, 3]
-    few = list(ShownResponses(RunFolder(run), 3, 30).blocks())
+    few = list(ShownResponses(Path(run), 3, 30).blocks()["training"])
     assert few[0].responses == 2 and few[1] is None, "of the first step one group at least"
 
 
 def test_what_has_been_read_is_not_read_again(run, monkeypatch):
-    responses = ShownResponses(RunFolder(run), 4, 1000)
-    before = list(responses.blocks())
+    responses = ShownResponses(Path(run), 4, 1000)
+    before = list(responses.blocks()["training"])
     with monkeypatch.context() as patch:
         patch.setattr(shown, "_block", None)
-        assert list(responses.blocks()) == before
+        assert list(responses.blocks()["training"]) == before
     RunFolder(run).responses(3).unlink()  # a resumed run has forgotten it
-    assert list(responses.blocks()) == before[:2]
+    assert list(responses.blocks()["training"]) == before[:2]
 
 
 def test_tokens_and_coefficients_come_back(run):
-    [block, *_] = ShownResponses(RunFolder(run), 3, 1000).blocks()
+    [block, *_] = ShownResponses(Path(run), 3, 1000).blocks()["training"]
     found = unpacked(block)
     table = parquet.read_table(RunFolder(run).responses(1)).to_pylist()
     rows = [row for group in found["groups"] for row in group["responses"]]
@@ -102,10 +105,11 @@ def test_a_log_without_tokens_is_shown_as_text(run):
     file = RunFolder(run).responses(1)
     table = parquet.read_table(file).drop_columns(["tokens", "coefficient", "response_token_ids"])
     parquet.write_table(table, file)
-    block = next(ShownResponses(RunFolder(run), 3, 1000).blocks())
+    block = ShownResponses(Path(run), 3, 1000).blocks()["training"][0]
     [group, *_] = unpacked(block)["groups"]
     response = group["responses"][0]
-    assert [unpacked(block)["texts"][i] for i in response["tokens"]] == ["right 0123"]
+    assert [unpacked(block)["texts"][i] for i in response["tokens"]] == ["right ", "0123"]
+    assert (response["unit"], response["length"]) == ("word", 10)
     assert response["credit"] == [None]
 
 
@@ -115,7 +119,7 @@ def test_coefficients_that_are_equal_missing_or_not_finite(run):
     credit = [[1.0] * 10, None, [np.nan, np.inf, *[0.5] * 8], *[[1.0, *[2.0] * 9]] * 5]
     at = table.schema.get_field_index("coefficient")
     parquet.write_table(table.set_column(at, "coefficient", [credit]), file)
-    groups = unpacked(next(ShownResponses(RunFolder(run), 3, 1000).blocks()))["groups"]
+    groups = unpacked(ShownResponses(Path(run), 3, 1000).blocks()["training"][0])["groups"]
     told = [row["credit"][0] for group in groups for row in group["responses"]]
     assert told[:4] == [1000, None, [None, None, *[500] * 8], [1000, *[2000] * 9]]
 
@@ -123,7 +127,7 @@ def test_coefficients_that_are_equal_missing_or_not_finite(run):
 def test_a_damaged_log_is_named(run):
     RunFolder(run).responses(2).write_bytes(b"PAR1 is not enough")
     with pytest.raises(RunFolderError, match=r"step_000002\.parquet: not readable"):
-        list(ShownResponses(RunFolder(run), 3, 1000).blocks())
+        ShownResponses(Path(run), 3, 1000).blocks()
 
 
 def test_nothing_that_a_model_said_stands_outside_of_packed_parts(tmp_path, write_run):
@@ -134,7 +138,8 @@ def test_nothing_that_a_model_said_stands_outside_of_packed_parts(tmp_path, writ
     html = path.read_text()
     assert hostile not in html and "alert" not in html
     assert html.count("</script>") == len(found := parts(html)) + 1
-    texts, [group] = found["responses-0-1"]["texts"], found["responses-0-1"]["groups"]
+    own = found["responses-0-training-1"]
+    texts, [group] = own["texts"], own["groups"]
     assert "".join(texts[i] for i in group["responses"][0]["tokens"]) == f"right {hostile}"
     assert "default-src 'none'" in html
 
@@ -148,7 +153,8 @@ def test_the_report_makes_a_page(run, tmp_path, capsys):
     assert own["steps"] == [1, 2, 3] and own["methods"] == ["delta"]
     assert own["series"]["update/entropy"] == pytest.approx([1, 0.5, 1 / 3])
     assert own["evaluations"] == {"evaluation/greedy/accuracy": [[3], [0.5]]}
-    assert own["blocks"] == [[s, 8, 8] for s in (1, 2, 3)] and content["refresh"] == 0
+    assert own["responses"] == {"training": [[s, 8, 8] for s in (1, 2, 3)]}
+    assert content["refresh"] == 0
     with pytest.raises(SystemExit):
         report.main([run, "--live"])
     with pytest.raises(SystemExit, match="page.html could not be written"):
@@ -183,3 +189,48 @@ def test_a_live_page_is_renewed_until_the_runs_end(run, tmp_path, monkeypatch):
     watcher.join(20)
     assert not watcher.is_alive() and len(seen) == 2 and all(seen)
     assert parts(path.read_text())["content"]["refresh"] == 0, "what is left is at rest"
+
+
+@pytest.fixture
+def evaluation(tmp_path, group_of):
+    """What ``rlvr evaluate`` leaves, in two parts."""
+    folder = EvaluationFolder(tmp_path / "asked")
+    folder.begin({"model": "a model"})
+    folder.add("avg_at_2", [group_of(0, ["right aye", "wrong bee"])], 7)
+    folder.add("avg_at_2", [group_of(1, ["right cee dee", "right eee"])], 7)
+    return folder
+
+
+def test_responses_of_evaluations_are_on_the_page(tmp_path, write_run, evaluation):
+    path = write_run(tmp_path / "run", [[["right", "wrong"]]] * 3, evaluated=[["wrong and why"]])
+    shutil.copytree(evaluation.path, Path(path, "benchmark", "step_000007"))
+    blocks = ShownResponses(Path(path), 3, 1000).blocks()
+    told = {name: [(b.step, b.responses) for b in own] for name, own in blocks.items()}
+    assert told == {
+        "training": [(1, 2), (2, 2), (3, 2)],
+        "greedy": [(3, 1)],
+        "benchmark avg_at_2": [(7, 4)],
+    }
+    [[asked]] = [unpacked(blocks["greedy"][0])["groups"]]
+    [response] = asked["responses"]
+    texts = unpacked(blocks["greedy"][0])["texts"]
+    assert [texts[i] for i in response["tokens"]] == ["wrong ", "and ", "why"]
+    assert (response["credit"], response["advantage"]) == ([None], None)
+    parts = unpacked(blocks["benchmark avg_at_2"][0])["groups"]
+    assert [g["place"] for g in parts] == [0, 1], "the second part's groups are others"
+    few = ShownResponses(Path(path), 3, 48).blocks()
+    assert [b and b.responses for b in few["training"]] == [2, None, 2], "half of the room"
+
+
+def test_an_evaluation_alone_has_a_report_and_a_page(tmp_path, evaluation, capsys):
+    path = tmp_path / "page.html"
+    report.main([str(evaluation.path), "--html", str(path)])
+    told = capsys.readouterr().out
+    assert told.startswith("# a model") and "| all | 75.0 [" in told
+    content = parts(path.read_text())["content"]
+    [own] = content["runs"]
+    assert content["families"] == [] and own["responses"] == {"avg_at_2": [[7, 4, 4]]}
+    assert own["figures"][0][:2] == ["", "avg@2"] and own["figures"][-1][0] == "all"
+    (evaluation.path / "responses" / "avg_at_2" / "part_00001.parquet").write_bytes(b"cut off")
+    with pytest.raises(SystemExit, match=r"part_00001\.parquet is damaged"):
+        report.main([str(evaluation.path)])
