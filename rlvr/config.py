@@ -276,6 +276,14 @@ class TelemetryConfig:
 
 
 @dataclass
+class ShadowConfig:
+    """Credit methods beside the one in use: computed on the same features, compared, not used."""
+
+    # By name, or with options: [thr, {name: oar_p, stride: 4}]
+    credits: list[Any] = field(default_factory=list)
+
+
+@dataclass
 class RunConfig:
     """One run, whole. The untyped nodes are resolved by the registries of ``rlvr.algorithm``."""
 
@@ -287,6 +295,7 @@ class RunConfig:
     objective: dict[str, Any] = field(default_factory=lambda: {"name": "grpo"})
     credit: dict[str, Any] = field(default_factory=lambda: {"name": "uniform"})
     correction: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
+    shadow: ShadowConfig = field(default_factory=ShadowConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -130,6 +130,20 @@ class Registry(Generic[T]):
         return self._entries
 
 
+def labelled(method: object, where: str) -> tuple[str, dict[str, Any]]:
+    """The label and the node of a method that is given by name or as {name: ..., option: value}.
+
+    The label is the name, with the options if there are some: ``thr(p=0.2)``.
+    """
+    if isinstance(method, str):
+        return method, {"name": method}
+    if not isinstance(method, Mapping):
+        raise ConfigError(f"{where}: '{method}' is neither a name nor {{name: ...}}.")
+    options = ", ".join(f"{key}={value}" for key, value in method.items() if key != "name")
+    name = str(method.get("name"))
+    return f"{name}({options})" if options else name, {str(k): v for k, v in method.items()}
+
+
 def require(condition: bool, message: str) -> None:
     """For ``__post_init__``: ``message`` says which option must be what."""
     if not condition:

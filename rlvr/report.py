@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlvr.errors import ConfigError, for_people
+from rlvr.evaluation import settings
 from rlvr.evaluation.folder import EvaluationFolder, estimates, markdown, table
 from rlvr.plan.compare import compared, stages_beside
 from rlvr.plan.hardware import Gpu, gpu, gpu_here
@@ -43,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n\n".join([*told, *(own.told for own in evaluations)]))
         device = gpu(options.gpu) if options.gpu else gpu_here()
         if device:
-            for told in filter(None, (compared(record, device) for record in records)):
-                print(f"\n{told}")
+            for stages in filter(None, (compared(record, device) for record in records)):
+                print(f"\n{stages}")
         try:
             if options.plot:
                 plot(records, options.plot)
@@ -64,10 +65,10 @@ class _Evaluation(EvaluationRecord):
 def _evaluation(path: str) -> _Evaluation | None:
     """The evaluation whose folder this is; None if it is none."""
     folder = EvaluationFolder(Path(path))
-    if (settings := folder.settings()) is None:
+    if (read := settings.read(folder.path)) is None:
         return None
     result = estimates(folder.measures())
-    return _Evaluation(path, table(result), markdown(str(settings.get("model", path)), result))
+    return _Evaluation(path, table(result), markdown(str(read.get("model", path)), result))
 
 
 def _make_page(

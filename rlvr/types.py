@@ -89,22 +89,30 @@ def samples_of(groups: Iterable[Group]) -> list[Sample]:
     return [sample for group in groups for sample in group.samples]
 
 
+IN_USE = ""
+"""The credit method that is trained with, among labels of others that are computed beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenCoefficients:
     """c_t of every token of some responses, one response after the other."""
 
     response: np.ndarray  # int64 [S]: position of the response in the rollout batch
     length: np.ndarray  # int64 [S], in tokens
-    coefficient: np.ndarray  # float32 [N]
+    coefficient: Mapping[str, np.ndarray]  # float32 [N], by the label of the method
 
     @classmethod
-    def of(cls, batch: TokenBatch, coefficients: Float[Tensor, "N"]) -> TokenCoefficients:
-        found = batch.response_id, batch.response_length, coefficients.float()
-        return cls(*(x.cpu().numpy() for x in found))
+    def of(
+        cls, batch: TokenBatch, coefficients: Mapping[str, Float[Tensor, "N"]]
+    ) -> TokenCoefficients:
+        response, length = batch.response_id.cpu().numpy(), batch.response_length.cpu().numpy()
+        found = {label: c.float().cpu().numpy() for label, c in coefficients.items()}
+        return cls(response, length, found)
 
-    def by_response(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Each response with its own."""
-        parts = np.split(self.coefficient, self.length.cumsum()[:-1]) if len(self.length) else []
+    def by_response(self, label: str = IN_USE) -> Iterator[tuple[int, np.ndarray]]:
+        """Each response with its own, by the method of that label."""
+        every = self.coefficient[label]
+        parts = np.split(every, self.length.cumsum()[:-1]) if len(self.length) else []
         return zip(self.response.tolist(), parts, strict=True)
 
 
@@ -176,17 +184,23 @@ class CreditInputs:
     """What a credit method prepared on the driver, for itself on the ranks; names are its own.
 
     On the driver the tensors run over the whole rollout batch in sample order, on a rank over the
-    sequences of the batch that they come with.
+    sequences of the batch that they come with. Of several methods each has its part, by its label.
     """
 
     sequence: Mapping[str, Shaped[Tensor, "S ..."]] = field(default_factory=dict)
     token: Mapping[str, Shaped[Tensor, "N ..."]] = field(default_factory=dict)
+    parts: Mapping[str, CreditInputs] = field(default_factory=dict)
+
+    def of(self, label: str) -> CreditInputs:
+        """The part of the method of that label, empty if it has prepared nothing."""
+        return self.parts.get(label, CreditInputs())
 
     def select(self, sequences: Int[Tensor, "s"], n: Int[Tensor, "n"]) -> CreditInputs:
         """Those of ``sequences``, whose tokens are ``n`` on the N axis."""
         return CreditInputs(
             {name: x[sequences] for name, x in self.sequence.items()},
             {name: x[n] for name, x in self.token.items()},
+            {label: own.select(sequences, n) for label, own in self.parts.items()},
         )
 
     def to(self, device: torch.device | str) -> CreditInputs:
@@ -194,6 +208,7 @@ class CreditInputs:
         return CreditInputs(
             {name: x.to(device) for name, x in self.sequence.items()},
             {name: x.to(device) for name, x in self.token.items()},
+            {label: own.to(device) for label, own in self.parts.items()},
         )
 
 

@@ -1,7 +1,7 @@
 """The folder of an audit: responses, values of prefixes as soon as they are known, the result."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def effects_table(batch: AuditBatch, effects: Effects) -> pa.Table:
     """A row for each audited token."""
     at = list(zip(effects.response.tolist(), effects.position.tolist(), strict=True))
     ids = [int(batch.samples[r].response.token_ids[t]) for r, t in at]
-    columns: dict[str, Sequence[Any]] = {
+    columns: dict[str, Any] = {
         "response": effects.response,
         "position": effects.position,
         "token_id": ids,

@@ -32,9 +32,16 @@ class Effects:
 
     def of(self, chosen: Bool[np.ndarray, "K"]) -> "Effects":
         """Those of some tokens; the reliability stays that of all."""
-        own = (self.response, self.position, self.advantage, self.delta, self.low, self.high)
-        coefficients = {name: c[chosen] for name, c in self.coefficients.items()}
-        return Effects(*(x[chosen] for x in own), self.reliability, coefficients)
+        return Effects(
+            self.response[chosen],
+            self.position[chosen],
+            self.advantage[chosen],
+            self.delta[chosen],
+            self.low[chosen],
+            self.high[chosen],
+            self.reliability,
+            {name: c[chosen] for name, c in self.coefficients.items()},
+        )
 
     def sides(self) -> dict[str, "Effects"]:
         """All, and those of responses with a positive and with a negative advantage."""

@@ -93,8 +93,17 @@ def _told(found: Explanation) -> str:
     for name, coefficients in found.coefficients.items():
         low = min(float(c.min()) for c in coefficients)
         high = max(float(c.max()) for c in coefficients)
-        lines.append(f"  {name}: c from {low:.4g} to {high:.4g}")
+        lines.append(f"  {name}: c from {low:.4g} to {high:.4g}{_agreement(found, name)}")
     return "\n".join(lines)
+
+
+def _agreement(found: Explanation, name: str) -> str:
+    """How the method agrees with the first one, as far as that is defined."""
+    told = []
+    for measure in ("correlation", "gradient_cosine"):
+        if (value := found.metrics.get(f"shadow/{name}/{measure}")) is not None:
+            told.append(f"{measure.replace('_', ' ')} {value:.3f}")
+    return f"; with {next(iter(found.coefficients))}: {', '.join(told)}" if told else ""
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from rlvr.errors import ConfigError
+from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.page.blocks import packed_responses
 from rlvr.telemetry.page.page import page_html
 from rlvr.telemetry.page.runs import NO_STEPS
 from rlvr.telemetry.responses import response_table
 from rlvr.telemetry.run_folder import write_text
-from rlvr.types import Group, samples_of
+from rlvr.types import IN_USE, Group, samples_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,6 +31,8 @@ class Explanation:
     tokens: pa.ListArray  # of each response, what every token adds to its text
     coefficients: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
     """By method: c_t of each response, float32 [n] in sample order."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """``credit/...`` of the first method, and ``shadow/NAME/...`` of the others."""
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -58,10 +61,8 @@ class Explanation:
     def html(self) -> str:
         """The page, whole."""
         methods = list(self.coefficients)
-        columns = [list(c) for c in self.coefficients.values()]
-        table = response_table(1, self.groups, self.advantages, columns[0], self.tokens)
-        for name, column in zip(methods[1:], columns[1:], strict=True):
-            table = table.append_column(f"coefficient:{name}", pa.array(column))
+        columns = dict(zip([IN_USE, *methods[1:]], self.coefficients.values(), strict=True))
+        table = response_table(1, self.groups, self.advantages, columns, self.tokens)
         title = ", ".join(methods)
         run = {
             **NO_STEPS,
@@ -79,7 +80,8 @@ class Explanation:
         if path.suffix == ".html":
             write_text(path, self.html)
         elif path.suffix == ".json":
-            told = {"methods": list(self.coefficients), "responses": self.rows}
+            methods, metrics = list(self.coefficients), json_clean(dict(self.metrics))
+            told = {"methods": methods, "metrics": metrics, "responses": self.rows}
             write_text(path, json.dumps(told) + "\n")
         else:
             raise ConfigError(f"{path}: an explanation is saved as .json or .html")

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from rlvr.algorithm.advantages import ADVANTAGES
-from rlvr.algorithm.credit import Prefix, PreparesInputs, Question
+from rlvr.algorithm.credit import CREDITS, Prefix, Question
+from rlvr.algorithm.credit.shadow import prepared
+from rlvr.algorithm.metrics import values
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError, DataError
 from rlvr.explain.explanation import Explanation
@@ -19,7 +20,7 @@ from rlvr.loop.answers import AnswerFinder
 from rlvr.loop.batch import RolloutBatch
 from rlvr.telemetry.progress import phase
 from rlvr.telemetry.token_texts import TokenTexts
-from rlvr.types import Group, TokenChoices, samples_of
+from rlvr.types import IN_USE, Group, TokenChoices, samples_of
 
 
 def explained(
@@ -31,7 +32,8 @@ def explained(
 ) -> Explanation:
     """Token coefficients by each of ``methods``, nodes of the configuration by their labels.
 
-    All groups together are one rollout batch. DataError if no response has an advantage.
+    All groups together are one rollout batch, which is scored once; the first method is compared
+    with each other one. DataError if no response has an advantage.
     """
     batch = RolloutBatch(0, list(groups), {})
     advantages = batch.advantages(ADVANTAGES.build(config.advantage, "advantage"))
@@ -40,36 +42,31 @@ def explained(
             "every advantage is 0, so there is nothing to share among tokens: no two responses to "
             "the same prompt have different rewards."
         )
-    coefficients: dict[str, list[np.ndarray]] = {}
-    for label, node in methods.items():
-        with phase(f"credit by {label}"):
-            own = replace(config, credit=node)
-            coefficients[label] = _coefficients(own, policy, tokenizer, groups, advantages)
+    if not methods:
+        raise ConfigError("credit: no method is named.")
+    built = {label: CREDITS.build(node, "credit") for label, node in methods.items()}
+    first = next(iter(built))
+    own = {IN_USE if label == first else label: method for label, method in built.items()}
+    driver = _NoEngines(config.verifier, tokenizer)
+    device, pad = policy.head.weight.device, driver.pad_token_id
+    with phase(f"credit by {', '.join(methods)}"):
+        rank = ScoringRank(config, device, pad, policy, policy, methods=own)
+        inputs = _now(prepared(own, groups, driver))
+        mini = len(groups)
+        [part] = rank_batches(
+            groups, advantages, ranks=1, groups_per_mini_batch=mini, inputs=inputs
+        )
+        rank.load(part)
+        rank.score()
+        report, found = rank.assign_credit(wanted=True)
+    assert found is not None
+    coefficients = {
+        label: [c for _, c in sorted(found.by_response(as_used), key=lambda pair: pair[0])]
+        for label, as_used in zip(methods, own, strict=True)
+    }
     texts = TokenTexts(lambda ids: tokenizer.batch_decode(ids, skip_special_tokens=False))
     tokens = texts.of([s.response.token_ids for s in samples_of(groups)])
-    return Explanation(groups, advantages, tokens, coefficients)
-
-
-def _coefficients(
-    config: RunConfig,
-    policy: Policy,
-    tokenizer: Any,
-    groups: Sequence[Group],
-    advantages: np.ndarray,
-) -> list[np.ndarray]:
-    """c_t of every response, float32 [n] in sample order."""
-    driver = _NoEngines(config.verifier, tokenizer)
-    rank = ScoringRank(config, policy.head.weight.device, driver.pad_token_id, policy, policy)
-    inputs = None
-    if isinstance(rank.credit, PreparesInputs):
-        inputs = _now(rank.credit.prepare(groups, driver))
-    size = len(groups)
-    [batch] = rank_batches(groups, advantages, ranks=1, groups_per_mini_batch=size, inputs=inputs)
-    rank.load(batch)
-    rank.score()
-    _, tokens = rank.assign_credit(wanted=True)
-    assert tokens is not None
-    return [own for _, own in sorted(tokens.by_response(), key=lambda pair: pair[0])]
+    return Explanation(groups, advantages, tokens, coefficients, values(report))
 
 
 class _NoEngines(AnswerFinder):

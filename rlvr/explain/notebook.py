@@ -16,6 +16,7 @@ from rlvr.explain.methods import explained
 from rlvr.explain.rows import file_rows, groups_of
 from rlvr.learner.attention import NAME as PACKED_ATTENTION
 from rlvr.learner.policy import Policy
+from rlvr.registry import labelled
 
 Credit = str | Mapping[str, Any]  # a name, or {"name": ..., option: value}
 
@@ -59,18 +60,9 @@ def explain(
         lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
         int(model.get_input_embeddings().num_embeddings),  # type: ignore[arg-type]
     )
-    methods = dict(_method(own) for own in chosen)
+    methods = dict(labelled(own, "credit") for own in chosen)
     with lent(model, temperature, config.learner.logits_mib) as policy:
         return explained(config, methods, policy, tokenizer, groups)
-
-
-def _method(credit: Credit) -> tuple[str, dict[str, Any]]:
-    """The label and the node of a method."""
-    if isinstance(credit, str):
-        return credit, {"name": credit}
-    options = ", ".join(f"{key}={value}" for key, value in credit.items() if key != "name")
-    name = str(credit.get("name"))
-    return f"{name}({options})" if options else name, dict(credit)
 
 
 @contextmanager

@@ -52,7 +52,8 @@ class StepCost:
     """Of every sequence in a training step, before it is shared out over the ranks.
 
     The unit is a forward pass in FLOPs. What no gradient can reach is neither scored nor updated,
-    unless the credit method wants to see every token.
+    unless the credit method wants to see every token. What only its shadows ask for counts nothing,
+    for the update must not depend on them.
     """
 
     def __init__(self, config: RunConfig, flops: Flops) -> None:

@@ -1,6 +1,6 @@
 """What the scoring pass keeps for credit assignment, and the policy it lends."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -53,7 +53,8 @@ class ScoringFeatures:
         policy: lent on.
         temperature: of the sampling.
         store: ``device``, ``host`` or ``recompute``.
-        recompute: streams the hidden states of the scored tokens.
+        recompute: streams the hidden states of the tokens that are kept.
+        kept: tokens whose hidden states are; by default all that are scored.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ScoringFeatures:
         *,
         store: str,
         recompute: Recompute,
+        kept: Bool[Tensor, "N"] | None = None,
     ) -> None:
         n, device = len(scored), scored.device
         self.scored = scored
@@ -73,12 +75,13 @@ class ScoringFeatures:
         self.recomputes = store == "recompute"
         self._recompute = recompute
         # In the order in which the micro-batches came, so that no chunk has to be gathered.
-        kept = 0 if self.recomputes else int(scored.sum())
+        self._kept = scored if kept is None else kept
+        size = 0 if self.recomputes else int(self._kept.sum())
         on_host = store == "host" and device.type == "cuda"
         self._count = 0
-        self._place = torch.zeros(kept, dtype=torch.long, device=device)
+        self._place = torch.zeros(size, dtype=torch.long, device=device)
         self._hidden = torch.empty(
-            (kept, policy.hidden_size),
+            (size, policy.hidden_size),
             dtype=policy.dtype,
             device="cpu" if on_host else device,
             pin_memory=on_host,
@@ -90,6 +93,9 @@ class ScoringFeatures:
         """Take in one micro-batch of the scoring pass; ``n`` is its place on the N axis."""
         self.logp[n], self.entropy[n], self.log_normaliser[n] = statistics
         if len(self._place):
+            own = self._kept[n]
+            if not own.all():
+                n, hidden = n[own], hidden[own]
             rows = slice(self._count, self._count + len(n))
             self._place[rows] = n
             self._hidden[rows].copy_(hidden, non_blocking=True)
@@ -104,6 +110,31 @@ class ScoringFeatures:
         if self._hidden.device != self._place.device:
             chunks = prefetched(chunks, self._place.device)
         yield from zip(places, chunks, strict=True)
+
+
+class JoinedFeatures:
+    """What several scoring passes kept, as one method among others is to see it.
+
+    Args:
+        passes: that have no token in common.
+        scored: this rank's tokens that the method is to see.
+    """
+
+    def __init__(self, passes: Sequence[ScoringFeatures], scored: Bool[Tensor, "N"]) -> None:
+        self._passes = passes
+        self.scored = scored
+        self.policy, self.temperature = passes[0].policy, passes[0].temperature
+        self.recomputes = any(p.recomputes for p in passes)
+        self.logp, self.entropy, self.log_normaliser = (
+            torch.where(scored, torch.stack([getattr(p, name) for p in passes]).sum(0), 0.0)
+            for name in ("logp", "entropy", "log_normaliser")
+        )
+
+    def hidden(self) -> Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n d"]]]:
+        for own in self._passes:
+            for n, hidden in own.hidden():
+                wanted = self.scored[n]
+                yield n[wanted], hidden[wanted]
 
 
 def prefetched(chunks: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:

@@ -96,17 +96,19 @@ class LearnerGroup:
 
     async def assign_credit(
         self, wanted: bool = False
-    ) -> tuple[dict[str, float], list[np.ndarray | None]]:
+    ) -> tuple[dict[str, float], dict[str, list[np.ndarray | None]]]:
         """Assign token coefficients; if they are ``wanted``, returns those of every response.
 
-        They are float32 [n] in sample order, None of what no rank has, as
-        ``train.overlong_filter`` left it out.
+        They are float32 [n] in sample order by the label of the method (``IN_USE``, and those of
+        its shadows), None of what no rank has, as ``train.overlong_filter`` left it out.
         """
         reports, tokens = zip(*await self._stage("assign_credit", wanted), strict=True)
-        coefficients: list[np.ndarray | None] = [None] * self._responses
+        coefficients: dict[str, list[np.ndarray | None]] = {}
         for own in filter(None, tokens):
-            for response, coefficient in own.by_response():
-                coefficients[response] = coefficient
+            for label in own.coefficient:
+                column = coefficients.setdefault(label, [None] * self._responses)
+                for response, coefficient in own.by_response(label):
+                    column[response] = coefficient
         return values(summed(reports)), coefficients
 
     async def update(self) -> dict[str, float]:

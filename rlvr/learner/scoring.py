@@ -9,21 +9,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlvr.algorithm.correction import CORRECTIONS
-from rlvr.algorithm.credit import CREDITS, Needs
-from rlvr.algorithm.metrics import Mean, Metric
+from rlvr.algorithm.credit import CreditAssigner, Needs
+from rlvr.algorithm.credit.shadow import credit_methods
+from rlvr.algorithm.metrics import Mean
 from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective
 from rlvr.algorithm.objectives.base import PerToken
 from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
 from rlvr.learner.collectives import DistributedRanks
+from rlvr.learner.credit import CreditStage, Members, Report
 from rlvr.learner.features import LentPolicy, ScoringFeatures, agreed_store
 from rlvr.learner.logprob import TokenStatistics
 from rlvr.learner.policy import Policy
 from rlvr.learner.prompts import shared_prompts
 from rlvr.learner.totals import totals_of
-from rlvr.types import Packing, TokenBatch, TokenCoefficients, Totals
+from rlvr.types import IN_USE, Packing, TokenBatch, TokenCoefficients, Totals
 
-Report = dict[str, Metric]
 Places = Int[Tensor, "n"]  # of a sub-batch's tokens on the N axis
 
 
@@ -42,6 +43,7 @@ class ScoringRank:
         policy: the policy.
         engine: what runs it, called as the policy itself is.
         reference: a frozen policy, where the objective needs one.
+        methods: of credit, by their labels; by default those of ``config``.
     """
 
     def __init__(
@@ -52,13 +54,14 @@ class ScoringRank:
         policy: Policy,
         engine: Any,
         reference: Any = None,
+        methods: dict[str, CreditAssigner] | None = None,
     ) -> None:
         self.config = config
         self.device = device
         self.sequence = policy.sequence
         self.ranks = DistributedRanks(device, self.sequence.data_parallel)
         self.objective = OBJECTIVES.build(config.objective, "objective")
-        self.credit = CREDITS.build(config.credit, "credit")
+        self.credit = CreditStage(methods or credit_methods(config), self.ranks, device)
         self.correction = CORRECTIONS.build(config.correction, "correction")
         self.policy = policy
         self.frozen = LentPolicy(policy, pad_token_id)
@@ -67,7 +70,6 @@ class ScoringRank:
         self.moved = False  # whether a step has been taken on the current batch
         self.batch: TokenBatch
         self.cost: Float[Tensor, "S"]
-        self.features: ScoringFeatures
         self.coefficients: Float[Tensor, "N"]
 
     def load(self, batch: TokenBatch) -> None:
@@ -83,52 +85,47 @@ class ScoringRank:
 
     @torch.no_grad()
     def score(self) -> Report:
-        """Old log-probabilities, and the hidden states that the credit method asked for.
+        """Old log-probabilities, and the hidden states that the credit methods asked for.
 
         Left out is what costs a forward and changes nothing: responses without gradient, and,
         when credit needs nothing of the pass, the first mini-batch, whose update starts at ratio
-        1 and computes the same log-probabilities itself.
+        1 and computes the same log-probabilities itself. What only shadows ask for follows in a
+        pass of its own, so that the first one, and what the method in use sees of it, is bit for
+        bit what it is without them.
         """
         if self.objective.coupled:  # which responses take part is the whole group's affair
             self.batch = replace(self.batch, response_weight=torch.zeros_like(self.batch.reward))
             for members in self._mini_batches():
                 self._couple_responses(members, self._totals(members))
-        wanted = self._active()
-        if Needs.EVERY_TOKEN in self.credit.needs:
-            wanted[:] = True
+        active, credit = self._active(), self.credit
+        wanted = credit.seen(active)
         if self.reference is not None:
             logp = self._logp(self.reference, torch.nonzero(wanted)[:, 0], empty=0.0)
             self.batch = replace(self.batch, logp_reference=logp)
-        scored = wanted[self.batch.sequence_id]
-        if not self.credit.needs & (Needs.STATISTICS | Needs.HIDDEN):
-            wanted &= self.batch.mini_batch > 0
-        sequences = torch.nonzero(wanted)[:, 0]
-        store = "recompute"
-        if Needs.HIDDEN in self.credit.needs:
-            asked, tokens = self.config.learner.features, int(scored.sum())
-            store = agreed_store(asked, tokens, self.frozen, self.device)
-        self.features = ScoringFeatures(
-            scored,
-            self.frozen,
-            self.config.rollout.temperature,
-            store=store,
-            recompute=lambda: self._stream_hidden(sequences),
-        )
-        logp = self._logp(self.engine, sequences, empty=torch.nan, features=self.features)
+        first = wanted
+        if not credit.needs & (Needs.STATISTICS | Needs.HIDDEN):
+            first = wanted & (self.batch.mini_batch > 0)
+        kept = credit.kept(active)
+        features, logp = self._scoring_pass(first, wanted, kept)
         self.batch = replace(self.batch, logp_old=logp)
-        return {"score/tokens": Mean(float((~logp.isnan()).sum()), 1.0 / self.ranks.size)}
+        passes, tokens = [features], (~logp.isnan()).sum()
+        if credit.shadows:
+            every = credit.seen_by_any(active)
+            features, logp = self._scoring_pass(every & ~first, every, kept)
+            passes, tokens = [*passes, features], tokens + (~logp.isnan()).sum()
+        credit.take(passes, active, self.batch)
+        return {"score/tokens": Mean(float(tokens), 1.0 / self.ranks.size)}
 
+    @torch.no_grad()
     def assign_credit(self, wanted: bool = False) -> tuple[Report, TokenCoefficients | None]:
         """Token coefficients c_t of the whole rollout batch, under the old policy.
 
-        Returns what there is to report, and the coefficients if they are ``wanted``.
+        Returns what there is to report, and the coefficients by every method if they are
+        ``wanted``.
         """
-        with torch.no_grad():
-            credit = self.credit.assign(self.batch, self.features, self.ranks)
-        self.coefficients = credit.coefficients.to(self.device)
-        del self.features  # the hidden states are the largest thing in memory
-        report: Report = {f"credit/{k}": Mean(v, 1.0) for k, v in credit.metrics.items()}
-        return report, TokenCoefficients.of(self.batch, self.coefficients) if wanted else None
+        report, found = self.credit.assign(self.batch)
+        self.coefficients = found[IN_USE]
+        return report, TokenCoefficients.of(self.batch, found) if wanted else None
 
     def _against_old(self, logp: PerToken, micro: TokenBatch) -> tuple[TokenBatch, Report]:
         """Fill in log-probabilities that were not scored (ratio 1) and the importance weights."""
@@ -211,6 +208,32 @@ class ScoringRank:
                 if features is not None:
                     features.keep(n, statistics, hidden)
         return logp
+
+    def _scoring_pass(
+        self, members: Members, scored: Members, kept: Members | None
+    ) -> tuple[ScoringFeatures, Float[Tensor, "N"]]:
+        """Features and log p of the ``members``, NaN elsewhere, with hidden states of the ``kept``.
+
+        ``scored`` says of all sequences whether the pass stands for them.
+        """
+        place, store = self.batch.sequence_id, "recompute"
+        own = members
+        if kept is not None:
+            own = members & kept
+            asked, tokens = self.config.learner.features, int(own[place].sum())
+            store = agreed_store(asked, tokens, self.frozen, self.device)
+        again = torch.nonzero(own)[:, 0]
+        features = ScoringFeatures(
+            scored[place],
+            self.frozen,
+            self.config.rollout.temperature,
+            store=store,
+            recompute=lambda: self._stream_hidden(again),
+            kept=own[place],
+        )
+        sequences = torch.nonzero(members)[:, 0]
+        logp = self._logp(self.engine, sequences, empty=torch.nan, features=features)
+        return features, logp
 
     def _stream_hidden(self, sequences: Int[Tensor, "s"]) -> Iterator[tuple[Tensor, Tensor]]:
         with torch.no_grad():

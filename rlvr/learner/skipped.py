@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlvr.types import TokenBatch, TokenCoefficients
+from rlvr.types import IN_USE, TokenBatch, TokenCoefficients
 
 
 def told_by_gradient(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -38,7 +38,7 @@ class UpdateInputs:
         assert logp_old is not None
         mini_batch = batch.mini_batch.cpu().numpy()
         return cls(
-            TokenCoefficients.of(batch, coefficients),
+            TokenCoefficients.of(batch, {IN_USE: coefficients}),
             mini_batch,
             np.isin(mini_batch, list(skipped)),
             logp_old.float().cpu().numpy(),

@@ -20,6 +20,7 @@ from rlvr.learner.host_state import HostState
 from rlvr.learner.sharded_state import ShardedState
 from rlvr.learner.state_files import Piece, SharedState, StateFiles, write
 from rlvr.storage import FileSum, Folder
+from rlvr.types import IN_USE
 from rlvr.weights.base import Meeting, WeightBackend, backend_class
 from rlvr.weights.source import ShardedWeightSource
 
@@ -146,9 +147,10 @@ class LearnerWorker:
         state = ShardedState(self._rank.engine, self._rank.policy.model)
         shared = None
         if self._rank_number == 0:
-            credit = {"name": self._config.credit["name"]}
-            credit["state"] = getattr(self._rank.credit, "state", {})
-            shared = SharedState(state.shapes, self._rank.steps, state.scalars, deepcopy(credit))
+            credit = {k: getattr(m, "state", {}) for k, m in self._rank.credit.methods.items()}
+            told = {"name": self._config.credit["name"], "state": credit.pop(IN_USE)}
+            told["shadows"] = credit
+            shared = SharedState(state.shapes, self._rank.steps, state.scalars, deepcopy(told))
         self._writing = self._writer.submit(self._write, Folder(folder), state.copied(), shared)
 
     def _write(
@@ -175,8 +177,11 @@ class LearnerWorker:
         files = StateFiles(Folder(folder))
         ShardedState(self._rank.engine, self._rank.policy.model).restore(files)
         self._rank.steps = files.shared.optimizer_steps
+        saved = dict(files.shared.credit.get("shadows", {}))
         if files.shared.credit["name"] == self._config.credit["name"]:
-            getattr(self._rank.credit, "state", {}).update(files.shared.credit["state"])
+            saved[IN_USE] = files.shared.credit["state"]
+        for label, method in self._rank.credit.methods.items():
+            getattr(method, "state", {}).update(saved.get(label, {}))
 
     def save_model(self, folder: str) -> None:
         """Write an ordinary Hugging Face folder; a collective."""

@@ -13,7 +13,7 @@ from rlvr.learner.skipped import UpdateInputs
 from rlvr.loop.batch import RolloutBatch
 from rlvr.telemetry.responses import response_table
 from rlvr.telemetry.run_folder import RunFolder, replacing, writing
-from rlvr.types import samples_of
+from rlvr.types import IN_USE, samples_of
 
 
 class BadUpdates:
@@ -71,7 +71,7 @@ def batch_table(
             columns["skipped"][response] = bool(part.skipped[i])
             columns["logp_old"][response] = logp_old[i]
             coefficients[response] = coefficient
-    table = response_table(batch.step + 1, batch.groups, advantages, coefficients)
+    table = response_table(batch.step + 1, batch.groups, advantages, {IN_USE: coefficients})
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values))
     return table

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rlvr.algorithm.credit import CREDITS, Prefix, PreparesInputs, Question
+from rlvr.algorithm.credit import Prefix, Question
+from rlvr.algorithm.credit.shadow import credit_methods, prepared
 from rlvr.config import RunConfig
 from rlvr.errors import RunError
 from rlvr.loop.answers import AnswerFinder
@@ -20,7 +21,7 @@ _WAVE = 4096  # questions under way at a time
 
 
 class CreditDriver(AnswerFinder):
-    """Runs a method's own preparation on the driver (the ``Driver`` protocol).
+    """Runs the methods' own preparation on the driver (the ``Driver`` protocol).
 
     It does so after a policy version is published and before the next one is, so the engines
     answer for the version that the learner scores with, in asynchronous training too. A question
@@ -36,7 +37,7 @@ class CreditDriver(AnswerFinder):
     ) -> None:
         super().__init__(config.verifier, tokenizer)
         self.longest = int(config.rollout.engine["max_model_len"]) - 1
-        self._method = CREDITS.build(config.credit, "credit")
+        self._methods = credit_methods(config)
         self._rollout = rollout
         self._continuations = continuations
         self._sampling = Sampling(config.rollout.temperature, 1.0, 0, 1, ())
@@ -44,11 +45,9 @@ class CreditDriver(AnswerFinder):
         self._version = 0
 
     async def prepare(self, batch: RolloutBatch) -> CreditInputs | None:
-        """The method's own inputs for the batch, None if it wants none."""
-        if not isinstance(self._method, PreparesInputs):
-            return None
+        """The inputs of the method in use and its shadows, None if none of them wants any."""
         self._version = batch.step
-        return await self._method.prepare(batch.groups, self)
+        return await prepared(self._methods, batch.groups, self)
 
     async def values(self, prefixes: Sequence[Prefix], samples: int) -> list[np.ndarray]:
         return await self._continuations.rewards(prefixes, samples, self._version)

@@ -1,6 +1,6 @@
 """The training loop."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 import numpy as np
@@ -98,7 +98,7 @@ class Trainer:
         batch: RolloutBatch,
         advantages: np.ndarray,
         metrics: dict[str, float],
-        coefficients: Coefficients,
+        coefficients: Mapping[str, Coefficients],
     ) -> None:
         timings = self.watch.lap()
         metrics["groups/discarded"] = len(batch.discarded)

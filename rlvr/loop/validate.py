@@ -7,6 +7,7 @@ from typing import Any
 
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.compatibility import METHODS, compatible
+from rlvr.algorithm.credit.shadow import credit_methods
 from rlvr.config import RunConfig, choices, nearest, refused_choice
 from rlvr.data.sources import sources
 from rlvr.errors import ConfigError
@@ -154,9 +155,11 @@ def _values(config: RunConfig) -> list[str]:
 
 def _methods(config: RunConfig) -> list[str]:
     builds: list[Any] = [
-        partial(r.build, getattr(config, node), node) for node, r in METHODS.items()
+        partial(r.build, getattr(config, node), node)
+        for node, r in METHODS.items()
+        if node != "credit"
     ]
-    builds.append(partial(sources, config.data.train))
+    builds += [partial(credit_methods, config), partial(sources, config.data.train)]
     builds += [partial(f, config.verifier) for f in (answer_pattern, check_rewards)]
     problems = []
     for build in builds:

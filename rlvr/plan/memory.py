@@ -157,7 +157,7 @@ class _Rank:
 
     def features(self) -> float:
         """Hidden states that the scoring pass keeps for credit."""
-        if Needs.HIDDEN not in self.work.credit.needs:
+        if Needs.HIDDEN not in self.work.needs:
             return 0.0
         tokens = self.work.scored * self.work.responses / self.ranks
         return self.item * tokens * self.shape.hidden

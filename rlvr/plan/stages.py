@@ -76,23 +76,28 @@ class _Learner:
         return self._gathering(share * (self.layers + self.head) / self.flops, gathered)
 
     def credit(self, store: str) -> Stage:
-        credit, work, gpu = self.work.credit, self.work, self.gpu
-        kept = 2 * work.scored * work.responses * self.shape.hidden / self.ranks * _STREAMS
+        """All methods one after the other, and where they are compared a pass of the head."""
+        work, gpu = self.work, self.gpu
+        kept = 2 * work.scored * work.responses * self.shape.hidden / self.ranks
         rate = gpu.pcie if store == "host" else gpu.hbm
-        again = 0.0
-        if Needs.EMBEDDINGS in credit.needs:  # forwards over the response, some of them halves
-            again = 3.0
-            if hasattr(credit, "max_positions"):
-                tried = min(
-                    credit.max_positions or np.inf, work.response / getattr(credit, "stride", 1)
-                )
-                again = 1 + tried / 2
-        elif store == "recompute":
-            again = float(_STREAMS)
-        flops = again * work.active * self.layers / self.flops
-        if Needs.HIDDEN not in credit.needs:
+        again, streams, heads = 0.0, 0, len(work.credit) > 1
+        for credit in work.credit:
+            if Needs.EMBEDDINGS in credit.needs:  # forwards over the response, some of them halves
+                tried = 4.0
+                if hasattr(credit, "max_positions"):
+                    most, stride = credit.max_positions or np.inf, getattr(credit, "stride", 1)
+                    tried = min(most, work.response / stride)
+                again += 1 + tried / 2
+            if Needs.HIDDEN in credit.needs:
+                streams += _STREAMS
+        streams += heads
+        if store == "recompute":
+            again += streams
+        flops = (again * work.active * self.layers + heads * work.active * self.head) / self.flops
+        if not streams:
             return _longest(FLOPs=flops)
-        return _longest(FLOPs=flops, **{"host" if store == "host" else "HBM": kept / rate})
+        read = streams * kept / rate
+        return _longest(FLOPs=flops, **{"host" if store == "host" else "HBM": read})
 
     def update(self) -> Stage:
         learner, work, shape = self.config.learner, self.work, self.shape

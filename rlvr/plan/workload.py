@@ -1,11 +1,13 @@
 """How much a step has to sample and to learn from."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 
 import numpy as np
 
-from rlvr.algorithm.credit import CREDITS, CreditAssigner, Needs
+from rlvr.algorithm.credit import CreditAssigner, Needs
+from rlvr.algorithm.credit.shadow import credit_methods
 from rlvr.algorithm.objectives import OBJECTIVES
 from rlvr.config import RunConfig
 
@@ -34,7 +36,7 @@ class Workload:
     lengths: tuple[float, ...]
     mini_batches: int
     epochs: int
-    credit: CreditAssigner
+    credit: tuple[CreditAssigner, ...]  # the method in use, and its shadows
     reference: bool
 
     @property
@@ -59,11 +61,17 @@ class Workload:
         return self.groups * self.group_size * float(np.mean(lengths * (lengths / 2 + self.prompt)))
 
     @property
+    def needs(self) -> Needs:
+        """What the scoring pass keeps; hidden states too, where methods are compared."""
+        own = reduce(or_, (method.needs for method in self.credit))
+        return own | Needs.HIDDEN if len(self.credit) > 1 else own
+
+    @property
     def scored(self) -> float:
         """Share of the tokens that the scoring pass computes."""
-        if Needs.EVERY_TOKEN in self.credit.needs:
+        if Needs.EVERY_TOKEN in self.needs:
             return 1.0
-        kept = self.credit.needs & (Needs.STATISTICS | Needs.HIDDEN)
+        kept = self.needs & (Needs.STATISTICS | Needs.HIDDEN)
         return self.active if kept else self.active * (1 - 1 / self.mini_batches)
 
 
@@ -83,7 +91,7 @@ def workload(config: RunConfig, assumed: Assumptions) -> Workload:
         lengths=_lengths(min(assumed.response or most / 5, most), most),
         mini_batches=groups // (mini or groups),
         epochs=train.epochs_per_step,
-        credit=CREDITS.build(config.credit, "credit"),
+        credit=tuple(credit_methods(config).values()),
         reference=bool(OBJECTIVES.build(config.objective, "objective").needs_reference),
     )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from rlvr.errors import ResponseLogError
 from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.run_folder import replacing
 from rlvr.telemetry.tokens import Coefficients, LoggedTokens
-from rlvr.types import Group, samples_of
+from rlvr.types import IN_USE, Group, samples_of
 
 _ROW_GROUP = 512  # responses that are read at once, at least
 _DICTIONARY = 8 << 20  # bytes: a large vocabulary fits
@@ -63,15 +63,19 @@ def response_table(
     step: int,
     groups: Groups,
     advantages: Advantages = None,
-    coefficients: Coefficients | None = None,
+    coefficients: Mapping[str, Coefficients] | None = None,
     texts: pa.ListArray | None = None,
 ) -> pa.Table:
-    """The rows of a file, in sample order; ``step`` trained on them, or they evaluate it."""
+    """The rows of a file, in sample order; ``step`` trained on them, or they evaluate it.
+
+    ``coefficients`` are given by the label of the method.
+    """
     whole, real, text = (partial(pa.array, type=t) for t in (pa.int32(), pa.float64(), pa.string()))
     samples = samples_of(groups)
     prompts = [group.prompt for group in groups for _ in group.samples]
     responses, verdicts = [s.response for s in samples], [s.verdict for s in samples]
     versions = [r.policy_version if len(r.policy_version) else None for r in responses]
+    credit = {IN_USE: [None] * len(samples), **(coefficients or {})}
     return pa.table(
         {
             "step": whole([step] * len(samples)),
@@ -102,11 +106,17 @@ def response_table(
             # of every token, those of the end included: its id, what it adds to the text, and c_t
             "response_token_ids": pa.array((r.token_ids for r in responses), pa.list_(pa.int32())),
             "tokens": pa.nulls(len(samples), pa.list_(pa.string())) if texts is None else texts,
-            "coefficient": pa.array(
-                coefficients or [None] * len(samples), pa.list_(pa.float32()), from_pandas=False
-            ),
+            **{
+                coefficient_column(label): pa.array(c, pa.list_(pa.float32()), from_pandas=False)
+                for label, c in credit.items()
+            },
         }
     )
+
+
+def coefficient_column(label: str) -> str:
+    """Where the coefficients of the method of that label stand."""
+    return f"coefficient:{label}" if label != IN_USE else "coefficient"
 
 
 def _write(
@@ -114,7 +124,8 @@ def _write(
 ) -> None:
     try:
         with replacing(path) as temporary:
-            coefficients = [_rounded(c) for c in tokens.coefficients] if tokens else None
+            by_label = tokens.coefficients.items() if tokens else ()
+            coefficients = {label: [_rounded(c) for c in own] for label, own in by_label}
             texts = tokens.texts if tokens else None
             table = response_table(step, groups, advantages, coefficients, texts)
             parquet.write_table(

@@ -1,6 +1,6 @@
 """The tokens of a step's responses: their texts, and what credit assignment made of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from rlvr.telemetry.token_texts import Decode, TokenTexts
-from rlvr.types import Group, samples_of
+from rlvr.types import IN_USE, Group, samples_of
 
 Coefficients = Sequence[np.ndarray | None]  # c_t of every response, in sample order; None: unknown
 
@@ -21,7 +21,7 @@ class LoggedTokens:
     """Of the responses of a step, in sample order."""
 
     texts: pa.ListArray  # of every token, what it adds to the text
-    coefficients: Coefficients
+    coefficients: Mapping[str, Coefficients]  # by the label of the method
     standing_out: Sequence[dict[str, Any]]  # rows of ``tokens.jsonl``
 
 
@@ -32,12 +32,15 @@ class TokenLog:
         self._texts = TokenTexts(decode)
 
     def of(
-        self, groups: Sequence[Group], advantages: np.ndarray, coefficients: Coefficients
+        self,
+        groups: Sequence[Group],
+        advantages: np.ndarray,
+        coefficients: Mapping[str, Coefficients],
     ) -> LoggedTokens:
+        """Coefficients are given by the label of the method; tokens stand out by that in use."""
         texts = self._texts.of([s.response.token_ids for s in samples_of(groups)])
-        return LoggedTokens(
-            texts, coefficients, standing_out(groups, advantages, coefficients, texts)
-        )
+        used = standing_out(groups, advantages, coefficients[IN_USE], texts)
+        return LoggedTokens(texts, coefficients, used)
 
 
 def standing_out(

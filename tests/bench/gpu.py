@@ -43,6 +43,7 @@ from rlvr.learner.batching import rank_batches
 from rlvr.learner.policy import Policy, load_policy
 from rlvr.learner.rank import LearnerRank
 from rlvr.types import (
+    IN_USE,
     CreditInputs,
     Group,
     Outcome,
@@ -239,7 +240,7 @@ def draw(shape: Shape) -> TokenBatch:
         grpo_advantages(reward, group_id).numpy(),
         ranks=1,
         groups_per_mini_batch=len(groups),
-        inputs=CreditInputs({"answer_span": torch.tensor(spans)}),
+        inputs=CreditInputs(parts={IN_USE: CreditInputs({"answer_span": torch.tensor(spans)})}),
     )
     return batch
 

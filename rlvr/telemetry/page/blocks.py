@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlvr.telemetry.metrics import json_clean
+from rlvr.telemetry.responses import coefficient_column
+from rlvr.types import IN_USE
 
 _FINE = 1000  # coefficients are kept to thousandths
 _WORD = re.compile(r"\S+\s*|\s+")
@@ -41,12 +43,12 @@ def packed(value: Any) -> str:
 def packed_responses(table: pa.Table, methods: Sequence[str]) -> str:
     """Rows of a log of responses, those of a group together.
 
-    Column ``coefficient`` belongs to the first of ``methods``, ``coefficient:NAME`` to another.
+    The first of ``methods`` is that in use; the columns of the others have their labels.
     A response whose tokens have no texts is shown by words.
     """
     texts, tokens = _tokens(table)
     words = _without_texts(table)
-    columns = ["coefficient", *(f"coefficient:{name}" for name in methods[1:])]
+    columns = map(coefficient_column, [IN_USE, *methods[1:]])
     credit = [_coefficients(table, column) for column in columns]
     groups: dict[int, dict[str, Any]] = {}
     for i, row in enumerate(map(json_clean, table.select(_PLAIN).to_pylist())):

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from rlvr.config import GuardsConfig
+from rlvr.registry import labelled
 from rlvr.telemetry.guards import Guards
 from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.page.families import families
@@ -59,16 +60,16 @@ class RunsPage:
         configurations = [_configuration(record) for record in records]
         related = families(configurations, [record.name for record in records])
         blocks: dict[str, str] = {}
-        runs = []
+        runs: list[dict[str, Any]] = []
         room = PAGE_TOKENS // (len(records) + len(evaluations))
         for record, configuration in zip(records, configurations, strict=True):
-            method = str(_in(configuration, "credit", "name") or "credit")
-            shown = self._responses(len(runs), record.name, record.planned, room, blocks)
+            methods = _methods(configuration)
+            shown = self._responses(len(runs), record.name, record.planned, room, methods, blocks)
             runs.append(
-                {**self._run(record, configuration), "methods": [method], "responses": shown}
+                {**self._run(record, configuration), "methods": methods, "responses": shown}
             )
         for evaluation in evaluations:
-            shown = self._responses(len(runs), evaluation.name, None, room, blocks)
+            shown = self._responses(len(runs), evaluation.name, None, room, [""], blocks)
             own = {**NO_STEPS, "name": evaluation.name, "figures": evaluation.figures}
             runs.append({**own, "methods": [""], "responses": shown})
         content = {
@@ -81,11 +82,17 @@ class RunsPage:
         write_text(self._path, page_html(title, content, blocks))
 
     def _responses(
-        self, number: int, name: str, steps: int | None, room: int, blocks: dict[str, str]
+        self,
+        number: int,
+        name: str,
+        steps: int | None,
+        room: int,
+        methods: Sequence[str],
+        blocks: dict[str, str],
     ) -> dict[str, list[tuple[int, int, int]]]:
         """Put what is shown into ``blocks``; by training or measure, of each step how many."""
         if name not in self._shown:
-            self._shown[name] = ShownResponses(Path(name), steps, room)
+            self._shown[name] = ShownResponses(Path(name), steps, room, methods[1:])
         with phase(f"reading the responses of {name}"):
             found = self._shown[name].blocks()
         told: dict[str, list[tuple[int, int, int]]] = {}
@@ -127,6 +134,14 @@ class RunsPage:
 def _configuration(record: RunRecord) -> dict[str, Any]:
     file = RunFolder(record.name).config
     return (yaml.safe_load(file.read_text()) if file.exists() else None) or {}
+
+
+def _methods(configuration: Mapping[str, Any]) -> list[str]:
+    """Labels of the credit method in use, and of those computed beside it."""
+    used = str(_in(configuration, "credit", "name") or "credit")
+    shadows = _in(configuration, "shadow", "credits") or []
+    labels = [labelled(own, "shadow.credits")[0] for own in shadows]
+    return [f"{used} (in use)" if labels else used, *labels]
 
 
 def _warnings(record: RunRecord, configuration: Mapping[str, Any]) -> list[tuple[int, str]]:

@@ -10,13 +10,15 @@ from pyarrow import parquet
 
 from rlvr.errors import RunFolderError
 from rlvr.telemetry.page.blocks import Block, packed_responses
+from rlvr.telemetry.responses import coefficient_column
+from rlvr.types import IN_USE
 
 TRAINING = "training"
 PAGE_TOKENS = 8_000_000  # that a page has room for: about 30 MB
 
 _COLUMNS = (
     "group", "sample", "prompt_id", "prompt", "answer", "response", "reward", "outcome", "detail",
-    "advantage", "finish_reason", "response_tokens", "tokens", "coefficient",
+    "advantage", "finish_reason", "response_tokens", "tokens",
 )  # fmt: skip
 
 
@@ -31,10 +33,14 @@ class ShownResponses:
         folder: of the run, or of ``rlvr evaluate``.
         steps: that the run is to make, None if nobody knows.
         tokens: that there is room for.
+        shadows: labels of the credit methods beside the one in use.
     """
 
-    def __init__(self, folder: Path, steps: int | None, tokens: int) -> None:
+    def __init__(
+        self, folder: Path, steps: int | None, tokens: int, shadows: Sequence[str] = ()
+    ) -> None:
         self._folder = folder
+        self._methods = [IN_USE, *shadows]
         self._steps = steps or 0
         self._tokens = tokens
         self._read: dict[tuple[tuple[Path, int], ...], tuple[Block | None, int]] = {}
@@ -62,7 +68,7 @@ class ShownResponses:
             room += part
             key = tuple((file, file.stat().st_mtime_ns) for file in files)
             if key not in self._read:
-                self._read[key] = _block(files, room, first=files == steps[0])
+                self._read[key] = _block(files, room, files == steps[0], self._methods)
             block, used = self._read[key]
             room = max(room - used, 0)
             yield block
@@ -84,8 +90,11 @@ def _logged(folder: Path) -> dict[str, list[list[Path]]]:
     return found
 
 
-def _block(files: Sequence[Path], room: int, first: bool) -> tuple[Block | None, int]:
+def _block(
+    files: Sequence[Path], room: int, first: bool, methods: Sequence[str]
+) -> tuple[Block | None, int]:
     """The groups of a step that ``room`` tokens hold, and how many they have; one of the first."""
+    wanted = [*_COLUMNS, *map(coefficient_column, methods)]
     tables: list[pa.Table] = []
     used = responses = groups = step = 0
     for file in files:
@@ -94,7 +103,7 @@ def _block(files: Sequence[Path], room: int, first: bool) -> tuple[Block | None,
                 light = log.read(["step", "group", "response_tokens", "advantage"])
                 rows, tokens = _chosen(light, room - used, at_least_one=first and not tables)
                 if len(rows):
-                    table = _rows(log, rows, [n for n in _COLUMNS if n in log.schema_arrow.names])
+                    table = _rows(log, rows, [n for n in wanted if n in log.schema_arrow.names])
                     at = table.schema.get_field_index("group")  # every part counts from 0
                     numbers = pc.add(table["group"], groups).cast(pa.int32())
                     tables.append(table.set_column(at, "group", numbers))
@@ -106,7 +115,7 @@ def _block(files: Sequence[Path], room: int, first: bool) -> tuple[Block | None,
     if not tables:
         return None, 0
     table = pa.concat_tables(tables)
-    return Block(step, len(table), responses, packed_responses(table, [""])), used
+    return Block(step, len(table), responses, packed_responses(table, methods)), used
 
 
 def _chosen(light: pa.Table, room: int, at_least_one: bool) -> tuple[np.ndarray, int]:

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from rlvr.config import RunConfig
 from rlvr.explain.methods import explained
 from rlvr.learner.policy import load_policy
-from rlvr.types import CreditInputs
+from rlvr.types import IN_USE, CreditInputs
 
 GROUPS, SIZE = 5, 4
 METHODS = {
@@ -54,7 +54,7 @@ def results(module_seed, tiny_model, run_ranks, draw_groups):
     lengths = [len(s.response.token_ids) for g in groups for s in g.samples]
     span = np.array([[n - 2, n - 1] for n in lengths])
     span[3] = -1  # a response without an answer
-    inputs = CreditInputs({"answer_span": torch.from_numpy(span)})
+    inputs = CreditInputs(parts={IN_USE: CreditInputs({"answer_span": torch.from_numpy(span)})})
     cases: dict[int, dict] = {1: {}, 2: {}}
     for shape in SHAPES:
         for method in METHODS:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from rlvr.algorithm.metrics import summed, values
 from rlvr.algorithm.objectives import OBJECTIVES
 from rlvr.config import RunConfig
-from rlvr.types import CreditInputs
+from rlvr.types import IN_USE, CreditInputs
 
 TEMPERATURE, LR, EPOCHS, MAX_TOKENS = 0.8, 0.2, 2, 20
 GROUPS, SIZE, PER_MINI_BATCH = 6, 4, 3
@@ -141,7 +141,7 @@ def draw(generator, draw_groups, folder, run_ranks, methods) -> dict:
     groups, advantages = draw_groups(generator, [[1, 0, 0, 0], *some, [0, 0, 0, 0]])
     lengths = np.array([len(s.response.token_ids) for g in groups for s in g.samples])
     spans = torch.from_numpy(np.stack([lengths - 1, lengths], 1))
-    inputs = CreditInputs({"answer_span": spans})
+    inputs = CreditInputs(parts={IN_USE: CreditInputs({"answer_span": spans})})
     ranks = {}
     for world in (1, 2):
         cases = {

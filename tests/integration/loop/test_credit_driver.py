@@ -23,7 +23,7 @@ from rlvr.loop.cluster import engine_options, learner_options
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.resolve import resolved
 from rlvr.rollout.pool import RolloutPool
-from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
+from rlvr.types import IN_USE, Group, Outcome, Prompt, Response, Sample, Verdict
 from rlvr.weights.publish import WeightPublisher
 
 PAD, TEMPERATURE, LONGEST = 0, 0.7, 64
@@ -103,7 +103,7 @@ def on_the_learner(config, groups, inputs, target):
     """(segments, s_t at every position) of every response that is asked about."""
     policy = load_policy(config.model, config.learner, TEMPERATURE, torch.device("cpu"))
     method = CREDITS.build(config.credit, "credit")
-    planned = planned_segments(groups, inputs, target)
+    planned = planned_segments(groups, inputs.of(IN_USE), target)
     nothing = torch.zeros(0, dtype=torch.bool)
     lent = LentPolicy(policy, PAD)
     features = ScoringFeatures(
@@ -115,7 +115,7 @@ def on_the_learner(config, groups, inputs, target):
 
 
 def told(inputs):
-    [scores] = inputs.token.values()
+    [scores] = inputs.of(IN_USE).token.values()
     return scores
 
 

@@ -168,3 +168,12 @@ def test_a_number_below_its_least_is_named_and_so_is_none_at_all(tmp_path, key):
         setattr(node, leaf, value)
         with pytest.raises(ConfigError, match=rf"{key}={value}: must be"):
             validated(config, files=False)
+
+
+def test_shadows_are_checked_with_the_rest(config):
+    config.shadow.credits = ["delta", {"name": "thr", "q": 1}]
+    with pytest.raises(ConfigError, match=r"- shadow\.credits\[1\]\.q: no such key"):
+        validated(config)
+    config.shadow.credits = ["delta", {"name": "thr", "p": math.inf}]
+    with pytest.raises(ConfigError, match=r"- shadow\.credits\[1\]\.p=inf: is no number"):
+        validated(config)

@@ -17,7 +17,7 @@ README = (ROOT / "rlvr" / "telemetry" / "README.md").read_text()
 REFERENCE = README[README.index("\n## Every metric") :]
 CELLS = [line.split("|")[1] for line in REFERENCE.splitlines() if line.startswith("| `")]
 NAMED = {name for cell in CELLS for name in re.findall("`([^`]+)`", cell)}
-OPEN = {name for name in NAMED if name.startswith("evaluation/")}  # named by the configuration
+OPEN = {n for n in NAMED if n.startswith(("evaluation/", "shadow/"))}  # named by the configuration
 ROOMS = "|".join({name.split("/")[0] for name in NAMED - OPEN})
 
 

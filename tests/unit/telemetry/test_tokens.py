@@ -14,7 +14,7 @@ from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.telemetry.token_texts import TokenTexts
 from rlvr.telemetry.tokens import TokenLog
-from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
+from rlvr.types import IN_USE, Group, Outcome, Prompt, Response, Sample, Verdict
 
 
 def decode(sequences):
@@ -49,7 +49,7 @@ def coefficients():
 
 
 def test_those_that_stand_out(coefficients):
-    rows = TokenLog(decode).of(GROUPS, ADVANTAGES, coefficients).standing_out
+    rows = TokenLog(decode).of(GROUPS, ADVANTAGES, {IN_USE: coefficients}).standing_out
     assert [r["side"] for r in rows] == ["raised"] * 10 + ["lowered"] * 10
     first, second, *_, last = rows
     assert [r["token"] for r in (first, second, last)] == [" w19", " w0", " w2"]
@@ -72,7 +72,7 @@ def test_the_largest_and_the_smallest(seed, lengths):
     generator = np.random.default_rng(seed)
     drawn = [generator.random(n).round(1).astype(np.float32) for n in (*lengths, 2)]  # with ties
     groups, advantages = [group("a", *lengths), group("b", 2)], np.array([0.5, -1.0, 0.0])
-    rows = TokenLog(decode).of(groups, advantages, drawn).standing_out
+    rows = TokenLog(decode).of(groups, advantages, {IN_USE: drawn}).standing_out
     every = sorted(np.concatenate(drawn[:2]).tolist(), reverse=True)
     expected = every if len(every) <= 20 else every[:10] + every[-10:]
     assert [r["coefficient"] for r in rows] == expected
@@ -83,10 +83,11 @@ def test_the_largest_and_the_smallest(seed, lengths):
 
 def test_none_stands_out_of_equals(coefficients):
     log = TokenLog(decode)
-    assert log.of(GROUPS, ADVANTAGES, ones(4, 20, 2)).standing_out == []
-    assert log.of(GROUPS, 0 * ADVANTAGES, coefficients).standing_out == []
-    assert log.of(GROUPS, ADVANTAGES, [None] * 3).standing_out == []
-    left_out = log.of(GROUPS, ADVANTAGES, [coefficients[0], None, coefficients[2]])
+    assert log.of(GROUPS, ADVANTAGES, {IN_USE: ones(4, 20, 2)}).standing_out == []
+    assert log.of(GROUPS, 0 * ADVANTAGES, {IN_USE: coefficients}).standing_out == []
+    assert log.of(GROUPS, ADVANTAGES, {IN_USE: [None] * 3}).standing_out == []
+    some = {IN_USE: [coefficients[0], None, coefficients[2]]}
+    left_out = log.of(GROUPS, ADVANTAGES, some)
     assert {r["sample"] for r in left_out.standing_out if r["group"] == 0} == {0}
 
 
@@ -116,7 +117,9 @@ def test_a_run_keeps_them_and_a_resumed_one_forgets_what_it_repeats(
     config = RunConfig()
     config.train.steps, config.train.output_dir = 3, str(folder.path)
     config.telemetry = TelemetryConfig(wandb="disabled", progress=False, log_responses=logged)
-    tokens = TokenLog(decode).of(GROUPS, ADVANTAGES, [*coefficients[:2], None])
+    shadow = [None, *(2 * c for c in coefficients[1:])]
+    both = {IN_USE: [*coefficients[:2], None], "thr(p=0.2)": shadow}
+    tokens = TokenLog(decode).of(GROUPS, ADVANTAGES, both)
 
     async def steps(first: int, last: int) -> None:
         telemetry = Telemetry(config.telemetry, folder)
@@ -137,6 +140,8 @@ def test_a_run_keeps_them_and_a_resumed_one_forgets_what_it_repeats(
     assert table["response_token_ids"].to_pylist() == [[*range(n)] for n in (4, 20, 2)]
     assert table["tokens"].to_pylist()[2] == [" w0", " w1"]
     assert table["coefficient"].to_pylist() == [*(c.tolist() for c in coefficients[:2]), None]
+    beside = table["coefficient:thr(p=0.2)"].to_pylist()
+    assert beside == [None, *(c.tolist() for c in shadow[1:])]
 
 
 def test_wandb_gets_a_table(tmp_path, capsys, coefficients):
@@ -145,7 +150,7 @@ def test_wandb_gets_a_table(tmp_path, capsys, coefficients):
     config = RunConfig()
     config.train.steps, config.train.output_dir = 1, str(folder.path)
     config.telemetry = TelemetryConfig(wandb="offline", progress=False, log_responses=True)
-    tokens = TokenLog(decode).of(GROUPS, ADVANTAGES, coefficients)
+    tokens = TokenLog(decode).of(GROUPS, ADVANTAGES, {IN_USE: coefficients})
 
     async def step() -> None:
         telemetry = Telemetry(config.telemetry, folder)

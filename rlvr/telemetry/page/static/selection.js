@@ -16,7 +16,7 @@ function credited(label, credit, advantage) {
 
 function shownResponse(content, response, run, named) {
   const { methods, short } = content.runs[run];
-  const label = (k) => (named ? short : methods[k]);
+  const label = (k) => (!named ? methods[k] : k ? `${short}: ${methods[k]}` : short);
   return {
     ...response,
     variants: response.credit.map((own, k) => credited(label(k), own, response.advantage)),

@@ -392,6 +392,9 @@ class ScriptedDriver:
         self.rounds += 1
         return [self.reply(q) for q in questions]
 
+    async def values(self, prefixes, samples):
+        raise NotImplementedError
+
 
 @pytest.mark.parametrize("target", ["own", "reference"])
 @pytest.mark.parametrize("top_tokens", [13, 3])

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from rlvr.config import RunConfig, TelemetryConfig
+from rlvr.registry import labelled
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.telemetry.tokens import TokenLog
-from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
+from rlvr.types import IN_USE, Group, Outcome, Prompt, Response, Sample, Verdict
 
 OPTIONS = (
     "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
@@ -59,14 +60,18 @@ def write_run():
     those that begin with "right" are correct.
     """
 
-    def write(path: Path, texts, credit="delta", seed=0, ended=True, evaluated=()) -> str:
+    def write(
+        path: Path, texts, credit="delta", seed=0, ended=True, evaluated=(), shadows=()
+    ) -> str:
         config = RunConfig()
         config.train.steps, config.train.output_dir, config.train.seed = len(texts), str(path), seed
         config.model.path, config.data.train = "model", ["rows.jsonl"]
         config.credit = {"name": credit}
+        config.shadow.credits = list(shadows)
         config.telemetry = TelemetryConfig(wandb="disabled", progress=False)
         generator = np.random.default_rng(seed)
         tokens = TokenLog(decode)
+        labels = [IN_USE, *(labelled(own, "")[0] for own in shadows)]
 
         async def run() -> None:
             telemetry = Telemetry(config.telemetry, RunFolder.create(path))
@@ -80,7 +85,11 @@ def write_run():
                 metrics = {"update/entropy": 1 / step + 0.1 * seed, "mismatch/kl": 1e-14}
                 timings = {"time/step_s": 2.0, "time/rollout_s": 1.5}
                 a = np.array(advantages)
-                logged = tokens.of(groups, a, coefficients)
+                used = {
+                    label: [c * (1 - 0.5 * k) for c in coefficients]
+                    for k, label in enumerate(labels)
+                }
+                logged = tokens.of(groups, a, used)
                 await telemetry.step(step, groups, a, metrics, timings, logged)
                 if step == len(texts):
                     asked = [_group_of(g, own) for g, own in enumerate(evaluated)]

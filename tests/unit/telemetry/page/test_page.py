@@ -234,3 +234,25 @@ def test_an_evaluation_alone_has_a_report_and_a_page(tmp_path, evaluation, capsy
     (evaluation.path / "responses" / "avg_at_2" / "part_00001.parquet").write_bytes(b"cut off")
     with pytest.raises(SystemExit, match=r"part_00001\.parquet is damaged"):
         report.main([str(evaluation.path)])
+
+
+def test_shadows_stand_beside_the_method_in_use(tmp_path, write_run):
+    step = [["right 0123", "wrong 0123"]]
+    shadows = ["thr", {"name": "oar_p", "stride": 4}]
+    run = write_run(tmp_path / "run", [step] * 2, shadows=shadows)
+    file = RunFolder(run).responses(2)  # of a run that went on without one of them
+    parquet.write_table(parquet.read_table(file).drop_columns("coefficient:thr"), file)
+    page = tmp_path / "page.html"
+    RunsPage(page, lambda record: None).write([RunRecord.read(run)])
+    found = parts(page.read_text())
+    assert found["content"]["runs"][0]["methods"] == ["delta (in use)", "thr", "oar_p(stride=4)"]
+    table = parquet.read_table(RunFolder(run).responses(1)).to_pylist()
+    columns = ["coefficient", "coefficient:thr", "coefficient:oar_p(stride=4)"]
+    for row, logged in zip(
+        found["responses-0-training-1"]["groups"][0]["responses"], table, strict=True
+    ):
+        for own, column in zip(row["credit"], columns, strict=True):
+            own = own if isinstance(own, list) else [own] * 10
+            assert np.array(own) / 1000 == pytest.approx(logged[column], abs=6e-4)
+    credit = [r["credit"] for r in found["responses-0-training-2"]["groups"][0]["responses"]]
+    assert [c[1] for c in credit] == [None, None] and None not in [c[2] for c in credit]
