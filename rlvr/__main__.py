@@ -13,6 +13,7 @@ from rlvr.completion import completions
 COMMANDS = {
     "train": "train a policy: rlvr train +recipe=delta_qwen3_8b cluster=1x8",
     "evaluate": "a model, or every checkpoint of a run, on held-out questions",
+    "audit": "whether token credit lies where the outcome is decided",
     "prepare": "fetch the model and the data of a run",
     "plan": "memory and time of a run, before a GPU is asked for",
     "report": "runs at a glance, or side by side",

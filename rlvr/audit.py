@@ -66,7 +66,7 @@ def _audit(run: str | None, overrides: list[str], output: Path | None) -> None:
         node = as_in(there, _node([*methods, *overrides]), overrides, _OF_A_RUN)
         config = validated(run_config(node))
         name = str(checkpoint.folder)
-        own = Path(run, "audit", checkpoint.folder.name)
+        own = Path("outputs", "audit", f"{Path(run).resolve().name}_{checkpoint.folder.name}")
     folder = AuditFolder(output or own)
     folder.begin(_settings(config, name))
     print(f"== {name}: to {folder.path}", flush=True)

@@ -232,6 +232,7 @@ class EvaluationConfig:
     top_p: float = 1.0
     max_response_tokens: int | None = None  # default: rollout.max_response_tokens
     limit: int | None = None
+    audit: int = 0  # continuations for an audit of the credit, each time; 0: off
 
 
 @dataclass

@@ -1,5 +1,8 @@
 """Whether credit lies where the outcome was decided: coefficients against audited effects."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
@@ -14,7 +17,7 @@ Agreement = dict[str, Estimate]  # correlation, auc, ndcg; NaN: there is nothing
 
 
 def agreements(effects: Effects) -> dict[str, dict[str, Agreement]]:
-    """By method and side, with 95 % intervals of a bootstrap over responses.
+    """By method and side, with 95 % intervals of a bootstrap over responses; of one, none.
 
     ``correlation``: of the ranks of c_t · A_i and Δ_t, among all tokens. ``auc``: how probably a
     decisive token has a higher c_t than another one of its response. ``ndcg``: how high the
@@ -26,6 +29,18 @@ def agreements(effects: Effects) -> dict[str, dict[str, Agreement]]:
         name: {side: _agreement(own, own.coefficients[name]) for side, own in sides.items()}
         for name in effects.coefficients
     }
+
+
+def figures(found: Mapping[str, Mapping[str, Agreement]]) -> dict[str, float]:
+    """``METHOD/figure`` over all tokens, where it is known.
+
+    ``correlation_low`` is the lower end of the correlation's interval.
+    """
+    told: dict[str, float] = {}
+    for name, by_side in found.items():
+        told |= {f"{name}/{figure}": e.value for figure, e in by_side["all"].items()}
+        told[f"{name}/correlation_low"] = by_side["all"]["correlation"].low
+    return {name: value for name, value in told.items() if not np.isnan(value)}
 
 
 def _agreement(effects: Effects, coefficients: Float[np.ndarray, "K"]) -> Agreement:
@@ -43,7 +58,9 @@ def _agreement(effects: Effects, coefficients: Float[np.ndarray, "K"]) -> Agreem
 
 def _mean(values: list[float]) -> Estimate:
     known = np.array([v for v in values if not np.isnan(v)])
-    return estimate(known) if len(known) else _NOTHING
+    if len(known) < 2:
+        return replace(_NOTHING, value=float(known[0])) if len(known) else _NOTHING
+    return estimate(known)
 
 
 def rank_correlation(
@@ -57,8 +74,8 @@ def rank_correlation(
     terms = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b])
     sums = np.stack([np.bincount(place, weights=t) for t in terms], axis=1)
     value = _correlation(sums.sum(axis=0))
-    if np.isnan(value):
-        return _NOTHING
+    if np.isnan(value) or len(sums) < 2:
+        return replace(_NOTHING, value=float(value))
     drawn = np.random.default_rng(0).multinomial(
         len(sums), np.full(len(sums), 1 / len(sums)), size=_RESAMPLES
     )

@@ -82,7 +82,10 @@ class AuditFolder:
         write_text(self.path / "result.json", json.dumps(summary, indent=2) + "\n")
         table = markdown(title, effects, result)
         write_text(self.path / "result.md", table)
-        draw(result, self.path / "result.png")
+        try:
+            draw(result, self.path / "result.png")
+        except ImportError:
+            print(f"{self.path}: no picture; it needs matplotlib: pip install matplotlib")
         return table
 
     def _parts(self) -> list[Path]:
@@ -144,4 +147,6 @@ def _number(value: float) -> float | None:
 
 
 def _cell(e: Estimate) -> str:
-    return "-" if e.value != e.value else f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
+    if np.isnan(e.value):
+        return "-"
+    return f"{e.value:.2f}" + ("" if np.isnan(e.low) else f" [{e.low:.2f}, {e.high:.2f}]")

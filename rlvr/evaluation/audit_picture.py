@@ -18,7 +18,7 @@ def draw(result: Mapping[str, Mapping[str, Agreement]], path: Path) -> None:
     """Write a PNG: a panel a figure, a row a method, a mark for either side with its interval."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 1.6 + 0.5 * len(result)), layout="constrained")
+    figure = Figure(figsize=(12, 2 + 0.5 * len(result)), layout="constrained")
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for axes, (name, (title, chance)) in zip(panels, _PANELS.items(), strict=True):
         axes.set_title(title)
@@ -34,6 +34,7 @@ def draw(result: Mapping[str, Mapping[str, Agreement]], path: Path) -> None:
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(result)), list(result))
     panels[0].set_ylim(len(result) - 0.5, -0.5)
-    panels[-1].legend(fontsize="small")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")

@@ -1,6 +1,7 @@
 """Credit on a rank: the method in use, its shadows, and how they agree."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
@@ -80,6 +81,17 @@ class CreditStage:
             report |= self._agreement(batch, found)
         self._features, self._reached = {}, None  # hidden states are the largest thing in memory
         return report, found
+
+    def tried(self, batch: TokenBatch) -> dict[str, PerToken]:
+        """What ``assign`` would find, with the methods and every generator left as they were."""
+        states = [getattr(method, "state", {}) for method in self.methods.values()]
+        before = deepcopy(states)
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            _, found = self.assign(batch)
+        for state, old in zip(states, before, strict=True):
+            state.clear()
+            state.update(old)
+        return found
 
     def _assigned(self, label: str, batch: TokenBatch, room: str) -> tuple[Report, PerToken]:
         own = replace(batch, inputs=batch.inputs.of(label))

@@ -1,7 +1,7 @@
 """The learner ranks as one, seen from the driver."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from rlvr.learner.skipped import UpdateInputs
 from rlvr.learner.worker import LearnerWorker
 from rlvr.remote import answers, lost
 from rlvr.storage import FileSum
-from rlvr.types import CreditInputs, Group, samples_of
+from rlvr.types import CreditInputs, Group, TokenCoefficients, samples_of
 
 _DEATH_S = 5.0  # by then Ray knows that a process has died
 _POLL_S = 0.2  # between questions whether a checkpoint is written
@@ -103,13 +103,22 @@ class LearnerGroup:
         its shadows), None of what no rank has, as ``train.overlong_filter`` left it out.
         """
         reports, tokens = zip(*await self._stage("assign_credit", wanted), strict=True)
+        return values(summed(reports)), self._by_response(filter(None, tokens))
+
+    async def try_credit(self) -> dict[str, list[np.ndarray | None]]:
+        """The coefficients that ``assign_credit`` would find, as if it had not been asked."""
+        return self._by_response(await self._stage("try_credit"))
+
+    def _by_response(
+        self, parts: Iterable[TokenCoefficients]
+    ) -> dict[str, list[np.ndarray | None]]:
         coefficients: dict[str, list[np.ndarray | None]] = {}
-        for own in filter(None, tokens):
+        for own in parts:
             for label in own.coefficient:
                 column = coefficients.setdefault(label, [None] * self._responses)
                 for response, coefficient in own.by_response(label):
                     column[response] = coefficient
-        return values(summed(reports)), coefficients
+        return coefficients
 
     async def update(self) -> dict[str, float]:
         return values(summed(await self._stage("update")))

@@ -127,6 +127,11 @@ class ScoringRank:
         self.coefficients = found[IN_USE]
         return report, TokenCoefficients.of(self.batch, found) if wanted else None
 
+    @torch.no_grad()
+    def try_credit(self) -> TokenCoefficients:
+        """The coefficients that ``assign_credit`` would find, by every method; changes nothing."""
+        return TokenCoefficients.of(self.batch, self.credit.tried(self.batch))
+
     def _against_old(self, logp: PerToken, micro: TokenBatch) -> tuple[TokenBatch, Report]:
         """Fill in log-probabilities that were not scored (ratio 1) and the importance weights."""
         assert micro.logp_old is not None

@@ -18,7 +18,7 @@ from rlvr.loop.batch import RolloutBatch
 from rlvr.loop.continuations import Continuations
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.groups import GroupSource
-from rlvr.types import Group, Prompt
+from rlvr.types import IN_USE, Group, Prompt
 
 SEED_STEP = -2  # an audit draws from its own seeds, the same ones each time
 
@@ -65,8 +65,12 @@ class Audit:
         await self.actors.learners_turn()
         await learners.load(groups, advantages, inputs)
         await learners.score()
-        coefficients = await learners.try_credit()
+        found = await learners.try_credit()
         await self.actors.engines_turn(version)
+        used = str(self.config.credit["name"])
+        if used in found:
+            used = f"{used} (in use)"
+        coefficients = {used if label == IN_USE else label: c for label, c in found.items()}
         return AuditBatch(groups, advantages, coefficients)
 
     async def values(
@@ -96,8 +100,10 @@ class Audit:
             values[missing[place]] = rewards
             kept.add(missing[place], rewards)
 
-        await self.continuations.each(prefixes, self.config.audit.samples, version, finish)
-        kept.tell()
+        try:
+            await self.continuations.each(prefixes, self.config.audit.samples, version, finish)
+        finally:
+            kept.tell()
         return values
 
     async def _with_spread(self, wanted: int, size: int) -> list[Group]:

@@ -93,8 +93,9 @@ class Continuations:
 
         try:
             async with asyncio.TaskGroup() as judging:
-                ends = [_nothing_after(self._stopped(prefixes[p])) for p, _ in whole]
-                judging.create_task(judge(whole, ends))
+                if whole:
+                    ends = [_nothing_after(self._stopped(prefixes[p])) for p, _ in whole]
+                    judging.create_task(judge(whole, ends))
                 async for sampled in self._rollout.sample(requests):
                     for _, response in sampled:
                         if set(response.policy_version.tolist()) - {version}:

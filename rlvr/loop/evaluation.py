@@ -1,11 +1,16 @@
-"""Accuracy on held-out prompts, with the engines that training uses."""
+"""Accuracy on held-out prompts, and how right credit is, with the engines that training uses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rlvr.config import RunConfig
+from rlvr.errors import DataError
+from rlvr.evaluation.agreement import agreements
+from rlvr.evaluation.agreement import figures as audit_figures
 from rlvr.evaluation.answers import Answers
+from rlvr.evaluation.audit_folder import AuditFolder
 from rlvr.evaluation.estimators import figures
+from rlvr.loop.audit import Audit
 from rlvr.loop.groups import GroupSource
 from rlvr.rollout.request import Sampling
 from rlvr.telemetry.run_log import Telemetry
@@ -24,12 +29,14 @@ class Evaluation:
         groups: GroupSource,
         telemetry: Telemetry,
         stop_token_ids: Sequence[int],
+        audit: Audit,
     ) -> None:
         self._config = config.evaluation
         self._prompts = prompts[: config.evaluation.limit]
         self._groups = groups
         self._telemetry = telemetry
         self._measures = measures(config, stop_token_ids)
+        self._audit = audit
 
     async def at_start(self, step: int) -> None:
         """Before the first step, if asked for."""
@@ -56,6 +63,18 @@ class Evaluation:
             )
             results = _results(Answers.of(groups))
             await self._telemetry.evaluation(step, measure.name, results, groups)
+        if self._config.audit:
+            await self._audit_credit(step)
+
+    async def _audit_credit(self, step: int) -> None:
+        try:
+            batch, effects = await self._audit.effects(step, self._config.audit)
+        except DataError as nothing:  # and of another policy there may be something
+            print(f"audit after step {step}: {nothing}", flush=True)
+            return
+        AuditFolder(self._telemetry.audit(step)).finish(f"Credit after step {step}", batch, effects)
+        told = {"decisive": float(effects.decisive.mean()), **audit_figures(agreements(effects))}
+        await self._telemetry.evaluation(step, "audit", told)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rlvr.data.sources import files, sources
 from rlvr.data.stream import PromptStream
 from rlvr.errors import ConfigError, LearnerError, PublishError
 from rlvr.loop.actors import Actors
+from rlvr.loop.audit import Audit
 from rlvr.loop.checkpoints import Checkpoints
 from rlvr.loop.continuations import Continuations
 from rlvr.loop.credit_driver import CreditDriver
@@ -114,15 +115,16 @@ class Session:
             actors = await self._take_actors(config, pad, verifier_names)
             stops = stop_token_ids(config, tokenizer)
             groups = GroupSource(config, stream, actors.rollout, actors.verifiers, tokenizer, stops)
-            evaluation = Evaluation(config, held_out.prompts, groups, telemetry, stops)
+            pools = actors.rollout, actors.verifiers
+            continuations = Continuations(config, *pools, tokenizer, stops)
+            credit = CreditDriver(config, actors.rollout, tokenizer, continuations)
+            audit = Audit(config, train_set.prompts, groups, credit, continuations, actors)
+            evaluation = Evaluation(config, held_out.prompts, groups, telemetry, stops, audit)
             state = RunState(config, stream, actors.learners, telemetry)
             if checkpoint is not None:
                 await state.restore(checkpoint)
             await actors.engines_turn(state.step)
             telemetry.start(config, state.step)
-            pools = actors.rollout, actors.verifiers
-            continuations = Continuations(config, *pools, tokenizer, stops)
-            credit = CreditDriver(config, actors.rollout, tokenizer, continuations)
             trainer = Trainer(config, groups, credit, actors, evaluation, state, telemetry)
             with Watchdog(config.telemetry, trainer.watch, folder, actors.by_name):
                 ended = await trainer.run()

@@ -75,6 +75,10 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "evaluation.samples": (0, None),
     "evaluation.max_response_tokens": (1, None),
     "evaluation.limit": (1, None),
+    "evaluation.audit": (0, None),
+    "audit.continuations": (2, None),
+    "audit.samples": (2, None),
+    "audit.positions": (0, None),
     "telemetry.late_stage_s": (0, None),
 }
 
@@ -175,6 +179,7 @@ def _methods(config: RunConfig) -> list[str]:
 
 def _batch(config: RunConfig) -> _Rules:
     train, rollout, evaluation = config.train, config.rollout, config.evaluation
+    when = evaluation.every or evaluation.at_start or evaluation.at_end
     advantage = str(config.advantage["name"])
     needs_group = getattr(ADVANTAGES.find(advantage, "advantage").method, "needs_group", True)
     mini = train.prompts_per_mini_batch
@@ -214,8 +219,12 @@ def _batch(config: RunConfig) -> _Rules:
             "evaluation.samples>0 needs evaluation.temperature above 0",
         ),
         (
-            (evaluation.every or evaluation.at_start or evaluation.at_end) and not config.data.eval,
+            when and not config.data.eval and not evaluation.audit,
             "evaluation is asked for but data.eval names no file",
+        ),
+        (
+            evaluation.audit and not when,
+            "evaluation.audit>0 needs evaluation.every, evaluation.at_start or evaluation.at_end",
         ),
     ]
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from operator import methodcaller
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,10 @@ class Telemetry:
         self._log(step, {f"evaluation/{name}/{key}": value for key, value in results.items()})
         if groups and self._log_responses:
             await self._responses.write(self._folder.evaluation(step, name), step, groups)
+
+    def audit(self, step: int) -> Path:
+        """The folder of an audit of the credit after ``step``."""
+        return self._folder.path / "audit" / f"step_{step:06d}"
 
     def checkpoint(self, step: int, delay_s: float, write_s: float, size: int) -> None:
         """Record a checkpoint that is whole: what it took of the training, and what beside it."""

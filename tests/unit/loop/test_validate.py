@@ -59,6 +59,7 @@ def put(config: RunConfig, key: str, value: object) -> None:
         ({"weights.backend": "object_store"}, r"weights\.backend=object_store is for CPUs"),
         ({"weights.backend": "ipc"}, r"weights\.backend=ipc needs cluster\.placement=colocated"),
         ({"evaluation.every": 5}, r"data\.eval names no file"),
+        ({"evaluation.audit": 500}, r"evaluation\.audit>0 needs evaluation\.every"),
         ({"data.train": ["/nowhere.parquet"]}, r"no such file: /nowhere\.parquet"),
         ({"model.path": "./nowhere"}, r"model\.path: no such folder: \./nowhere"),
         ({"train.overlong_buffer": 2000}, r"train\.overlong_buffer=2000 must be below"),
