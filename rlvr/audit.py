@@ -86,6 +86,7 @@ def _settings(config: RunConfig, name: str) -> dict[str, Any]:
     asked = ("temperature", "top_p", "top_k", "max_response_tokens", "group_size")
     return {
         "model": name,
+        "train.prompts_per_step": config.train.prompts_per_step,
         "model.dtype": config.model.dtype,
         "train.seed": config.train.seed,
         **{f"rollout.{k}": getattr(config.rollout, k) for k in asked},

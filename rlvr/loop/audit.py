@@ -42,7 +42,7 @@ class Audit:
 
     async def effects(self, version: int, continuations: int) -> tuple[AuditBatch, Effects]:
         """Of at most so many ``continuations`` from one batch of responses."""
-        batch = await self.batch(version, continuations)
+        batch = await self.batch(version)
         audited = self.planned(batch, continuations)
         values = await self.values(batch, audited, version)
         return batch, batch.effects(audited, values)
@@ -52,12 +52,9 @@ class Audit:
         own = self.config.audit
         return batch.planned(own.positions, continuations // own.samples)
 
-    async def batch(self, version: int, continuations: int) -> AuditBatch:
-        """Sample groups with spread, as many as the budget asks for, and give them credit."""
-        own, size = self.config.audit, self.config.rollout.group_size
-        positions = own.positions or self.config.rollout.max_response_tokens
-        pairs = max(1, continuations // (own.samples * 4 * positions))
-        groups = await self._with_spread(min(pairs, len(self.prompts)), size)
+    async def batch(self, version: int) -> AuditBatch:
+        """Sample groups with spread, as many as a step has, and give them credit."""
+        groups = await self._with_spread(self.config.train.prompts_per_step)
         drawn = RolloutBatch(version, groups, {})
         advantages = drawn.advantages(ADVANTAGES.build(self.config.advantage, "advantage"))
         inputs = await self.credit.prepare(drawn)
@@ -106,7 +103,7 @@ class Audit:
             kept.tell()
         return values
 
-    async def _with_spread(self, wanted: int, size: int) -> list[Group]:
+    async def _with_spread(self, wanted: int) -> list[Group]:
         """The first so many groups with spread, of the prompts in an order of the run's seed."""
         order = np.random.default_rng(self.config.train.seed).permutation(len(self.prompts))
         found: list[Group] = []
@@ -116,6 +113,7 @@ class Audit:
             count = max(8, 2 * (wanted - len(found)))
             prompts = [self.prompts[i] for i in order[:count]]
             order = order[count:]
+            size = self.config.rollout.group_size
             sampled = await self.groups.sample(prompts, size, self.groups.sampling, SEED_STEP)
             found += [group for group in sampled if group.has_spread]
         if not found:

@@ -11,7 +11,7 @@ from rlvr.loop.continuations import Continuations
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.groups import GroupSource
 from rlvr.loop.run import prompt_stream
-from rlvr.loop.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids
+from rlvr.loop.tokenizer import check_model, load_tokenizer, stop_token_ids
 from rlvr.verify.base import names
 
 
@@ -21,7 +21,7 @@ async def audit(
     """Audit ``model.path``, or what a checkpoint has of it; returns the result's table."""
     tokenizer = load_tokenizer(config)
     data = load_dataset(files(config.data.train), config.data, tokenizer)
-    check_vocabulary(config, tokenizer, data.prompts)
+    check_model(config, tokenizer, data.prompts)
     stops = stop_token_ids(config, tokenizer)
     version = 0 if checkpoint is None else checkpoint.step
     budget = config.audit.continuations
@@ -38,7 +38,7 @@ async def audit(
         own = Audit(config, data.prompts, groups, credit, continuations, actors)
         batch = folder.batch({prompt.id: prompt for prompt in data.prompts})
         if batch is None:
-            batch = await own.batch(version, budget)
+            batch = await own.batch(version)
             folder.keep_batch(batch)
         audited = own.planned(batch, budget)
         values = await own.values(batch, audited, version, folder.values(), folder.keep_values)

@@ -13,7 +13,7 @@ from rlvr.evaluation.folder import EvaluationFolder
 from rlvr.loop.cluster import connect, reserve
 from rlvr.loop.evaluation import SEED_STEP, measures
 from rlvr.loop.groups import GroupSource
-from rlvr.loop.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids
+from rlvr.loop.tokenizer import check_model, load_tokenizer, stop_token_ids
 from rlvr.rollout.pool import RolloutPool
 from rlvr.telemetry.progress import phase
 from rlvr.types import Group
@@ -31,7 +31,7 @@ async def benchmark(config: RunConfig, folder: EvaluationFolder, step: int) -> N
     tokenizer = load_tokenizer(config)
     prompts = load_dataset(config.data.eval, config.data, tokenizer).prompts
     prompts = prompts[: config.evaluation.limit]
-    check_vocabulary(config, tokenizer, prompts)
+    check_model(config, tokenizer, prompts)
     done = {name: set(answers.questions) for name, answers in folder.measures().items()}
     stops = stop_token_ids(config, tokenizer)
     wanted = [

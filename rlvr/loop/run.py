@@ -20,7 +20,7 @@ from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
 from rlvr.loop.state import RunState, resume_point
-from rlvr.loop.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids
+from rlvr.loop.tokenizer import check_model, load_tokenizer, stop_token_ids
 from rlvr.loop.trainer import Trainer
 from rlvr.loop.watchdog import Watchdog
 from rlvr.remote import summary
@@ -44,7 +44,7 @@ class _Inputs:
         held_out = Dataset()
         if config.data.eval:
             held_out = load_dataset(config.data.eval, config.data, tokenizer)
-        check_vocabulary(config, tokenizer, [*train_set.prompts, *held_out.prompts])
+        check_model(config, tokenizer, [*train_set.prompts, *held_out.prompts])
         print(train_set.summary(), flush=True)
         return cls(tokenizer, train_set, held_out)
 

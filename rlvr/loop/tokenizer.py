@@ -1,4 +1,4 @@
-"""The tokenizer of a run, and whether it goes with the model."""
+"""The tokenizer of a run, and whether what is asked goes with the model."""
 
 from collections.abc import Sequence
 
@@ -26,17 +26,27 @@ def load_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_vocabulary(
+def check_model(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
 ) -> None:
-    """Raise ConfigError for a prompt with a token that the model does not have."""
+    """Raise ConfigError for tokens that the model does not have, or more than it has places for."""
     path = config.model.path
     try:
         known = {"trust_remote_code": config.model.trust_remote_code}
-        size = AutoConfig.from_pretrained(path, **known).get_text_config().vocab_size
+        model = AutoConfig.from_pretrained(path, **known).get_text_config()
+        size = model.vocab_size
     except Exception as error:
         told = f"model.path: cannot read the config.json of '{path}': {error}"
         raise ConfigError(told) from error
+    places = getattr(model, "max_position_embeddings", None)
+    rope = getattr(model, "rope_parameters", None) or {}
+    longest = int(config.rollout.engine.get("max_model_len", 0))
+    if places and longest > places and rope.get("rope_type", "default") == "default":
+        raise ConfigError(
+            f"rollout.engine.max_model_len: {longest} tokens (data.max_prompt_tokens="
+            f"{config.data.max_prompt_tokens} and those of a response), but '{path}' has "
+            f"{places} places for them (max_position_embeddings)"
+        )
     if len(tokenizer) <= size:
         return
     for prompt in prompts:

@@ -4,8 +4,8 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """Fresh fp32 weights from torch's global generator, for ``tokenizer``'s vocabulary."""
+def build_model(tokenizer: PreTrainedTokenizerFast, longest: int = 128) -> Qwen3ForCausalLM:
+    """Fresh fp32 weights from torch's global generator, for ``longest`` tokens of a vocabulary."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=256,
@@ -14,7 +14,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         num_key_value_heads=2,
         head_dim=32,  # the smallest that vLLM's CPU attention has
         intermediate_size=512,
-        max_position_embeddings=128,
+        max_position_embeddings=longest,
         tie_word_embeddings=True,
         # At this width the usual 0.02 makes the first hundred steps of training idle.
         initializer_range=0.06,

@@ -1,20 +1,19 @@
-"""A tokenizer of single characters, for arithmetic."""
+"""A tokenizer of single characters, by default for arithmetic."""
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 _SPECIAL = [PAD, EOS, UNKNOWN]
-_CHARACTERS = list("0123456789+-*/=;:,.?<>(){} \n")
-_VOCABULARY = [*_SPECIAL, "\\boxed{", *_CHARACTERS]
+_CHARACTERS = "0123456789+-*/=;:,.?<>(){} \n"
 
 # A message is a line; the policy answers on the next one.
 _CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}"
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(characters: str = _CHARACTERS) -> PreTrainedTokenizerFast:
     r"""One token a character, and one for ``\boxed{``; text outside the vocabulary is <unk>."""
-    vocabulary = {token: i for i, token in enumerate(_VOCABULARY)}
+    vocabulary = {token: i for i, token in enumerate([*_SPECIAL, "\\boxed{", *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\\boxed\{|[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()

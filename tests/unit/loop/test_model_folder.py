@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError
 from rlvr.loop.named_files import damaged_weights
-from rlvr.loop.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids
+from rlvr.loop.tokenizer import check_model, load_tokenizer, stop_token_ids
 from rlvr.types import Prompt
 
 DAMAGED = [b"", b"[]", b"null", b"{", b"\xff\xfe\x00", b'{"model": 3, "eos_token_id": "x"}']
@@ -28,7 +29,7 @@ def read(folder: Path, *prompts: Prompt) -> None:
     config.model.path = str(folder)
     tokenizer = load_tokenizer(config)
     stop_token_ids(config, tokenizer)
-    check_vocabulary(config, tokenizer, prompts)
+    check_model(config, tokenizer, prompts)
 
 
 def test_a_whole_folder_is_read(folder):
@@ -61,6 +62,18 @@ def test_another_models_tokenizer_is_told_by_its_tokens(folder):
     read(folder, Prompt("a", [99], "", "", "exact"))
     with pytest.raises(ConfigError, match="prompt b has the token 100, but the model .* has 100"):
         read(folder, Prompt("b", [5, 100], "", "", "exact"))
+
+
+def test_more_tokens_than_the_model_has_places_for(folder):
+    config = RunConfig()
+    config.model.path = str(folder)
+    places = AutoConfig.from_pretrained(folder).max_position_embeddings
+    tokenizer = load_tokenizer(config)
+    config.rollout.engine = {"max_model_len": places}
+    check_model(config, tokenizer, [])
+    config.rollout.engine = {"max_model_len": places + 1}
+    with pytest.raises(ConfigError, match=rf"{places + 1} tokens .*has {places} places"):
+        check_model(config, tokenizer, [])
 
 
 @settings(max_examples=30)

@@ -1,0 +1,190 @@
+r"""Tasks with one right way to write a solution, so that the first slip of a response is known.
+
+``python tests/bench/slips.py TASK FOLDER [--seed N]`` writes ``FOLDER/train.jsonl``, ``eval.jsonl``
+and ``model/``: a base model of 1.1 M parameters that has learned from solutions with slips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from rlvr.quickstart import arithmetic
+from rlvr.quickstart.model import build_model
+from rlvr.quickstart.programs import tasks
+from rlvr.quickstart.tokenizer import build_tokenizer
+
+TRAIN, EVAL = 4096, 256
+BATCH, LR, WARMUP = 32, 3e-3, 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row of data, the one right solution, and what somebody wrote who slips now and then."""
+
+    row: dict[str, Any]
+    solution: str
+    written: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """``problems(rng)`` are endless, or all there are; steps of the base model's training."""
+
+    problems: Callable[[Random], Iterator[Problem]]
+    longest: int  # tokens of a response
+    steps: int
+    characters: str | None = None  # None: those of arithmetic
+
+
+def worked(rng: Random) -> Iterator[Problem]:
+    """The quickstart's additions, in writing."""
+    for addition in arithmetic.additions(rng, seen=set()):
+        careful = rng.random() < arithmetic.CAREFUL_SHARE
+        writer = arithmetic.CAREFUL if careful else arithmetic.SLOPPY
+        yield Problem(
+            {"problem": addition.problem, "answer": addition.answer},
+            arithmetic.work_out(addition, arithmetic.Writer(), rng),
+            arithmetic.work_out(addition, writer, rng),
+        )
+
+
+_OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+}
+_CHAIN = 22  # operations, in 113 tokens
+_CHAIN_SLIPS = {"+": 0.01, "-": 0.01, "*": 0.2}
+
+
+def chain(rng: Random) -> Iterator[Problem]:
+    r"""``7+4=?;*3=?;`` is to be filled in, from left to right, modulo 10: ``+4=1;*3=3;\boxed{3}``.
+
+    A slip spoils all that follows; products are where most happen.
+    """
+    while True:
+        first = rng.randrange(10)
+        operations = [(rng.choice("+-*"), rng.randrange(2, 10)) for _ in range(_CHAIN)]
+
+        def filled(slips: bool, first: int = first, operations: Any = operations) -> str:
+            value, text = first, ""
+            for sign, number in operations:
+                value = _OPERATIONS[sign](value, number) % 10
+                if slips and rng.random() < _CHAIN_SLIPS[sign]:
+                    value = (value + rng.randrange(1, 10)) % 10
+                text += f"{sign}{number}={value};"
+            return f"{text}\\boxed{{{value}}}"
+
+        right = filled(slips=False)
+        sheet = "".join(f"{sign}{number}=?;" for sign, number in operations)
+        row = {"problem": f"{first};{sheet}", "answer": right[-2]}
+        yield Problem(row, right, filled(slips=True))
+
+
+def programs(rng: Random) -> Iterator[Problem]:
+    """Functions of one line; a slip takes another number, or another function of the argument."""
+    every = tasks()
+    while True:
+        rng.shuffle(every)
+        for i, task in enumerate(every):
+            body = task.solution
+            if rng.random() < 0.35:
+                others = [other for other in every if other.argument == task.argument]
+                body = rng.choice(others).solution
+            elif rng.random() < 0.35:
+                digits = [k for k, c in enumerate(body) if c.isdigit()]
+                k = rng.choice(digits)
+                body = f"{body[:k]}{rng.randrange(2, 10)}{body[k + 1 :]}"
+            row = task.row(str(i), rng)
+            yield Problem(row, task.solution, body)
+
+
+_LETTERS = 'abcdefghijklmnopqrstuvwxyzR0123456789+-*/=;:,.?<>()[]{}%"_ \n'
+TASKS = {
+    "worked": Task(worked, longest=40, steps=220),
+    "chain": Task(chain, longest=120, steps=300),
+    "programs": Task(programs, longest=48, steps=400, characters=_LETTERS),
+}
+
+
+def first_slip(solution: str, response: str) -> int | None:
+    """The place of the first character that the solution does not have there; None: there is none.
+
+    Where a response ends too early, that of its end.
+    """
+    for place, (right, written) in enumerate(zip(solution, response, strict=False)):
+        if right != written:
+            return place
+    return None if solution == response else min(len(solution), len(response))
+
+
+def base_model(
+    task: Task, corpus: Iterator[Problem], tokenizer: PreTrainedTokenizerFast, longest: int
+) -> Qwen3ForCausalLM:
+    """Trained for ``task.steps`` on what was written; a solution alone carries a loss."""
+    model = build_model(tokenizer, longest)
+    optimizer = torch.optim.AdamW(model.parameters(), LR, betas=(0.9, 0.98), weight_decay=0.0)
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    for step in range(task.steps):
+        rate = LR * min(1, (step + 1) / WARMUP) * max(0.05, 1 - step / task.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        ids, labels = [], []
+        for problem in islice(corpus, BATCH):
+            prompt = tokenizer(f"{problem.row['problem']}\n")["input_ids"]
+            response = tokenizer(problem.written + str(tokenizer.eos_token))["input_ids"]
+            ids.append(torch.tensor(prompt + response))
+            labels.append(torch.tensor([-100] * len(prompt) + response))
+        padded = pad(ids, padding_value=tokenizer.pad_token_id)
+        loss = model(input_ids=padded, labels=pad(labels, padding_value=-100)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def write(name: str, folder: Path, seed: int) -> None:
+    """The rows and the base model; every row has its ``solution``, which training does not read."""
+    task, rng = TASKS[name], Random(seed)
+    torch.manual_seed(seed)
+    problems = task.problems(rng)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, count in (("eval", EVAL), ("train", TRAIN)):
+        rows = [
+            {**p.row, "id": f"{file}-{i}", "source": name, "solution": p.solution}
+            for i, p in enumerate(islice(problems, count))
+        ]
+        (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = build_tokenizer(task.characters) if task.characters else build_tokenizer()
+    longest = max(len(tokenizer(f"{r['problem']}\n")["input_ids"]) for r in rows) + task.longest
+    began = time.perf_counter()
+    model = base_model(task, problems, tokenizer, longest + 16)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    print(f"{folder}: {task.steps} steps in {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    write(options.task, options.folder, options.seed)
+
+
+if __name__ == "__main__":
+    main()
