@@ -240,7 +240,7 @@ class AuditConfig:
     """Credit against what single tokens do to the outcome (``rlvr audit``)."""
 
     continuations: int = 20_000  # that may be sampled in all
-    samples: int = 16  # of them from every prefix
+    samples: int = 64  # of them from every prefix
     positions: int = 0  # of each response, evenly spread; 0: every token
 
 

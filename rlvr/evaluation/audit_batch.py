@@ -17,6 +17,7 @@ from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict, sample
 Values = Mapping[tuple[int, int], np.ndarray]  # of (response, tokens of it): rewards, float64 [n]
 
 _METHOD = "coefficient:"
+_LOGP = "logp_rollout"  # of every token
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,15 @@ class AuditBatch:
 
     def planned(self, most: int, budget: int) -> list[Audited]:
         """See ``audit_plan.planned``; responses that no method has credit for are left out."""
-        known = zip(*self.coefficients.values(), strict=True)
-        lengths = [
-            len(s.response.token_ids) * all(c is not None for c in own)
-            for s, own in zip(self.samples, known, strict=True)
+        credited = zip(*self.coefficients.values(), strict=True)
+        doubt = [
+            -np.expm1(s.response.logp_rollout.astype(float))
+            if all(c is not None for c in own)
+            else np.zeros(0)
+            for s, own in zip(self.samples, credited, strict=True)
         ]
         group = [g for g, own in enumerate(self.groups) for _ in own.samples]
-        return planned(lengths, self.advantages, group, most, budget)
+        return planned(doubt, self.advantages, group, most, budget)
 
     def effects(self, audited: Sequence[Audited], values: Values) -> Effects:
         """Of all positions, from the ``values`` of what lies before and after them.
@@ -65,8 +68,8 @@ class AuditBatch:
                 k: np.full(n, sample.verdict.reward) if k == whole else values[own.response, k]
                 for k in own.lengths
             }
-            before += [known[t] for t in own.positions.tolist()]
-            after += [known[t + 1] for t in own.positions.tolist()]
+            before += [known[length] for length in own.before.tolist()]
+            after += [known[length] for length in own.after.tolist()]
         first, second = np.stack(before), np.stack(after)
         bottom, top = min(first.min(), second.min()), max(first.max(), second.max())
         response = np.concatenate([np.full(len(a.positions), a.response) for a in audited])
@@ -86,6 +89,8 @@ class AuditBatch:
     def table(self) -> pa.Table:
         """A row for each response."""
         table = response_table(0, self.groups, self.advantages)
+        logp = pa.array([s.response.logp_rollout for s in self.samples], pa.list_(pa.float32()))
+        table = table.append_column(_LOGP, logp)
         for name, own in self.coefficients.items():
             column = pa.array(own, pa.list_(pa.float32()), from_pandas=False)
             table = table.append_column(_METHOD + name, column)
@@ -101,8 +106,8 @@ class AuditBatch:
             if row["group"] == len(groups):
                 groups.append((prompts[row["prompt_id"]], []))
             ids = np.array(row["response_token_ids"], np.int32)
-            nothing = np.zeros(len(ids), np.int32)
-            response = Response(ids, nothing.astype(np.float32), nothing, row["finish_reason"])
+            logp, version = np.array(row[_LOGP], np.float32), np.zeros(len(ids), np.int32)
+            response = Response(ids, logp, version, row["finish_reason"])
             verdict = Verdict(row["reward"], Outcome(row["outcome"]), row["detail"])
             groups[-1][1].append(Sample(response, row["response"], verdict))
             for name in methods:

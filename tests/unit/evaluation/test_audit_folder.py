@@ -30,7 +30,8 @@ def batch(draw_groups, seed):
 def test_effects_are_differences_of_means(batch, seed):
     generator = np.random.default_rng(seed)
     lengths = [len(s.response.token_ids) for s in batch.samples]
-    audited = [Audited(0, np.arange(lengths[0])), Audited(5, np.array([0, lengths[5] - 1]))]
+    every, ends = np.arange(lengths[0]), np.array([0, lengths[5] - 1])
+    audited = [Audited(0, every, every, every + 1), Audited(5, ends, ends, ends + 1)]
     values = {
         (a.response, k): (generator.random(12) < 0.5).astype(float)
         for a in audited

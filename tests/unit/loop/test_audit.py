@@ -29,6 +29,8 @@ class Counted:
 def test_what_is_known_is_not_asked_again(draw_groups, seed):
     groups, advantages = draw_groups(np.random.default_rng(seed), [[1.0, 0.0]], shortest=4)
     lengths = [len(s.response.token_ids) for s in groups[0].samples]
+    for sample in groups[0].samples:
+        sample.response.logp_rollout[:] = -1.0  # nothing is certain
     credit = [np.ones(n, np.float32) for n in lengths]
     batch = AuditBatch(groups, advantages, {"uniform": credit})
     continuations = Counted()
