@@ -45,6 +45,8 @@ class Objective(Protocol):
     """``batch.logp_reference`` must be there (KL to a reference policy)."""
     uses_advantage: bool
     """The loss reads ``batch.advantage``; REAL reads the rewards instead."""
+    allows_signed: bool
+    """Its formula holds for A_t = A_i · c_t with c_t < 0: the sign that counts is that of A_t."""
     coupled: bool
     """The responses of a group enter together: see CoupledObjective."""
 
@@ -99,6 +101,7 @@ class PolicyGradient(ABC):
     nll_coefficient: float = 0.0
 
     uses_advantage = True
+    allows_signed = True  # the sign of A_t says which side is clipped
     coupled = False
 
     def __post_init__(self) -> None:

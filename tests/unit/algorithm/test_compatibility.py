@@ -11,7 +11,7 @@ from rlvr.errors import ConfigError
 def test_all_pairs():
     refused = {(c, o) for c in CREDITS.names() for o in OBJECTIVES.names() if compatible(c, o)}
     assert refused == {
-        (c, o) for c in ("thr", "nthr") for o in ("real", "real_bce", "real_product")
+        (c, o) for c in ("thr", "nthr", "vine") for o in ("real", "real_bce", "real_product")
     }
     reason = compatible("thr", "real")
     assert "thr" in reason and "real" in reason and "delta" in reason
