@@ -1,4 +1,4 @@
-"""Advantages of steps against the formula, on a task whose values are known in closed form."""
+"""VinePPO and SPO against their formula, on a task whose values are known in closed form."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def draw(lengths):
         samples = []
         for n in own:
             ids = np.array([random.randrange(11) for _ in range(n)], np.int32)
-            zeros = np.zeros(n, np.float32)
-            response = Response(ids, zeros, ids, "stop")
+            logp = np.log(np.random.uniform(0.5, 1.0, n)).astype(np.float32)
+            response = Response(ids, logp, ids, "stop")
             samples.append(Sample(response, "", Verdict(float(ids.sum()), Outcome.CORRECT)))
         groups.append(Group(prompt, samples))
     return groups
@@ -99,9 +99,12 @@ def literal(driver, groups, cuts_of):
     for group in groups:
         for sample in group.samples:
             ids = sample.response.token_ids.tolist()
-            cuts = cuts_of(ids)
+            cuts = cuts_of(sample)
             for t in range(len(ids)):
-                j = max(k for k in range(len(cuts)) if cuts[k] <= t)
+                j = max((k for k in range(len(cuts)) if cuts[k] <= t), default=None)
+                if j is None:
+                    result.append(0.0)
+                    continue
                 before = driver.value(group.prompt, ids[: cuts[j]])
                 if j + 1 < len(cuts):
                     result.append(driver.value(group.prompt, ids[: cuts[j + 1]]) - before)
@@ -127,7 +130,8 @@ def test_advantage_is_the_change_of_the_value(tiny, options, unit, size):
     assert isinstance(driver, Driver)
     method = CREDITS.build({"name": "vine", "samples": 7, **options}, "credit")
 
-    def cuts_of(ids):
+    def cuts_of(sample):
+        ids = sample.response.token_ids.tolist()
         if options.get("segment") == "tokens":
             return list(range(0, len(ids), options["every"]))[: options.get("max_steps")]
         return line_starts(driver.pieces(ids))
@@ -150,8 +154,44 @@ def test_advantage_is_the_change_of_the_value(tiny, options, unit, size):
     c, credits = tiny.assign_on_ranks(method, batch, tiny.Policy(), owners, size)
     torch.testing.assert_close((a * c)[a != 0], expected[a != 0], rtol=1e-4, atol=1e-4)
     assert (c[a == 0] == 1).all() and (c < 0).any()
-    steps = sum(len(cuts_of(s.response.token_ids.tolist())) for g in groups for s in g.samples)
+    steps = sum(len(cuts_of(s)) for g in groups for s in g.samples)
     assert credits[0].metrics["steps_per_response"] == pytest.approx(steps / len(flat))
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("size", [1, 3])
+def test_spo_gives_the_advantage_of_a_segment_to_its_cutpoints(tiny, mask, whiten, size):
+    lengths = [[random.randint(1, 11) for _ in range(4)] for _ in range(3)]
+    groups, driver, every = draw(lengths), Additive(), random.randint(1, 4)
+    options = {"mask": mask, "whiten": whiten, "every": every, "threshold": 0.8}
+    method = CREDITS.build({"name": "spo", **options}, "credit")
+    logp = [np.array(s.response.logp_rollout) for g in groups for s in g.samples]
+    logp = torch.from_numpy(np.concatenate(logp)).double()
+
+    def cuts_of(sample):
+        p = np.exp(sample.response.logp_rollout)
+        return [t for t in range(len(p)) if p[t] < 0.8][::every]
+
+    expected = literal(driver, groups, cuts_of)
+    batch = tiny.batch((4, 4, 4), lengths=[n for own in lengths for n in own])
+    batch.advantage[batch.group_id == batch.group_id[0]] = 0
+    inputs = asyncio.run(method.prepare(groups, driver))
+    batch = tiny.replace(batch, inputs=inputs, logp_rollout=logp)
+    a = batch.token_advantage
+    left = (a != 0) & ((logp.exp() < 0.8) | (not mask))
+    if whiten:
+        own = expected[left]
+        expected = (expected - own.mean()) / (own.var() + 1e-8).sqrt()
+    owners = [random.randrange(size) for _ in range(12)]
+    c, _ = tiny.assign_on_ranks(method, batch, tiny.Policy(), owners, size)
+    assert (c[(a != 0) & ~left] == 0).all() and (c[a == 0] == 1).all()
+    # The mean over all tokens that teach is the mean over the cutpoints.
+    weights = torch.rand(len(c), dtype=torch.float64)
+    mean = (weights * a * c)[a != 0].mean()
+    torch.testing.assert_close(mean, (weights * expected)[left].mean(), rtol=1e-4, atol=1e-4)
+    scale = float((a != 0).sum() / left.sum())
+    torch.testing.assert_close((a * c)[left], expected[left] * scale, rtol=1e-4, atol=1e-4)
 
 
 def test_groups_with_equal_rewards_can_be_left_out():
