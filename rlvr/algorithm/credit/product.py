@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
@@ -58,11 +59,12 @@ class Product:
         for label, member in self.members.items():
             kept = getattr(member, "state", None)
             if kept is not None:
-                kept.update(self.state.get(label, {}))
+                kept.clear()
+                kept.update(deepcopy(self.state.get(label, {})))
             own = replace(batch, inputs=batch.inputs.of(label))
             credit = member.assign(own, features, ranks)
             if kept is not None:
-                self.state[label] = kept
+                self.state[label] = deepcopy(kept)
             metrics |= {f"{label}/{name}": value for name, value in credit.metrics.items()}
             factors.append(credit.coefficients.to(features.logp.device))
         product = torch.stack(factors).prod(0)

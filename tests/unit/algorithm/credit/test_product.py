@@ -75,7 +75,7 @@ class Counting:
     state: dict = field(default_factory=dict)
 
     async def prepare(self, groups, driver):
-        return CreditInputs({"own": torch.tensor(groups) * self.by})
+        return CreditInputs({"own": torch.tensor(groups, dtype=torch.float64) * self.by})
 
     def assign(self, batch, features, ranks):
         self.state["steps"] = self.state.get("steps", 0) + 1
@@ -110,6 +110,8 @@ def test_members_keep_their_own_inputs_and_state(tiny):
     credit = tiny.assign(resumed, batch, policy)
     torch.testing.assert_close(credit.coefficients, 40 * own[batch.sequence_id] ** 2)
     assert credit.metrics["counting(by=10.0)/steps"] == 2
+    resumed.state.clear()  # as a trial is taken back
+    assert tiny.assign(resumed, batch, policy).metrics["counting/steps"] == 1
 
 
 def test_needs_and_what_it_goes_with_are_those_of_its_members():
