@@ -21,11 +21,12 @@ from rlvr.errors import ConfigError
 def test_the_methods():
     assert ADVANTAGES.names() == ["dr_grpo", "grpo", "reinforce_pp", "rloo", "unit"]
     assert OBJECTIVES.names() == [
-        "cispo", "dapo", "dr_grpo", "grpo", "gspo", "real", "real_bce", "real_product"
+        "cispo", "clip_cov", "dapo", "dr_grpo", "grpo", "gspo", "kl_cov", "real", "real_bce",
+        "real_product"
     ]  # fmt: skip
     assert CREDITS.names() == [
-        "delta", "entropy_top", "nthr", "oar_g", "oar_p", "product", "random", "thr", "uniform",
-        "vine"
+        "delta", "entropy_top", "nthr", "oar_g", "oar_p", "otb", "product", "random", "spo", "thr",
+        "uniform", "vine"
     ]  # fmt: skip
     assert STRENGTHS.names() == ["constant", "linear"]
     assert CORRECTIONS.names() == ["mask", "none", "tis"]

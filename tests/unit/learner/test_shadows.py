@@ -44,6 +44,9 @@ class Answers:
     def tokenize(self, text):
         raise NotImplementedError
 
+    def pieces(self, token_ids):
+        raise NotImplementedError
+
     async def ask(self, questions):
         raise NotImplementedError
 
