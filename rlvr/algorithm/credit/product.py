@@ -29,8 +29,8 @@ class Product:
     The means are over the tokens with A ≠ 0 of the whole rollout batch, so that the product is as
     large on the average as if its methods had nothing to do with each other: it has mean 1 if each
     has, and beside a method that keeps a fifth of the tokens the mean of that one. One method
-    alone, or beside ``uniform``, is what it is without. Every method sees the batch as it would
-    alone, with what it prepared and what it keeps in checkpoints.
+    alone, or beside ``uniform``, is what it is without. Every method has what it prepared and what
+    it keeps in checkpoints, and sees the tokens that any of them asks for.
     """
 
     # By name, or with options: [delta, {name: thr, p: 0.2}]
@@ -45,8 +45,10 @@ class Product:
             require(label not in self.members, f"of[{number}]: {label} is there twice")
             self.members[label] = CREDITS.build(node, f"of[{number}]")
         self.needs = reduce(or_, (member.needs for member in self.members.values()))
-        self.advantage_only = self._any("advantage_only")
-        self.signed = self._any("signed")
+        self.advantage_only = bool(self._that("advantage_only"))
+        signed = self._that("signed")
+        require(len(signed) < 2, f"{' and '.join(signed)} are an advantage each; of can have one")
+        self.signed = bool(signed)
         self.state: dict[str, Any] = {}  # of each member, by its label
 
     async def prepare(self, groups: Sequence[Group], driver: Driver) -> CreditInputs:
@@ -73,8 +75,8 @@ class Product:
         metrics |= coefficient_metrics(product, batch.token_advantage, ranks)
         return Credit(product, metrics)
 
-    def _any(self, trait: str) -> bool:
-        return any(getattr(member, trait, False) for member in self.members.values())
+    def _that(self, trait: str) -> list[str]:
+        return [label for label, member in self.members.items() if getattr(member, trait, False)]
 
 
 def _scale(

@@ -55,16 +55,16 @@ class StepAdvantages(ABC):
     async def prepare(self, groups: Sequence[Group], driver: Driver) -> CreditInputs:
         """Δ of every token, float32 [N]."""
         prefixes: list[Prefix] = []
-        known: dict[tuple[int, ...], int] = {}  # places there, by the prompt's and the token ids
+        known: dict[tuple[int, bytes], int] = {}  # places there, by the prompt's and the token ids
         cut: list[tuple[Sample, list[int], list[int]]] = []  # where, and which prefix ends there
         for g, group in enumerate(groups):
             for sample in group.samples:
-                ids, places = sample.response.token_ids.tolist(), []
+                ids, places = sample.response.token_ids, []
                 cuts = self.cuts(sample, driver) if self.equal_groups or group.has_spread else []
                 for t in cuts:
-                    place = known.setdefault((g, *ids[:t]), len(prefixes))
+                    place = known.setdefault((g, ids[:t].tobytes()), len(prefixes))
                     if place == len(prefixes):
-                        prefixes.append(Prefix(group.prompt, ids[:t]))
+                        prefixes.append(Prefix(group.prompt, ids[:t].tolist()))
                     places.append(place)
                 cut.append((sample, cuts, places))
         rewards = await driver.values(prefixes, self.samples) if prefixes else []

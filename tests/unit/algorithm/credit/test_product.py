@@ -127,6 +127,7 @@ def test_needs_and_what_it_goes_with_are_those_of_its_members():
     [
         ([], "credit: of names no method"),
         (["delta", "delat"], r"of\[1\].name: no credit method is called 'delat'. Did you mean"),
+        (["vine", "delta", "otb"], r"vine and otb are an advantage each"),
         (["delta", "delta"], r"of\[1\]: delta is there twice"),
         (["delta", {"name": "thr", "q": 1}], r"of\[1\]\.q: no such key"),
     ],
