@@ -224,15 +224,6 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "objective.share": 0.002,
         "objective.penalty": 1.0,
     },
-    "clip_cov_qwen2.5_7b": {
-        **COVARIANCE,
-        "objective.name": "clip_cov",
-        "objective.share": 0.0002,
-        "objective.low": 1.0,
-        "objective.high": 5.0,
-        "objective.clip_low": 1.0,
-        "objective.clip_high": 1.0,
-    },
 }
 
 # Every size that a twin may change; what is not listed is the method's and must stay.
@@ -297,11 +288,18 @@ def test_a_recipe_has_the_numbers_of_its_source(recipe):
     assert {key: values.get(key) for key in EXPECTED[recipe]} == EXPECTED[recipe]
 
 
+def test_clip_cov_takes_the_place_of_kl_cov_with_the_numbers_of_the_source():
+    own = {"share": 0.0002, "low": 1.0, "high": 5.0, "clip_low": 1.0, "clip_high": 1.0}
+    expected = COVARIANCE | {f"objective.{key}": value for key, value in own.items()}
+    values = flat(composed("kl_cov_qwen2.5_7b", "objective=clip_cov"))
+    assert {key: values.get(key) for key in expected} == expected
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_names_its_source(recipe):
     header = Path(CONFIG_PATH, "recipe", f"{recipe}.yaml").read_text().split("defaults:")[0]
     arxiv = {"delta": "2605.21467", "real": "2602.05630", "thr": "2510.03669", "oar": "2601.07408"}
-    arxiv["cov"] = "2505.22617"
+    arxiv["kl_cov"] = "2505.22617"
     [base] = [name for name in arxiv if f"base/{name}.yaml" in header]
     assert f"arXiv {arxiv[base]}" in header
     assert "Reported" in header
