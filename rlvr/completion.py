@@ -9,7 +9,8 @@ from rlvr.config import RunConfig, choices
 
 _ON_A_RUN = ("train", "plan", "prepare", "evaluate", "audit")  # their arguments are overrides
 _GROUPS = ("recipe", "scale")  # that are added (+recipe=)
-_METHODS = ("advantage", "correction", "credit", "objective")  # found by importing them: 2 s
+# Found by importing them: 2 s
+_METHODS = ("advantage", "correction", "credit", "objective", "strength")
 
 
 def completions(

@@ -1,8 +1,8 @@
 """The typed configuration of a run: what may be set, what it means, and what is impossible.
 
 ``conf/`` holds the YAML side. Every group of ``conf/train.yaml`` is one dataclass here, except
-``advantage``, ``objective``, ``credit`` and ``correction``: those are open to methods that this
-package does not know, so each method brings its own dataclass (see ``rlvr.algorithm``).
+``advantage``, ``objective``, ``credit``, ``strength`` and ``correction``: those are open to methods
+that this package does not know, so each method brings its own dataclass (see ``rlvr.algorithm``).
 
 ``rlvr.loop.validate`` reports every problem at once before any engine starts, each with its key
 and what to change.
@@ -295,6 +295,7 @@ class RunConfig:
     advantage: dict[str, Any] = field(default_factory=lambda: {"name": "grpo"})
     objective: dict[str, Any] = field(default_factory=lambda: {"name": "grpo"})
     credit: dict[str, Any] = field(default_factory=lambda: {"name": "uniform"})
+    strength: dict[str, Any] = field(default_factory=lambda: {"name": "constant"})
     correction: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     shadow: ShadowConfig = field(default_factory=ShadowConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)

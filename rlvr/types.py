@@ -242,6 +242,7 @@ class TokenBatch(Packing):
     logp_reference: Float[Tensor, "N"] | None = None
     importance: Float[Tensor, "N"] | None = None  # off-policy correction w_t
     response_weight: Float[Tensor, "S"] | None = None  # of a group-coupled objective
+    selected: Bool[Tensor, "N"] | None = None  # by an objective, in the mini-batch at work
     inputs: CreditInputs = field(default_factory=CreditInputs)
 
     @property

@@ -22,7 +22,8 @@ GroupIds = Int[Tensor, "S"]
 class Advantage(Protocol):
     """Turns the rewards of a rollout batch into advantages.
 
-    ``needs_group`` (optional, default True) says whether a group of one response has none.
+    ``needs_group`` (optional, default True) says whether a group of one response has none,
+    ``left_to_credit`` (optional, default False) that it makes no difference between responses.
     """
 
     def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
@@ -100,6 +101,18 @@ class ReinforcePp(_Divided):
         centred, _, _ = _centred(reward, group_id)
         std = (centred.square().sum() / max(len(centred) - 1, 1)).sqrt()
         return (centred / (std + self.eps)).to(reward.dtype)
+
+
+@ADVANTAGES.register("unit")
+@dataclass
+class Unit:
+    """1, for credit whose coefficients are the advantage of a token themselves (``vine``)."""
+
+    needs_group = False
+    left_to_credit = True
+
+    def __call__(self, reward: Rewards, group_id: GroupIds) -> Rewards:
+        return torch.ones_like(reward)
 
 
 def grpo_advantages(reward: Rewards, group_id: GroupIds, *, eps: float = 1e-6) -> Rewards:

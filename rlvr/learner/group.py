@@ -95,14 +95,15 @@ class LearnerGroup:
         return values(summed(await self._stage("score")))
 
     async def assign_credit(
-        self, wanted: bool = False
+        self, wanted: bool = False, strength: float = 1.0
     ) -> tuple[dict[str, float], dict[str, list[np.ndarray | None]]]:
         """Assign token coefficients; if they are ``wanted``, returns those of every response.
 
+        Those in use are drawn towards 1 as ``strength`` says (``algorithm/strength.py``).
         They are float32 [n] in sample order by the label of the method (``IN_USE``, and those of
         its shadows), None of what no rank has, as ``train.overlong_filter`` left it out.
         """
-        reports, tokens = zip(*await self._stage("assign_credit", wanted), strict=True)
+        reports, tokens = zip(*await self._stage("assign_credit", wanted, strength), strict=True)
         return values(summed(reports)), self._by_response(filter(None, tokens))
 
     async def try_credit(self) -> dict[str, list[np.ndarray | None]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlvr.algorithm.aggregation import token_mean
 from rlvr.algorithm.metrics import Max, Mean, summed
-from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.algorithm.objectives import OBJECTIVES, SelectingObjective
 from rlvr.algorithm.objectives.base import PerToken, Scalar
 from rlvr.config import RunConfig
 from rlvr.learner.engine import start_engine, start_reference, take_step
@@ -72,6 +72,8 @@ class LearnerRank(ScoringRank):
         if self.objective.coupled:
             coupled_loss = self._couple_responses(members, totals)
         active = members[self._active()[members]]
+        if isinstance(self.objective, SelectingObjective):
+            self._select_tokens(active, self.objective)
         ranks = self.ranks.size * self.sequence.size
         once = 1.0 / self.ranks.size  # for what every rank reports of one and the same step
         groups = count_groups(self.batch, active, self.ranks)
@@ -98,6 +100,16 @@ class LearnerRank(ScoringRank):
             "update/active_share": Mean(len(active) / max(totals.responses, 1), once),
         }
         return [*reports, last]
+
+    @torch.no_grad()
+    def _select_tokens(self, active: Int[Tensor, "s"], objective: SelectingObjective) -> None:
+        """Let the objective choose among the tokens of the mini-batch; costs a forward."""
+        own, n = self.batch.select(active)
+        logp = self._logp(self.engine, active, empty=torch.nan)[n]
+        own, _ = self._against_old(logp, own)
+        selected = torch.zeros(self.batch.num_response_tokens, dtype=torch.bool, device=self.device)
+        selected[n] = objective.selected(logp, own, self.coefficients[n], self.ranks)
+        self.batch = replace(self.batch, selected=selected)
 
     def _loss(
         self, logp: PerToken, entropy: PerToken, micro: TokenBatch, n: Places, totals: Totals

@@ -14,6 +14,7 @@ from rlvr.algorithm.credit.shadow import credit_methods
 from rlvr.algorithm.metrics import Mean
 from rlvr.algorithm.objectives import OBJECTIVES, CoupledObjective
 from rlvr.algorithm.objectives.base import PerToken
+from rlvr.algorithm.strength import drawn
 from rlvr.config import RunConfig
 from rlvr.learner.batching import micro_batches
 from rlvr.learner.collectives import DistributedRanks
@@ -117,14 +118,18 @@ class ScoringRank:
         return {"score/tokens": Mean(float(tokens), 1.0 / self.ranks.size)}
 
     @torch.no_grad()
-    def assign_credit(self, wanted: bool = False) -> tuple[Report, TokenCoefficients | None]:
+    def assign_credit(
+        self, wanted: bool = False, strength: float = 1.0
+    ) -> tuple[Report, TokenCoefficients | None]:
         """Token coefficients c_t of the whole rollout batch, under the old policy.
+
+        Those in use are drawn towards 1 as ``strength`` says, after all is reported of them.
 
         Returns what there is to report, and the coefficients by every method if they are
         ``wanted``.
         """
         report, found = self.credit.assign(self.batch)
-        self.coefficients = found[IN_USE]
+        self.coefficients = found[IN_USE] = drawn(found[IN_USE], strength)
         return report, TokenCoefficients.of(self.batch, found) if wanted else None
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """Where the final answers lie among the tokens of responses."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -25,7 +26,7 @@ class AnswerFinder:
         The sampled ids are never re-tokenised: the text is put together from the tokens' own
         pieces, so that a place in the text is a place among the tokens.
         """
-        pieces = [self._piece(int(i)) for i in sample.response.token_ids]
+        pieces = self.pieces(sample.response.token_ids.tolist())
         text = "".join(pieces)
         try:
             answer = final_answer(text, self._pattern)
@@ -39,6 +40,10 @@ class AnswerFinder:
         first = int(np.searchsorted(ends, begin, side="right"))
         last = int(np.searchsorted(ends, begin + len(answer), side="left"))
         return first, last + 1
+
+    def pieces(self, token_ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text, without special tokens."""
+        return [self._piece(i) for i in token_ids]
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``, without special ones."""

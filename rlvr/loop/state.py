@@ -39,6 +39,7 @@ class RunState:
         self._stream_state: dict[str, Any] = stream.state()
         self._writing: asyncio.Task[None] | None = None
         self.step = 0
+        self.measured: dict[str, float] = {}  # see ``algorithm/strength.py``
 
     def advance(self, batch: RolloutBatch) -> None:
         self.step = batch.step + 1
@@ -47,6 +48,7 @@ class RunState:
     async def restore(self, checkpoint: Checkpoint) -> None:
         """Bring the learners to where ``checkpoint`` was taken; the stream is there already."""
         self.step = checkpoint.step
+        self.measured = dict(checkpoint.state.get("measured", {}))
         await self._learners.load_checkpoint(str(checkpoint.learner))
         await self._beside(self._checkpoints.forget_after, self.step)
 
@@ -86,7 +88,8 @@ class RunState:
         folder = await self._beside(self._checkpoints.begin, self.step)
         await self._learners.save_checkpoint(str(folder / "learner"))
         delay = time.perf_counter() - began
-        writing = self._finish(folder, self.step, {"stream": self._stream_state}, delay)
+        state = {"stream": self._stream_state, "measured": dict(self.measured)}
+        writing = self._finish(folder, self.step, state, delay)
         self._writing = asyncio.create_task(writing)
 
     async def _finish(

@@ -6,6 +6,7 @@ from contextlib import aclosing
 import numpy as np
 
 from rlvr.algorithm.advantages import ADVANTAGES
+from rlvr.algorithm.strength import STRENGTHS
 from rlvr.config import RunConfig
 from rlvr.loop.actors import Actors
 from rlvr.loop.bad_updates import BadUpdates
@@ -35,6 +36,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.advantage = ADVANTAGES.build(config.advantage, "advantage")
+        self.strength = STRENGTHS.build(config.strength, "strength")
         self.groups = groups
         self.credit = credit
         self.actors = actors
@@ -74,9 +76,12 @@ class Trainer:
             await self.learners.load(batch.groups, advantages, inputs)
             metrics = await self.learners.score()
         with self.watch.stage("credit"):
-            report, coefficients = await self.learners.assign_credit(self.tokens is not None)
+            wanted = self.tokens is not None
+            strength = self.strength(batch.step + 1, self.state.measured)
+            report, coefficients = await self.learners.assign_credit(wanted, strength)
+            metrics |= report | {"credit/strength": strength}
         with self.watch.stage("update"):
-            metrics |= report | await self.learners.update()
+            metrics |= await self.learners.update()
         await self.bad_updates.look(batch, advantages, metrics)
         with self.watch.stage("publish"):
             await self.actors.engines_turn(batch.step + 1)

@@ -172,7 +172,7 @@ def _methods(config: RunConfig) -> list[str]:
         except ConfigError as error:
             problems.append(str(error))
     if not problems:
-        refusal = compatible(str(config.credit["name"]), str(config.objective["name"]))
+        refusal = compatible(config.credit, config.objective, config.advantage, config.strength)
         problems += [refusal] if refusal else []
     return problems
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 
 import numpy as np
 import torch
@@ -81,7 +82,8 @@ class _Learner:
         kept = 2 * work.scored * work.responses * self.shape.hidden / self.ranks
         rate = gpu.pcie if store == "host" else gpu.hbm
         again, streams, heads = 0.0, 0, len(work.credit) > 1
-        for credit in work.credit:
+        single = [getattr(m, "members", {"": m}).values() for m in work.credit]  # of a product each
+        for credit in chain.from_iterable(single):
             if Needs.EMBEDDINGS in credit.needs:  # forwards over the response, some of them halves
                 tried = 4.0
                 if hasattr(credit, "max_positions"):

@@ -16,10 +16,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from rlvr.algorithm.advantages import ADVANTAGES
-from rlvr.algorithm.correction import CORRECTIONS
-from rlvr.algorithm.credit import CREDITS
-from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.algorithm.compatibility import METHODS
 from rlvr.config import RunConfig
 from rlvr.hydra_config import CONFIG_PATH, check_overrides, register, run_config
 from rlvr.loop.validate import validated
@@ -45,7 +42,6 @@ FOREIGN = {
     "sbatch",
     "ruff",
 }
-METHODS = {r.kind: r for r in (ADVANTAGES, OBJECTIVES, CREDITS, CORRECTIONS)}
 ENTRY_POINTS = {f"rlvr.{kind}" for kind in (*METHODS, "verifier", "weights", "sink")}
 OMITTED = {"OVERRIDES", "...", "…"}  # what a guide writes for more words of the reader's own
 NEEDED = {"model.path": "model", "data.train": "[rows.jsonl]", "train.steps": "2"}

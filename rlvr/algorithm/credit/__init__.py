@@ -1,4 +1,4 @@
-"""Credit assignment: token coefficients c_t ≥ 0, one file a method; ``base`` says what it is."""
+"""Credit assignment: token coefficients c_t, one file a method; ``base`` says what it is."""
 
 from rlvr.algorithm.credit.base import CREDITS as CREDITS
 from rlvr.algorithm.credit.base import Credit as Credit

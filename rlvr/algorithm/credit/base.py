@@ -115,11 +115,12 @@ class Features(Protocol):
 
 @runtime_checkable
 class CreditAssigner(Protocol):
-    """Gives every response token its coefficient c_t ≥ 0.
+    """Gives every response token its coefficient c_t.
 
     ``advantage_only`` (optional, default False) marks a method that is a reweighting of the
-    advantage and has no meaning under an objective without one. ``state`` (optional), a dict of
-    what JSON can say, is kept in checkpoints.
+    advantage and has no meaning under an objective without one, ``signed`` (optional, default
+    False) one whose c_t may be negative. ``state`` (optional), a dict of what JSON can say, is
+    kept in checkpoints.
     """
 
     needs: Needs
@@ -161,6 +162,9 @@ class Driver(Protocol):
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``, without special ones."""
+
+    def pieces(self, token_ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text, without special tokens."""
 
     async def ask(self, questions: Iterable[Question]) -> list[TokenChoices]:
         """The replies of the rollout workers, in order."""

@@ -13,14 +13,14 @@ _BINS = 4096
 def coefficient_metrics(
     coefficients: Float[Tensor, "N"], token_advantage: Float[Tensor, "N"], ranks: Ranks
 ) -> dict[str, float]:
-    """Mean, deviation and range of c per side, and its effective sample size as a share of N.
+    """Mean, deviation and range of c per side, and |c|'s effective sample size as a share of N.
 
     The sides are the tokens with A > 0 and with A < 0; an empty side is left out. Collective.
     """
     c = coefficients.double()
     side = torch.where(token_advantage > 0, 0, torch.where(token_advantage < 0, 1, 2))
-    members = [side == 0, side == 1, side <= 2]
-    sums = [torch.stack([x.sum() for x in (m.double(), c * m, c * c * m)]) for m in members]
+    members = [(c, side == 0), (c, side == 1), (c.abs(), side <= 2)]
+    sums = [torch.stack([y.sum() for y in (m.double(), x * m, x * x * m)]) for x, m in members]
     *sums_of_sides, whole = ranks.all_reduce(torch.stack(sums)).tolist()
     tops = torch.stack([segment_max(x, side, 3) for x in (c, -c)], 1)
     tops_of_sides = ranks.all_reduce(tops, "max")[:2].tolist()

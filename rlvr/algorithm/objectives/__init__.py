@@ -6,6 +6,16 @@ from rlvr.algorithm.objectives.base import (
     CoupledObjective,
     LossTerms,
     Objective,
+    SelectingObjective,
 )
 
-__all__ = ["OBJECTIVES", "CoupledObjective", "LossTerms", "Max", "Mean", "Metric", "Objective"]
+__all__ = [
+    "OBJECTIVES",
+    "CoupledObjective",
+    "LossTerms",
+    "Max",
+    "Mean",
+    "Metric",
+    "Objective",
+    "SelectingObjective",
+]

@@ -14,11 +14,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlvr.algorithm.aggregation import AGGREGATIONS, at_least_float32, segment_max
+from rlvr.algorithm.credit.base import Ranks
 from rlvr.algorithm.metrics import Mean, Metric
 from rlvr.registry import Registry, require, require_one_of
 from rlvr.types import TokenBatch, Totals
 
 PerToken = Float[Tensor, "n"]  # response tokens of a micro-batch
+Selected = Bool[Tensor, "n"]  # of these tokens
 PerSequence = Float[Tensor, "s"]  # its sequences
 PerResponse = Float[Tensor, "S"]  # responses of a mini-batch
 GroupIds = Int[Tensor, "S"]
@@ -45,6 +47,8 @@ class Objective(Protocol):
     """``batch.logp_reference`` must be there (KL to a reference policy)."""
     uses_advantage: bool
     """The loss reads ``batch.advantage``; REAL reads the rewards instead."""
+    allows_signed: bool
+    """Its formula holds for A_t = A_i · c_t with c_t < 0: the sign that counts is that of A_t."""
     coupled: bool
     """The responses of a group enter together: see CoupledObjective."""
 
@@ -83,6 +87,20 @@ class CoupledObjective(Objective, Protocol):
         """L itself, over all responses of the mini-batch, for the metrics."""
 
 
+@runtime_checkable
+class SelectingObjective(Objective, Protocol):
+    """An objective that treats some tokens in another way, chosen from a whole mini-batch."""
+
+    def selected(
+        self, logp: PerToken, batch: TokenBatch, coefficients: PerToken, ranks: Ranks
+    ) -> Selected:
+        """Which of this rank's tokens of a mini-batch; ``loss`` finds it as ``batch.selected``.
+
+        ``logp`` is under the policy before the optimizer step, without a gradient; the batch has
+        all of the rank's responses with one. Collective.
+        """
+
+
 OBJECTIVES: Registry[Objective] = Registry("objective", "rlvr.algorithm.objectives")
 
 
@@ -99,6 +117,7 @@ class PolicyGradient(ABC):
     nll_coefficient: float = 0.0
 
     uses_advantage = True
+    allows_signed = True  # the sign of A_t says which side is clipped
     coupled = False
 
     def __post_init__(self) -> None:
@@ -164,7 +183,7 @@ class Clipped(PolicyGradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.clip_low < 1, f"clip_low must be in (0, 1), not {self.clip_low}")
+        require(0 < self.clip_low <= 1, f"clip_low must be in (0, 1], not {self.clip_low}")
         require(self.clip_high > 0, f"clip_high must be positive, not {self.clip_high}")
 
     def token_loss(

@@ -85,6 +85,7 @@ class Real:
 
     needs_reference = False
     uses_advantage = False
+    allows_signed = False  # c_t weighs tokens within a mean
     coupled = True
     variant = "softmax"
 

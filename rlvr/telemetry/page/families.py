@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _OWN = {"train.seed", "train.output_dir", "train.resume", "telemetry.name"}  # a run's alone
-_METHODS = ("credit", "objective", "advantage", "correction")
+_METHODS = ("credit", "strength", "objective", "advantage", "correction")
 
 
 def families(

@@ -20,6 +20,10 @@ from rlvr.types import IN_USE, CreditInputs
 TEMPERATURE, LR, EPOCHS, MAX_TOKENS = 0.8, 0.2, 2, 20
 GROUPS, SIZE, PER_MINI_BATCH = 6, 4, 3
 SHAPES = [(1, 0), (2, 2), (2, 3)]
+OPTIONS = {  # so that some tokens are chosen, and none by chance
+    "kl_cov": {"share": 0.2},
+    "clip_cov": {"share": 1.0, "low": 0.0, "high": 1e9, "clip_low": 0.2, "clip_high": 0.2},
+}
 CASES = [(o, "random", *shape) for o in OBJECTIVES.names() for shape in SHAPES]
 # Whose credit stage runs the policy, and even a backward pass, must leave no gradient behind.
 CASES += [("dapo", credit, 2, 3) for credit in ("oar_g", "oar_p", "thr")]
@@ -59,10 +63,18 @@ class Literal:
         if objective.startswith("real"):
             return self.real(objective, sorted({g for g, _ in members}))
         terms = []
+        held_back = self.held_back(objective, members) if objective in OPTIONS else {}
         for g, i in members:
             logp, old, advantage, c = self.response(g, i)
             ratio, advantage = torch.exp(logp - old), advantage * c
-            if objective == "gspo":
+            nowhere = torch.zeros_like(logp, dtype=torch.bool)
+            if objective == "kl_cov":
+                penalty = torch.where(held_back.get((g, i), nowhere), (logp - old).abs(), 0.0)
+                terms.append(penalty - ratio * advantage)
+            elif objective == "clip_cov":
+                term = self.clip(ratio, advantage, 0.2, 0.2)
+                terms.append(torch.where(held_back.get((g, i), nowhere), 0.0, term))
+            elif objective == "gspo":
                 log_s = (logp - old).mean().detach()
                 ratio = torch.exp(logp - logp.detach() + log_s)
                 terms.append(self.clip(ratio, advantage, 3e-4, 4e-4, margin=3e-6))
@@ -74,11 +86,33 @@ class Literal:
                 terms.append(torch.where(advantage < 0, dual, term))
             else:
                 terms.append(self.clip(ratio, advantage, 0.2, 0.2))
-        if objective in ("dapo", "cispo"):
+        if objective in ("dapo", "cispo", "kl_cov", "clip_cov"):
             return torch.cat(terms).mean()
         if objective == "dr_grpo":
             return torch.cat(terms).sum() / (len(terms) * MAX_TOKENS)
         return torch.stack([t.mean() for t in terms]).mean()
+
+    def held_back(self, objective: str, members) -> dict[tuple[int, int], torch.Tensor]:
+        """Which tokens of the responses with an advantage, by their covariance."""
+        taught = [(g, i) for g, i in members if self.advantages[g * SIZE + i] != 0]
+        with torch.no_grad():
+            rows = [self.response(g, i) for g, i in taught]
+        logp = torch.cat([logp for logp, *_ in rows])
+        advantage = torch.cat([advantage * c for *_, advantage, c in rows])
+        covariance = (logp - logp.mean()) * (advantage - advantage.mean())
+        drift = logp - torch.cat([old for _, old, *_ in rows])
+        if objective == "kl_cov":
+            wanted = max(1, int(0.2 * len(logp)))
+            ordered = covariance.sort(descending=True).values
+            chosen = covariance >= ordered[wanted - 1]
+            near = [ordered[wanted - 1] - ordered[wanted], *drift[chosen & (drift != 0)].abs()]
+        else:
+            ratio = drift.exp()
+            clipped = ratio * advantage > ratio.clamp(0.8, 1.2) * advantage
+            chosen = ~clipped & (covariance > 0)
+            near = list(covariance.abs())
+        self.gap = min([self.gap, *(float(x) / 1e-5 for x in near)])
+        return dict(zip(taught, chosen.split([len(row[0]) for row in rows]), strict=True))
 
     def real(self, objective: str, groups: list[int]) -> torch.Tensor:
         losses, responses = [], 0
@@ -130,7 +164,8 @@ def configuration(folder, objective: str, credit: str, world: int, stage: int) -
     learner.tokens_per_micro_batch, learner.tokens_per_scoring_batch = 60, 100
     learner.logits_mib = 1
     config.rollout.temperature, config.rollout.max_response_tokens = TEMPERATURE, MAX_TOKENS
-    config.objective, config.credit = {"name": objective}, {"name": credit}
+    config.objective = {"name": objective, **OPTIONS.get(objective, {})}
+    config.credit = {"name": credit}
     config.train.epochs_per_step = EPOCHS
     return config
 

@@ -13,11 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlvr.algorithm.credit import Prefix
 from rlvr.config import RunConfig
 from rlvr.errors import RunError
+from rlvr.loop.batch import RolloutBatch
 from rlvr.loop.cluster import engine_options
 from rlvr.loop.continuations import Continuations
+from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.resolve import resolved
 from rlvr.rollout.pool import RolloutPool
-from rlvr.types import Prompt
+from rlvr.types import IN_USE, Group, Outcome, Prompt, Response, Sample, Verdict
 from rlvr.verify.workers.pool import VerifierPool
 
 STOP, SAMPLES = 1, 250
@@ -31,6 +33,7 @@ def bench(ray_here, tiny_model):
     config.learner.ranks = 1
     config.rollout.temperature, config.rollout.max_response_tokens = 0.7, 2
     config.rollout.engine = {"max_model_len": 64}
+    config.credit = {"name": "vine", "samples": SAMPLES, "segment": "tokens", "every": 1}
     config.train.overlong_buffer = 1  # a whole response of two tokens loses 1
     config = resolved(config)
     loop = asyncio.new_event_loop()
@@ -43,7 +46,8 @@ def bench(ray_here, tiny_model):
     do(pool.start())
     do(verifiers.start())
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    yield do, config, Continuations(config, pool, verifiers, tokenizer, [STOP])
+    continuations = Continuations(config, pool, verifiers, tokenizer, [STOP])
+    yield do, config, continuations, CreditDriver(config, pool, tokenizer, continuations)
     do(verifiers.close())
     do(pool.close())
 
@@ -72,7 +76,7 @@ def value(config: RunConfig, prefix: Prefix) -> tuple[float, float]:
 
 
 def test_the_mean_of_continuations_is_the_value(bench, seed):
-    do, config, continuations = bench
+    do, config, continuations, _ = bench
     generator = np.random.default_rng(seed)
     ids = generator.integers(3, 128, 6).tolist()
     prompt = Prompt("p", ids[:3], "", r".*w\d*[02468]", "regex")
@@ -88,3 +92,18 @@ def test_the_mean_of_continuations_is_the_value(bench, seed):
     np.testing.assert_array_equal(rewards, again[::-1])
     with pytest.raises(RunError, match="asked of policy version 3.*answered for 0"):
         do(continuations.rewards(prefixes, 1, 3))
+
+
+def test_step_advantages_are_the_changes_of_the_value(bench, seed):
+    """Of a response of two tokens: V(first) − V(nothing), and R − V(first)."""
+    do, config, _, driver = bench
+    ids = np.random.default_rng(seed).integers(3, 128, 5).astype(np.int32)
+    prompt = Prompt("p", ids[:3].tolist(), "", r".*w\d*[02468]", "regex")
+    response = Response(ids[3:], np.zeros(2, np.float32), np.zeros(2, np.int32), "length")
+    group = Group(prompt, [Sample(response, "", Verdict(0.5, Outcome.CORRECT))])
+    inputs = do(driver.prepare(RolloutBatch(0, [group], {}))).of(IN_USE)
+    begun = [Prefix(prompt, ids[3 : 3 + t].tolist()) for t in (0, 1)]
+    (before, v0), (after, v1) = (value(config, prefix) for prefix in begun)
+    first, last = inputs.token["step_advantage"].tolist()
+    assert abs(first - (after - before)) <= 5 * ((v0 + v1) / SAMPLES) ** 0.5 + 1e-6
+    assert abs(last - (0.5 - after)) <= 5 * (v1 / SAMPLES) ** 0.5 + 1e-6

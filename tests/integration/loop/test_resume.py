@@ -27,6 +27,7 @@ def configuration(model: str, folder, name: str) -> RunConfig:
     config.rollout.group_size, config.rollout.max_response_tokens = 4, 12
     config.learner.ranks, config.learner.zero_stage, config.learner.lr = 2, 2, 3e-3
     config.learner.entropy_bonus = 0.1
+    config.credit, config.strength = {"name": "random"}, {"name": "linear", "steps": 4}
     config.train.steps, config.train.prompts_per_step = 4, 4
     config.train.prompts_per_mini_batch = 2
     config.train.checkpoint_every = 2
@@ -61,6 +62,9 @@ def test_resumed_equals_uninterrupted(train, tiny_model, tmp_path):
         )
         assert a["response"].to_pylist() == b["response"].to_pylist()
         assert a["prompt"].to_pylist() == b["prompt"].to_pylist()
+        assert a["coefficient"].to_pylist() == b["coefficient"].to_pylist()
+    steps = [r for r in RunFolder(tmp_path / "resumed").read_metrics() if "credit/strength" in r]
+    assert [r["credit/strength"] for r in steps] == pytest.approx([2 / 3, 1])
 
 
 def test_a_missing_checkpoint_is_named(train, tiny_model, tmp_path):

@@ -117,7 +117,7 @@ def built_in(registry: Registry) -> list[str]:
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Every credit with two objectives, every objective with two credits."""
+    """Every credit with an objective at least, every objective with two credits."""
     credits, objectives = built_in(CREDITS), built_in(OBJECTIVES)
     every = sorted(
         product(credits, objectives),  # diagonal by diagonal
@@ -126,7 +126,7 @@ def pairs() -> list[tuple[str, str]]:
     chosen, runs = [], Counter()
     for wanted in (all, any):  # first those of which both have too few
         for pair in every:
-            few = wanted(runs[kind] < 2 for kind in enumerate(pair))
+            few = wanted(runs[kind] < 1 + kind[0] for kind in enumerate(pair))
             if few and pair not in chosen and compatible(*pair) is None:
                 chosen.append(pair)
                 runs.update(enumerate(pair))

@@ -10,9 +10,9 @@ from rlvr.errors import ConfigError
 
 def test_all_pairs():
     refused = {(c, o) for c in CREDITS.names() for o in OBJECTIVES.names() if compatible(c, o)}
-    assert refused == {
-        (c, o) for c in ("thr", "nthr") for o in ("real", "real_bce", "real_product")
-    }
+    of_advantages = ("thr", "nthr", "otb", "spo", "vine")
+    labels = ("real", "real_bce", "real_product")
+    assert refused == {(c, o) for c in of_advantages for o in labels}
     reason = compatible("thr", "real")
     assert "thr" in reason and "real" in reason and "delta" in reason
 

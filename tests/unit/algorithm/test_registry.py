@@ -14,17 +14,21 @@ from rlvr.algorithm.compatibility import METHODS
 from rlvr.algorithm.correction import CORRECTIONS
 from rlvr.algorithm.credit import CREDITS, Needs
 from rlvr.algorithm.objectives import OBJECTIVES
+from rlvr.algorithm.strength import STRENGTHS
 from rlvr.errors import ConfigError
 
 
 def test_the_methods():
-    assert ADVANTAGES.names() == ["dr_grpo", "grpo", "reinforce_pp", "rloo"]
+    assert ADVANTAGES.names() == ["dr_grpo", "grpo", "reinforce_pp", "rloo", "unit"]
     assert OBJECTIVES.names() == [
-        "cispo", "dapo", "dr_grpo", "grpo", "gspo", "real", "real_bce", "real_product"
+        "cispo", "clip_cov", "dapo", "dr_grpo", "grpo", "gspo", "kl_cov", "real", "real_bce",
+        "real_product"
     ]  # fmt: skip
     assert CREDITS.names() == [
-        "delta", "entropy_top", "nthr", "oar_g", "oar_p", "random", "thr", "uniform"
+        "delta", "entropy_top", "nthr", "oar_g", "oar_p", "otb", "product", "random", "spo", "thr",
+        "uniform", "vine"
     ]  # fmt: skip
+    assert STRENGTHS.names() == ["constant", "linear"]
     assert CORRECTIONS.names() == ["mask", "none", "tis"]
 
 
@@ -54,6 +58,8 @@ def test_every_method_is_built_from_its_name_or_its_whole_node(kind):
         ("objective", {"name": "real", "tau": 0}, r"objective: tau must be positive"),
         ("advantage", {"name": "grpo", "eps": 0}, r"advantage: eps must be positive"),
         ("correction", {"name": "tis", "level": "word"}, r"correction: level must be one of"),
+        ("strength", {"name": "linear", "last": 2}, r"strength: last must be in \[0, 1\]"),
+        ("credit", {"name": "vine", "samples": 0}, r"credit: samples must be at least 1"),
         ("credit", {"name": "no.such.module"}, r"credit\.name: cannot import 'no\.such\.module'"),
     ],
 )

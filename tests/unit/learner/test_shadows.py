@@ -44,6 +44,9 @@ class Answers:
     def tokenize(self, text):
         raise NotImplementedError
 
+    def pieces(self, token_ids):
+        raise NotImplementedError
+
     async def ask(self, questions):
         raise NotImplementedError
 
@@ -192,3 +195,14 @@ def test_errors_name_the_key(credits, told):
     config.shadow.credits = credits
     with pytest.raises(ConfigError, match=told):
         credit_methods(config)
+
+
+def test_strength_draws_what_is_used_and_no_shadow(bench):
+    rank, _, found = bench("delta", ["random"])
+    rank.load(rank.batch)
+    rank.score()
+    own, other = found[IN_USE], found["random"]
+    _, drawn = rank.assign_credit(wanted=True, strength=0.25)
+    assert drawn.coefficient[IN_USE] == pytest.approx(1 + 0.25 * (own - 1), rel=1e-5)
+    assert drawn.coefficient["random"] == pytest.approx(other)
+    assert np.array_equal(rank.coefficients.numpy(), drawn.coefficient[IN_USE])

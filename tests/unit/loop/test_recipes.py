@@ -57,6 +57,30 @@ QWEN3_14B = {**QWEN3, "model.path": "Qwen/Qwen3-14B-Base", "train.steps": 300}
 DELTA = {"credit.name": "delta", "credit.refinements": 1, "credit.lambda_range": (0.8, 1.2)}
 UNIFORM = {"credit.name": "uniform"}
 
+COVARIANCE = {
+    **UNIFORM,
+    "model.path": "Qwen/Qwen2.5-7B",
+    "data.max_prompt_tokens": 2048,
+    "rollout.max_response_tokens": 8192,
+    "rollout.group_size": 8,
+    "rollout.temperature": 1.0,
+    "rollout.top_p": 1.0,
+    "train.prompts_per_step": 256,
+    "train.prompts_per_mini_batch": 32,
+    "train.epochs_per_step": 1,
+    "train.dynamic_sampling": True,
+    "train.max_sampling_rounds": 10,
+    "train.overlong_factor": 0.0,
+    "advantage.name": "grpo",
+    "objective.aggregation": "token_mean",
+    "objective.kl_coefficient": 0.0,
+    "learner.lr": 5e-7,
+    "learner.weight_decay": 0.0,
+    "learner.max_grad_norm": 1.0,
+    "learner.entropy_bonus": 0.0,
+    "evaluation.greedy": True,
+    "evaluation.every": 4,
+}
 R1_DISTILL = {
     **UNIFORM,
     "data.train": ("data/deepscaler.parquet",),
@@ -194,6 +218,12 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "oar_g_qwen2.5_math_7b": {**QWEN25_MATH, **OAR_G},
     "oar_p_qwen2.5_math_7b": {**QWEN25_MATH, **OAR_P},
     "grpo_qwen2.5_math_7b": {**QWEN25_MATH, **UNIFORM},
+    "kl_cov_qwen2.5_7b": {
+        **COVARIANCE,
+        "objective.name": "kl_cov",
+        "objective.share": 0.002,
+        "objective.penalty": 1.0,
+    },
 }
 
 # Every size that a twin may change; what is not listed is the method's and must stay.
@@ -258,10 +288,18 @@ def test_a_recipe_has_the_numbers_of_its_source(recipe):
     assert {key: values.get(key) for key in EXPECTED[recipe]} == EXPECTED[recipe]
 
 
+def test_clip_cov_takes_the_place_of_kl_cov_with_the_numbers_of_the_source():
+    own = {"share": 0.0002, "low": 1.0, "high": 5.0, "clip_low": 1.0, "clip_high": 1.0}
+    expected = COVARIANCE | {f"objective.{key}": value for key, value in own.items()}
+    values = flat(composed("kl_cov_qwen2.5_7b", "objective=clip_cov"))
+    assert {key: values.get(key) for key in expected} == expected
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_names_its_source(recipe):
     header = Path(CONFIG_PATH, "recipe", f"{recipe}.yaml").read_text().split("defaults:")[0]
     arxiv = {"delta": "2605.21467", "real": "2602.05630", "thr": "2510.03669", "oar": "2601.07408"}
+    arxiv["kl_cov"] = "2505.22617"
     [base] = [name for name in arxiv if f"base/{name}.yaml" in header]
     assert f"arXiv {arxiv[base]}" in header
     assert "Reported" in header
@@ -314,7 +352,7 @@ def test_a_tiny_twin_differs_in_size_alone(recipe, tmp_path, monkeypatch):
     assert resolved.train.steps == 2 and resolved.model.dtype == "float32"
     assert resolved.rollout.group_size <= 8
     assert resolved.rollout.engine["max_model_len"] <= QUICKSTART_WINDOW
-    assert updates(twin) == updates(whole)
+    assert updates(twin) == min(updates(whole), 4)
     assert penalised(twin) == penalised(whole)
     assert resolved.train.overlong_buffer < resolved.rollout.max_response_tokens
     assert resolved.evaluation.every == 2 and resolved.data.eval == resolved.data.train

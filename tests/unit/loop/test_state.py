@@ -39,6 +39,9 @@ class OneRank:
     async def written_checkpoint(self):
         return await self.writing
 
+    async def load_checkpoint(self, folder: str) -> None:
+        pass
+
 
 @pytest.fixture
 def config(tmp_path, tiny_model) -> RunConfig:
@@ -83,7 +86,7 @@ def test_training_does_not_wait_for_the_disk(config, state, ranks):
 
     asyncio.run(train())
     found = resume_point(config)
-    assert (found.step, found.state) == (2, {"stream": {"at": 2}})
+    assert (found.step, found.state["stream"]) == (2, {"at": 2})
     rows = RunFolder(config.train.output_dir).read_metrics()
     first, second = ([r["step"], r["time/checkpoint_s"] > 0.2] for r in rows)
     assert (first, second) == ([1, False], [2, True])
@@ -101,6 +104,18 @@ def test_a_checkpoint_that_cannot_be_written(config, state, tmp_path):
 
     asyncio.run(train())
     assert resume_point(config).step == 1
+
+
+def test_what_was_measured_is_kept(config, state, ranks):
+    async def train() -> None:
+        state.measured["audit/correlation"] = 0.25
+        await step(state)
+        state.measured["audit/correlation"] = 0.5  # too late for the checkpoint under way
+        await state.written()
+        await state.restore(resume_point(config))
+
+    asyncio.run(train())
+    assert state.measured == {"audit/correlation": 0.25}
 
 
 def test_the_best_is_kept(config, state):

@@ -17,7 +17,7 @@ README = (ROOT / "rlvr" / "telemetry" / "README.md").read_text()
 REFERENCE = README[README.index("\n## Every metric") :]
 CELLS = [line.split("|")[1] for line in REFERENCE.splitlines() if line.startswith("| `")]
 NAMED = {name for cell in CELLS for name in re.findall("`([^`]+)`", cell)}
-OPEN = {n for n in NAMED if n.startswith(("evaluation/", "shadow/"))}  # named by the configuration
+OPEN = {n for n in NAMED if n.startswith("evaluation/") or "<method>" in n}  # of a configuration
 ROOMS = "|".join({name.split("/")[0] for name in NAMED - OPEN})
 
 

@@ -388,6 +388,9 @@ class ScriptedDriver:
     def tokenize(self, text):
         return [int(word) for word in text.split()]
 
+    def pieces(self, token_ids):
+        raise NotImplementedError
+
     async def ask(self, questions):
         self.rounds += 1
         return [self.reply(q) for q in questions]
