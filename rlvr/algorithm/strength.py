@@ -2,7 +2,7 @@
 
 s = 1 leaves a method's coefficients as they are, s = 0 makes them uniform, and a mean of 1 stays 1
 in between. A schedule is asked once a step, on the driver: it is a pure function of what a resumed
-run has too, so nothing of it needs to be kept in checkpoints.
+run has too, so nothing of its own needs to be kept in checkpoints.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,8 @@ from rlvr.registry import Registry, require
 class Strength(Protocol):
     """A schedule of s.
 
-    ``always_one`` (optional, default False) says that it never asks for anything but s = 1.
+    ``always_one`` (optional, default False) says that it never asks for anything but s = 1,
+    ``reads_audits`` (optional, default False) that it needs ``evaluation.audit``.
     """
 
     def __call__(self, step: int, measured: Mapping[str, float]) -> float:
@@ -29,6 +30,9 @@ class Strength(Protocol):
         each name.
         """
 
+
+AUDITED = "audit/correlation_low"
+"""Lower end of the interval of the correlation, of the method in use, in ``measured``."""
 
 STRENGTHS: Registry[Strength] = Registry("strength", __name__)
 
@@ -69,6 +73,24 @@ class Linear:
     def __call__(self, step: int, measured: Mapping[str, float]) -> float:
         passed = min(1.0, max(0.0, (step - 1) / (self.steps - 1)))
         return (1.0 - passed) * self.first + passed * self.last
+
+
+@STRENGTHS.register("audited")
+@dataclass
+class Audited:
+    """As far as the run's audits vouch for the method: s is the lower end of the 95 % interval of
+    its correlation with effects, as the newest audit has it (``evaluation.audit``), and 0 below 0.
+    """
+
+    first: float = 0.0  # s before there is one
+
+    reads_audits = True
+
+    def __post_init__(self) -> None:
+        require(0 <= self.first <= 1, f"first must be in [0, 1], not {self.first}")
+
+    def __call__(self, step: int, measured: Mapping[str, float]) -> float:
+        return min(1.0, max(0.0, measured.get(AUDITED, self.first)))
 
 
 def drawn(coefficients: Float[Tensor, "N"], strength: float) -> Float[Tensor, "N"]:

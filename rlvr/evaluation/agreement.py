@@ -20,8 +20,8 @@ def agreements(effects: Effects) -> dict[str, dict[str, Agreement]]:
     """By method and side, with 95 % intervals of a bootstrap over responses; of one, none.
 
     ``correlation``: of the ranks of c_t · A_i and Δ_t, among all tokens. ``auc``: how probably a
-    decisive token has a higher c_t than another one of its response. ``ndcg``: how high the
-    decisive tokens stand in their response when it is ordered by c_t, each counted by |Δ_t|.
+    decisive token has a larger |c_t| than another one of its response. ``ndcg``: how high the
+    decisive tokens stand in their response when it is ordered by |c_t|, each counted by |Δ_t|.
     ``uniform`` has an auc of 0.5, and an ndcg that says what chance gives.
     """
     sides = effects.sides()
@@ -46,8 +46,9 @@ def figures(found: Mapping[str, Mapping[str, Agreement]]) -> dict[str, float]:
 def _agreement(effects: Effects, coefficients: Float[np.ndarray, "K"]) -> Agreement:
     gain = np.abs(effects.delta) * effects.decisive
     by_response = [effects.response == r for r in np.unique(effects.response)]
-    areas = [auc(coefficients[own], effects.decisive[own]) for own in by_response]
-    orders = [ndcg(coefficients[own], gain[own]) for own in by_response]
+    size = np.abs(coefficients)
+    areas = [auc(size[own], effects.decisive[own]) for own in by_response]
+    orders = [ndcg(size[own], gain[own]) for own in by_response]
     credit = coefficients * effects.advantage
     return {
         "correlation": rank_correlation(credit, effects.delta, effects.response),

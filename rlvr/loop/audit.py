@@ -8,6 +8,7 @@ import numpy as np
 
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.credit import Prefix
+from rlvr.algorithm.credit.shadow import credit_methods
 from rlvr.config import RunConfig
 from rlvr.errors import DataError
 from rlvr.evaluation.audit_batch import AuditBatch, Values
@@ -18,7 +19,7 @@ from rlvr.loop.batch import RolloutBatch
 from rlvr.loop.continuations import Continuations
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.groups import GroupSource
-from rlvr.types import IN_USE, Group, Prompt
+from rlvr.types import Group, Prompt
 
 SEED_STEP = -2  # an audit draws from its own seeds, the same ones each time
 
@@ -39,6 +40,12 @@ class Audit:
     credit: CreditDriver
     continuations: Continuations
     actors: Actors
+
+    @property
+    def in_use(self) -> str:
+        """What the method in use is called among others."""
+        name = str(self.config.credit["name"])
+        return f"{name} (in use)" if name in credit_methods(self.config) else name
 
     async def effects(self, version: int, continuations: int) -> tuple[AuditBatch, Effects]:
         """Of at most so many ``continuations`` from one batch of responses."""
@@ -64,10 +71,7 @@ class Audit:
         await learners.score()
         found = await learners.try_credit()
         await self.actors.engines_turn(version)
-        used = str(self.config.credit["name"])
-        if used in found:
-            used = f"{used} (in use)"
-        coefficients = {used if label == IN_USE else label: c for label, c in found.items()}
+        coefficients = {label or self.in_use: c for label, c in found.items()}
         return AuditBatch(groups, advantages, coefficients)
 
     async def values(

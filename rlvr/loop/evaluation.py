@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rlvr.algorithm.strength import AUDITED
 from rlvr.config import RunConfig
 from rlvr.errors import DataError
 from rlvr.evaluation.agreement import agreements
@@ -16,6 +17,7 @@ from rlvr.rollout.request import Sampling
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.types import Prompt
 
+_AUDIT = "audit"  # beside the names of measures
 SEED_STEP = -1  # evaluation draws from its own seeds, the same ones each time
 
 
@@ -38,14 +40,21 @@ class Evaluation:
         self._measures = measures(config, stop_token_ids)
         self._audit = audit
 
-    async def at_start(self, step: int) -> None:
-        """Before the first step, if asked for."""
-        if self._config.at_start and step == 0:
-            await self.run(step)
+    async def at_start(self, step: int) -> dict[str, float]:
+        """Before the first step, if asked for; after a checkpoint's, what was not come to.
 
-    async def if_due(self, step: int) -> None:
-        if self._is_due(step):
+        Returns what the strength of credit may depend on, by the newest audit on record.
+        """
+        if self._config.at_start if step == 0 else self._is_due(step):
             await self.run(step)
+        return self._measured()
+
+    async def if_due(self, step: int) -> dict[str, float]:
+        """In between; returns what is new of the same."""
+        if not self._is_due(step):
+            return {}
+        await self.run(step)
+        return self._measured()
 
     async def at_end(self, step: int) -> None:
         """After the last step, unless that one was due anyway."""
@@ -56,15 +65,26 @@ class Evaluation:
         return self._config.every > 0 and step % self._config.every == 0
 
     async def run(self, step: int) -> None:
-        """Evaluate now: greedy decoding and k samples a prompt, as configured."""
+        """Evaluate now, as configured: greedy decoding, k samples a prompt, an audit.
+
+        What is on record of this step is not done again.
+        """
+        done = self._telemetry.evaluated(step)
         for measure in self._measures if self._prompts else ():
+            if measure.name in done:
+                continue
             groups = await self._groups.sample(
                 self._prompts, measure.samples, measure.sampling, seed_step=SEED_STEP
             )
             results = _results(Answers.of(groups))
             await self._telemetry.evaluation(step, measure.name, results, groups)
-        if self._config.audit:
+        if self._config.audit and _AUDIT not in done:
             await self._audit_credit(step)
+
+    def _measured(self) -> dict[str, float]:
+        name = f"evaluation/{_AUDIT}/{self._audit.in_use}/correlation_low"
+        values = self._telemetry.series(name) if self._config.audit else []
+        return {AUDITED: values[-1]} if values else {}
 
     async def _audit_credit(self, step: int) -> None:
         try:
@@ -74,7 +94,7 @@ class Evaluation:
             return
         AuditFolder(self._telemetry.audit(step)).finish(f"Credit after step {step}", batch, effects)
         told = {"decisive": float(effects.decisive.mean()), **audit_figures(agreements(effects))}
-        await self._telemetry.evaluation(step, "audit", told)
+        await self._telemetry.evaluation(step, _AUDIT, told)
 
 
 @dataclass(frozen=True)

@@ -50,13 +50,13 @@ class Trainer:
 
     async def run(self) -> bool:
         """Train to the end, or False at a checkpoint from which more ranks can go on."""
-        await self.evaluation.at_start(self.state.step)
+        self.state.measured |= await self.evaluation.at_start(self.state.step)
         self.watch.lap()
         async with aclosing(self.batches()) as batches:
             async for batch in batches:
                 await self.step(batch)
                 saved = await self.state.checkpoint_if_due()
-                await self.evaluation.if_due(self.state.step)
+                self.state.measured |= await self.evaluation.if_due(self.state.step)
                 if saved and self.actors.may_grow(self.config):
                     await self.state.written()
                     return False

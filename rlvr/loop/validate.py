@@ -8,6 +8,7 @@ from typing import Any
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.compatibility import METHODS, compatible
 from rlvr.algorithm.credit.shadow import credit_methods
+from rlvr.algorithm.strength import STRENGTHS
 from rlvr.config import RunConfig, choices, nearest, refused_choice
 from rlvr.data.sources import sources
 from rlvr.errors import ConfigError
@@ -174,6 +175,12 @@ def _methods(config: RunConfig) -> list[str]:
     if not problems:
         refusal = compatible(config.credit, config.objective, config.advantage, config.strength)
         problems += [refusal] if refusal else []
+        strength = STRENGTHS.build(config.strength, "strength")
+        if getattr(strength, "reads_audits", False) and not config.evaluation.audit:
+            problems.append(
+                f"strength={config.strength['name']} needs audits of the credit while it trains: "
+                "set evaluation.audit, e.g. 5000, and evaluation.every"
+            )
     return problems
 
 

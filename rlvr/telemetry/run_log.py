@@ -99,6 +99,15 @@ class Telemetry:
         if groups and self._log_responses:
             await self._responses.write(self._folder.evaluation(step, name), step, groups)
 
+    def evaluated(self, step: int) -> set[str]:
+        """Names of the evaluations of ``step`` that are on record."""
+        rows = [row for row in self._folder.read_metrics() if row["step"] == step]
+        return {key.split("/")[1] for row in rows for key in row if key.startswith("evaluation/")}
+
+    def series(self, name: str) -> list[float]:
+        """The values of a metric so far."""
+        return [row[name] for row in self._folder.read_metrics() if name in row]
+
     def audit(self, step: int) -> Path:
         """The folder of an audit of the credit after ``step``."""
         return self._folder.path / "audit" / f"step_{step:06d}"

@@ -23,7 +23,7 @@ for task in ${TASKS:-worked chain}; do
             "rollout.max_response_tokens=${longest[$task]}" rollout.workers=1 \
             rollout.group_size=8 train.prompts_per_step=32 "train.seed=$seed" \
             learner.ranks=2 learner.zero_stage=2 learner.gradient_checkpointing=false \
-            audit.continuations=20000 audit.samples=16 \
+            audit.continuations=20000 \
             credit=delta "shadow.credits=[$credits]" "$@"
     done
 done

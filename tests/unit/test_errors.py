@@ -40,6 +40,7 @@ def configuration(folder: Path, model: str = "/nowhere") -> RunConfig:
 def used_output_dir(folder, tiny_model):
     """What ``python -m rlvr.train`` does, up to where the first engine would start."""
     config = configuration(folder, tiny_model(True))
+    config.data.max_prompt_tokens, config.rollout.max_response_tokens = 64, 64
     RunFolder.create(config.train.output_dir).metrics.write_text('{"step": 1}\n')
     asyncio.run(Session().train(validated(config)))
 

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from rlvr.algorithm.strength import STRENGTHS, drawn
+from rlvr.algorithm.strength import AUDITED, STRENGTHS, drawn
 from rlvr.errors import ConfigError
 
 
@@ -32,6 +32,13 @@ def test_linear_is_a_line_between_two_steps(seed):
     for k, s in enumerate(found[:steps]):
         assert s == pytest.approx(first + (last - first) * k / (steps - 1))
     assert found[steps - 1 :] == [last] * 4
+
+
+def test_audits_vouch_for_a_method(seed):
+    schedule, low = build("audited", first=0.25), random.uniform(0.01, 0.99)
+    assert schedule(1, {}) == 0.25
+    for value, s in ((low, low), (-low, 0.0), (1 + low, 1.0)):
+        assert schedule(random.randint(2, 99), {AUDITED: value}) == s
 
 
 @pytest.mark.parametrize(

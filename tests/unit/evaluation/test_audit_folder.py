@@ -77,6 +77,7 @@ def test_the_folder_gives_back_what_it_was_given(batch, tmp_path, seed):
             np.testing.assert_array_equal(a, b)
     for a, b in zip(batch.samples, again.samples, strict=True):
         np.testing.assert_array_equal(a.response.token_ids, b.response.token_ids)
+        np.testing.assert_array_equal(a.response.logp_rollout, b.response.logp_rollout)
         assert (a.text, a.verdict.reward, a.verdict.outcome) == (
             b.text,
             b.verdict.reward,

@@ -59,6 +59,7 @@ def put(config: RunConfig, key: str, value: object) -> None:
         ({"weights.backend": "object_store"}, r"weights\.backend=object_store is for CPUs"),
         ({"weights.backend": "ipc"}, r"weights\.backend=ipc needs cluster\.placement=colocated"),
         ({"evaluation.every": 5}, r"data\.eval names no file"),
+        ({"strength": {"name": "audited"}}, r"strength=audited needs audits .*evaluation\.audit"),
         ({"evaluation.audit": 500}, r"evaluation\.audit>0 needs evaluation\.every"),
         ({"data.train": ["/nowhere.parquet"]}, r"no such file: /nowhere\.parquet"),
         ({"model.path": "./nowhere"}, r"model\.path: no such folder: \./nowhere"),
