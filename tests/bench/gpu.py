@@ -40,6 +40,7 @@ from rlvr.config import LearnerConfig, ModelConfig, RunConfig
 from rlvr.learner import policy as policy_module
 from rlvr.learner import rank as rank_module
 from rlvr.learner.batching import rank_batches
+from rlvr.learner.credit import CreditStage
 from rlvr.learner.policy import Policy, load_policy
 from rlvr.learner.rank import LearnerRank
 from rlvr.types import (
@@ -344,7 +345,8 @@ class Bench:
             if time.perf_counter() > self.until:
                 say(f"  {label}: left out, the time is up")
                 continue
-            learner.credit = CREDITS.build(credit, "credit")
+            methods = {IN_USE: CREDITS.build(credit, "credit")}
+            learner.credit = CreditStage(methods, learner.ranks, learner.device)
             learner.config = replace(config, learner=replace(config.learner, features=store))
             stages: dict[str, Callable[[], Any]] = {
                 "load": lambda: learner.load(self.batch),

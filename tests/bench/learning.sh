@@ -12,7 +12,7 @@ base=outputs/quickstart
 [[ -f $base/warmup.json ]] || python -m rlvr.quickstart --output "$base"
 
 credits=$(python -c 'from rlvr.algorithm.credit import CREDITS as known
-print(*known.names(), sep=",")')
+print(*(name for name in known.names() if name != "product"), sep=",")')
 objectives=$(python -c 'from rlvr.algorithm.objectives import OBJECTIVES as known
 print(*(name for name in known.names() if name != "dapo"), sep=",")')
 

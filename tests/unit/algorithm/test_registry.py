@@ -28,7 +28,7 @@ def test_the_methods():
         "delta", "entropy_top", "nthr", "oar_g", "oar_p", "otb", "product", "random", "spo", "thr",
         "uniform", "vine"
     ]  # fmt: skip
-    assert STRENGTHS.names() == ["constant", "linear"]
+    assert STRENGTHS.names() == ["audited", "constant", "linear"]
     assert CORRECTIONS.names() == ["mask", "none", "tis"]
 
 
