@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Is credit right? Every method on tasks where the first slip of a response is known, and against
 # what single tokens do to the outcome: for each task and seed an audit of an imperfect base model.
-# One seed of two tasks by default, 10 minutes on two cores; TASKS="worked chain programs"
+# One seed of two tasks by default, 20 minutes on two cores; TASKS="worked chain programs"
 # SEEDS="0 1 2 3 4" is the full form, an hour and a half. A call that was interrupted goes on when
 # it is repeated. The table goes into RESULTS.md. Overrides may follow, for all audits.
 set -euo pipefail
@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 bash launch/setup.sh
 source launch/environment.sh
 
-credits=${CREDITS:-thr,nthr,oar_g,oar_p,entropy_top,random,uniform}
+credits=${CREDITS:-thr,nthr,oar_g,oar_p,otb,entropy_top,random,uniform}
 declare -A prompt=([worked]=16 [chain]=120 [programs]=80)
 declare -A longest=([worked]=40 [chain]=120 [programs]=48)
 for task in ${TASKS:-worked chain}; do

@@ -114,8 +114,8 @@ def programs(rng: Random) -> Iterator[Problem]:
 _LETTERS = 'abcdefghijklmnopqrstuvwxyzR0123456789+-*/=;:,.?<>()[]{}%"_ \n'
 TASKS = {
     "worked": Task(worked, longest=40, steps=220),
-    "chain": Task(chain, longest=120, steps=300),
-    "programs": Task(programs, longest=48, steps=400, characters=_LETTERS),
+    "chain": Task(chain, longest=120, steps=500),
+    "programs": Task(programs, longest=48, steps=500, characters=_LETTERS),
 }
 
 

@@ -77,7 +77,8 @@ def test_the_table_says_who_is_right(tmp_path):
     ids = tokenizer(wrong)["input_ids"]
     at = (np.arange(len(ids)) == 4).astype(np.float32)
     made = SimpleNamespace(right=1 + at, wrong=1 - at, uniform=0 * at)
-    told = {"all": {"correlation": {"value": 0.25}, "auc": {"value": None}}}
+    told = {"all": {"correlation": {"value": 0.25}}}
+    told |= {"positive": {"auc": {"value": None}}, "negative": {"auc": {"value": 0.75}}}
     for seed in range(2):
         folder = task / f"seed_{seed}"
         folder.mkdir(parents=True)
@@ -89,5 +90,8 @@ def test_the_table_says_who_is_right(tmp_path):
         (folder / "result.json").write_text(json.dumps(result))
     lines = [line for line in quality.table(task) if line.startswith("| `")]
     assert [line.split("|")[1].strip() for line in lines] == ["`right`", "`uniform`", "`wrong`"]
-    assert "| 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 0.25 (0.25–0.25) | – |" in lines[0]
+    assert (
+        "| 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 0.25 (0.25–0.25) | – | 0.75 (0.75–0.75) |"
+        in lines[0]
+    )
     assert "| 0.50 [0.50, 0.50] |" in lines[1] and "| 0.00 [0.00, 0.00] |" in lines[2]
