@@ -119,13 +119,21 @@ def commands(guide: Path) -> Iterator[list[str]]:
 
 @pytest.fixture
 def examples(tmp_path, monkeypatch) -> None:
-    """The modules that guides show in whole, under the names that they give them."""
+    """The modules that guides show in whole, under the names that they give them.
+
+    What they register is forgotten afterwards, and they are.
+    """
+    for registry in METHODS.values():
+        registry.names()  # those at home are known from here on
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     for guide in GUIDES:
         for code in re.findall(r"^```python\n(# .*?)^```$", guide.read_text(), re.S | re.M):
             if found := re.match(r"# (\w+/\w+\.py)\n", code):
                 path = tmp_path / found[1]
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(code)
+                monkeypatch.delitem(sys.modules, f"{path.parent.name}.{path.stem}", raising=False)
+                monkeypatch.delitem(sys.modules, path.parent.name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
 
 
