@@ -12,7 +12,7 @@ import numpy as np
 from rlvr.algorithm.credit import Prefix
 from rlvr.config import RunConfig
 from rlvr.errors import RunError
-from rlvr.loop.reward import Reward
+from rlvr.loop.judge import Judge
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
 from rlvr.types import Response
@@ -39,9 +39,7 @@ class Continuations:
     ) -> None:
         self._seed = config.train.seed
         self._rollout = rollout
-        self._verifiers = verifiers
-        self._decoder = decoder
-        self._reward = Reward(config)
+        self._judge = Judge(config, verifiers, decoder)
         self._sampling = Sampling.of(config.rollout, stop_token_ids)
         self._calls = count()
 
@@ -79,15 +77,9 @@ class Continuations:
         async def judge(places: Sequence[_At], ends: Sequence[Response]) -> None:
             begun = [prefixes[p] for p, _ in places]
             responses = list(map(_joined, begun, ends))
-            texts = self._decoder.batch_decode(
-                [r.token_ids for r in responses], skip_special_tokens=True
-            )
-            verdicts = await self._verifiers.verify(
-                [(prefix.prompt, text) for prefix, text in zip(begun, texts, strict=True)]
-            )
-            judged = zip(places, responses, texts, verdicts, strict=True)
-            for (p, i), response, text, verdict in judged:
-                rewards[p][i] = self._reward(verdict, text, response).reward
+            samples = await self._judge.samples([prefix.prompt for prefix in begun], responses)
+            for (p, i), sample in zip(places, samples, strict=True):
+                rewards[p][i] = sample.verdict.reward
                 if not np.isnan(rewards[p]).any():
                     finish(p, rewards[p])
 

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 from rlvr.config import RunConfig
 from rlvr.data.stream import Draw, PromptStream
 from rlvr.loop.batch import RolloutBatch
+from rlvr.loop.judge import Judge
 from rlvr.loop.line import Line, Place
-from rlvr.loop.reward import Reward
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
-from rlvr.types import Group, Prompt, Response, Sample
+from rlvr.types import Group, Prompt, Response
 from rlvr.verify.workers.pool import VerifierPool
 
 
@@ -44,9 +44,8 @@ class GroupSource:
         self._config = config
         self._stream = stream
         self._rollout = rollout
-        self._verifiers = verifiers
         self._decoder = decoder
-        self._reward = Reward(config)
+        self._judge = Judge(config, verifiers, decoder)
         self.sampling = Sampling.of(config.rollout, stop_token_ids)
         self._calls = itertools.count()  # of ``_sample``, so that the ids of requests are unique
         self._line: Line | None = None
@@ -172,15 +171,10 @@ class GroupSource:
 
         async def verify(sampled: list[tuple[Request, Response]]) -> None:
             responses = [response for _, response in sampled]
-            texts = self._decoder.batch_decode(
-                [r.token_ids for r in responses], skip_special_tokens=True
-            )
             at = [where[request.id] for request, _ in sampled]
-            verdicts = await self._verifiers.verify(
-                [(prompts[p], text) for (p, _), text in zip(at, texts, strict=True)]
-            )
-            for (p, i), response, text, verdict in zip(at, responses, texts, verdicts, strict=True):
-                cells[p][i] = Sample(response, text, self._reward(verdict, text, response))
+            judged = await self._judge.samples([prompts[p] for p, _ in at], responses)
+            for (p, i), sample in zip(at, judged, strict=True):
+                cells[p][i] = sample
                 missing[p] -= 1
                 if not missing[p]:
                     finish(p, Group(prompts[p], cells[p]))
