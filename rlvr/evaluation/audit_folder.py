@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from rlvr.evaluation.agreement import Agreement, agreements
+from rlvr.evaluation.agreement import Agreement
 from rlvr.evaluation.audit_batch import AuditBatch, Values
 from rlvr.evaluation.audit_picture import draw
 from rlvr.evaluation.effects import Effects
@@ -65,10 +65,9 @@ class AuditFolder:
         path = self.path / "values" / f"part_{len(self._parts()):05d}.parquet"
         self._write(path, pa.table(columns))
 
-    def finish(self, title: str, batch: AuditBatch, effects: Effects) -> str:
-        """Write the result; returns its table, in Markdown."""
+    def finish(self, title: str, batch: AuditBatch, effects: Effects, result: Result) -> str:
+        """Write the ``result``, the methods' agreement with the effects; returns its table."""
         self._write(self.path / "effects.parquet", effects_table(batch, effects))
-        result = agreements(effects)
         told = {
             name: {side: {k: _plain(e) for k, e in own.items()} for side, own in by.items()}
             for name, by in result.items()

@@ -3,6 +3,7 @@
 from rlvr.config import RunConfig
 from rlvr.data.dataset import load_dataset
 from rlvr.data.sources import files
+from rlvr.evaluation.agreement import agreements
 from rlvr.evaluation.audit_folder import AuditFolder
 from rlvr.loop.actors import Actors
 from rlvr.loop.audit import Audit
@@ -44,4 +45,5 @@ async def audit(
         values = await own.values(batch, audited, version, folder.values(), folder.keep_values)
     finally:
         await actors.close()
-    return folder.finish(title, batch, batch.effects(audited, values))
+    effects = batch.effects(audited, values)
+    return folder.finish(title, batch, effects, agreements(effects))

@@ -92,8 +92,9 @@ class Evaluation:
         except DataError as nothing:  # and of another policy there may be something
             print(f"audit after step {step}: {nothing}", flush=True)
             return
-        AuditFolder(self._telemetry.audit(step)).finish(f"Credit after step {step}", batch, effects)
-        told = {"decisive": float(effects.decisive.mean()), **audit_figures(agreements(effects))}
+        folder, result = AuditFolder(self._telemetry.audit(step)), agreements(effects)
+        folder.finish(f"Credit after step {step}", batch, effects, result)
+        told = {"decisive": float(effects.decisive.mean()), **audit_figures(result)}
         await self._telemetry.evaluation(step, _AUDIT, told)
 
 

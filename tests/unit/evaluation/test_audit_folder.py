@@ -9,6 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from rlvr.errors import DataError, RunFolderError
+from rlvr.evaluation.agreement import agreements
 from rlvr.evaluation.audit_batch import AuditBatch, reliability
 from rlvr.evaluation.audit_folder import AuditFolder
 from rlvr.evaluation.audit_plan import Audited
@@ -94,7 +95,7 @@ def test_the_folder_gives_back_what_it_was_given(batch, tmp_path, seed):
     assert known.keys() == values.keys()
     np.testing.assert_array_equal([known[k] for k in values], list(values.values()))
     effects = again.effects(audited, known)
-    table = folder.finish("Credit of m", again, effects)
+    table = folder.finish("Credit of m", again, effects, agreements(effects))
     assert "| delta | negative | " in table
     result = json.loads((folder.path / "result.json").read_text())
     assert result["tokens"] == len(effects.delta) and set(result["methods"]) == {"delta", "thr"}
