@@ -21,6 +21,7 @@ from rlvr.evaluation.agreement import auc, ndcg
 from rlvr.evaluation.intervals import Estimate, estimate
 
 sys.path.append(str(Path(__file__).parent))
+from sections import replace_section
 from slips import TASKS, first_slip
 
 HEADING = "## Is credit right?"
@@ -119,11 +120,7 @@ def main() -> None:
         if list((audits / name).glob("seed_*/result.json")):
             lines += table(audits / name)
     print("\n".join(lines))
-    results = folder / "RESULTS.md"
-    text = results.read_text() if results.exists() else "# Measured\n"
-    before, _, rest = text.partition(HEADING)
-    after = "\n" + rest[rest.index("\n## ") + 1 :] if "\n## " in rest else ""
-    results.write_text(before.rstrip() + "\n\n" + "\n".join(lines) + after)
+    replace_section(folder / "RESULTS.md", HEADING, lines)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ import numpy as np
 
 from rlvr.telemetry.record import RunRecord
 
+sys.path.append(str(Path(__file__).parent))
+from sections import replace_section
+
 BASELINE = {"credit": "uniform", "objective": "dapo"}
 HEADING = "## Does it learn?"
 PICTURE = "learning.png"
@@ -139,11 +142,7 @@ def main() -> None:
     lines += [f"![accuracy against tokens]({PICTURE})", ""]
     print("\n".join(lines))
     draw(groups, grid, folder / PICTURE)
-    results = folder / "RESULTS.md"
-    text = results.read_text() if results.exists() else "# Measured\n"
-    before, _, rest = text.partition(HEADING)
-    after = "\n" + rest[rest.index("\n## ") + 1 :] if "\n## " in rest else ""
-    results.write_text(before.rstrip() + "\n\n" + "\n".join(lines) + after)
+    replace_section(folder / "RESULTS.md", HEADING, lines)
 
 
 if __name__ == "__main__":
