@@ -82,7 +82,7 @@ def _node(overrides: list[str]) -> DictConfig:
 
 
 def _settings(config: RunConfig, name: str) -> dict[str, Any]:
-    """What the figures depend on; with a larger budget an audit goes on."""
+    """What the figures depend on."""
     asked = ("temperature", "top_p", "top_k", "max_response_tokens", "group_size")
     return {
         "model": name,

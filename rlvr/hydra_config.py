@@ -100,14 +100,13 @@ def as_in(
 
     What ``overrides`` say goes before, and what the run's cluster decided is left out.
     """
-    told = {key: dict(run[key]) for key in keys if key in run}
+    chosen = {word.split("=")[0] for word in overrides} & METHODS.keys()
+    told = {key: dict(run[key]) for key in keys if key in run and key not in chosen}
     told["rollout"] |= {"workers": None, "tensor_parallel": 1}
     told["rollout"]["engine"] = {
         k: v for k, v in told["rollout"]["engine"].items() if k != "max_model_len"
     }
     values = [word for word in overrides if "." in word.split("=")[0]]
-    groups = {word.split("=")[0]: None for word in overrides if word.split("=")[0] in METHODS}
-    told = {key: value for key, value in told.items() if key not in groups}
     merged = OmegaConf.merge(node, told, OmegaConf.from_dotlist(values))
     assert isinstance(merged, DictConfig)
     return merged

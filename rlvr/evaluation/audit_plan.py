@@ -23,9 +23,7 @@ class Audited:
 
     response: int
     positions: Int[np.ndarray, "k"]  # ascending
-    before: Int[
-        np.ndarray, "k"
-    ]  # tokens of the prefix whose value is that before the position, ...
+    before: Int[np.ndarray, "k"]  # tokens of the prefix that tells the value before it, ...
     after: Int[np.ndarray, "k"]  # ... and after it
 
     @property

@@ -38,6 +38,7 @@ class CreditStage:
         self.shadows = [label for label in methods if label != IN_USE]
         self._ranks = ranks
         self._device = device
+        self._generators = [device] if device.type == "cuda" else []  # beside the CPU's
         self._features: dict[str, Features] = {}
         self._reached: JoinedFeatures | None = None  # all that can receive a gradient
 
@@ -72,8 +73,7 @@ class CreditStage:
         """What there is to report, and c_t by every method; gives the features back. Collective."""
         report, own = self._assigned(IN_USE, batch, "credit")
         found = {IN_USE: own}
-        generators = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(generators, enabled=bool(self.shadows)):
+        with torch.random.fork_rng(self._generators, enabled=bool(self.shadows)):
             for label in self.shadows:
                 told, found[label] = self._assigned(label, batch, f"shadow/{label}")
                 report |= told
@@ -86,7 +86,7 @@ class CreditStage:
         """What ``assign`` would find, with the methods and every generator left as they were."""
         states = [getattr(method, "state", {}) for method in self.methods.values()]
         before = deepcopy(states)
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+        with torch.random.fork_rng(self._generators):
             _, found = self.assign(batch)
         for state, old in zip(states, before, strict=True):
             state.clear()

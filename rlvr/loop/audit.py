@@ -8,7 +8,6 @@ import numpy as np
 
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.credit import Prefix
-from rlvr.algorithm.credit.shadow import credit_methods
 from rlvr.config import RunConfig
 from rlvr.errors import DataError
 from rlvr.evaluation.audit_batch import AuditBatch, Values
@@ -45,7 +44,7 @@ class Audit:
     def in_use(self) -> str:
         """What the method in use is called among others."""
         name = str(self.config.credit["name"])
-        return f"{name} (in use)" if name in credit_methods(self.config) else name
+        return f"{name} (in use)" if name in self.credit.methods else name
 
     async def effects(self, version: int, continuations: int) -> tuple[AuditBatch, Effects]:
         """Of at most so many ``continuations`` from one batch of responses."""

@@ -37,7 +37,7 @@ class CreditDriver(AnswerFinder):
     ) -> None:
         super().__init__(config.verifier, tokenizer)
         self.longest = int(config.rollout.engine["max_model_len"]) - 1
-        self._methods = credit_methods(config)
+        self.methods = credit_methods(config)
         self._rollout = rollout
         self._continuations = continuations
         self._sampling = Sampling(config.rollout.temperature, 1.0, 0, 1, ())
@@ -47,7 +47,7 @@ class CreditDriver(AnswerFinder):
     async def prepare(self, batch: RolloutBatch) -> CreditInputs | None:
         """The inputs of the method in use and its shadows, None if none of them wants any."""
         self._version = batch.step
-        return await prepared(self._methods, batch.groups, self)
+        return await prepared(self.methods, batch.groups, self)
 
     async def values(self, prefixes: Sequence[Prefix], samples: int) -> list[np.ndarray]:
         return await self._continuations.rewards(prefixes, samples, self._version)
