@@ -283,8 +283,9 @@ LIBC = "__import__('ctypes').CDLL(None)"
 THREADS = """
 import ctypes
 def double(x):
-    libc, stack = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(1 << 22)
-    top, flags = ctypes.addressof(stack) + 4096, 0x50F00  # CLONE_VM, _FS, _FILES, _SIGHAND, _THREAD
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.malloc.restype = ctypes.c_void_p  # never freed: a thread may begin after the return
+    top, flags = libc.malloc(1 << 22) + 4096, 0x50F00  # CLONE_VM, _FS, _FILES, _SIGHAND, _THREAD
     waiting = ctypes.cast(libc.pause, ctypes.c_void_p)
     for count in range(5000):
         place = ctypes.c_void_p(top + count % 1000 * 4096 & ~15)
