@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
-from rlvr.config import RunConfig, choices
+from rlvr.choice import choices
+from rlvr.config import RunConfig
 
 _ON_A_RUN = ("train", "plan", "prepare", "evaluate", "audit")  # their arguments are overrides
 _GROUPS = ("recipe", "scale")  # that are added (+recipe=)

@@ -8,14 +8,11 @@ that this package does not know, so each method brings its own dataclass (see ``
 and what to change.
 """
 
-import difflib
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, get_type_hints
+from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-
-from rlvr.errors import ConfigError
+from omegaconf import MISSING
 
 Dtype = StrEnum("Dtype", ["bfloat16", "float32"])
 Template = StrEnum("Template", ["chat", "plain", "none"])
@@ -305,46 +302,3 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
-
-
-def choices(config_class: type, prefix: str = "") -> dict[str, type[StrEnum]]:
-    """The keys under ``config_class`` whose values are a fixed choice, and what may be chosen."""
-    found: dict[str, type[StrEnum]] = {}
-    for name, kind in get_type_hints(config_class).items():
-        if is_dataclass(kind):
-            found |= choices(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
-        elif isinstance(kind, type) and issubclass(kind, StrEnum):
-            found[prefix + name] = kind
-    return found
-
-
-def refused_choice(key: str, value: object) -> str | None:
-    """What to say of a ``value`` that the key of a run does not offer; None if it is a choice."""
-    valid = [str(member) for member in choices(RunConfig).get(key, ())]
-    if not valid or value in valid:
-        return None
-    return f"{key}={value}: unknown. {nearest(str(value), valid)}"
-
-
-def nearest(name: str, valid: list[str]) -> str:
-    """`` Did you mean 'x'?`` for the closest valid name, or the list of what is valid."""
-    if close := difflib.get_close_matches(name, valid, n=1, cutoff=0.5):
-        return f"Did you mean '{close[0]}'?"
-    return f"Valid: {', '.join(sorted(valid))}."
-
-
-def typed(config_class: type, node: DictConfig | dict[str, Any], where: str) -> Any:
-    """Merge ``node`` into the structured form of ``config_class`` and return an instance.
-
-    Raises ConfigError naming the key under ``where`` and the nearest valid one.
-    """
-    valid = [f.name for f in fields(config_class)]
-    for key in map(str, node):
-        if key not in valid:
-            raise ConfigError(f"{where}.{key}: no such key. {nearest(key, valid)}")
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), node))
-    except Exception as error:
-        at = getattr(error, "full_key", None)
-        told = f"{where}.{at}" if at else where
-        raise ConfigError(f"{told}: {str(error).splitlines()[0]}") from error

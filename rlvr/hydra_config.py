@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlvr.algorithm.compatibility import METHODS
-from rlvr.config import ClusterConfig, RunConfig, nearest, refused_choice
+from rlvr.choice import nearest, refused_choice
+from rlvr.config import ClusterConfig, RunConfig
 from rlvr.data.catalogue import CATALOGUE, with_files
 from rlvr.errors import ConfigError
 

@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlvr.config import nearest, typed
+from rlvr.choice import nearest
 from rlvr.errors import ConfigError
 
 T = TypeVar("T")
@@ -157,3 +157,20 @@ def require_one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
 
 def _origin(method: type) -> str:
     return f"{method.__module__}.{method.__qualname__}"
+
+
+def typed(config_class: type, node: DictConfig | dict[str, Any], where: str) -> Any:
+    """Merge ``node`` into the structured form of ``config_class`` and return an instance.
+
+    Raises ConfigError naming the key under ``where`` and the nearest valid one.
+    """
+    valid = [f.name for f in fields(config_class)]
+    for key in map(str, node):
+        if key not in valid:
+            raise ConfigError(f"{where}.{key}: no such key. {nearest(key, valid)}")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), node))
+    except Exception as error:
+        at = getattr(error, "full_key", None)
+        told = f"{where}.{at}" if at else where
+        raise ConfigError(f"{told}: {str(error).splitlines()[0]}") from error

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from rlvr.config import DataConfig, nearest
+from rlvr.choice import nearest
+from rlvr.config import DataConfig
 from rlvr.errors import ConfigError
 
 CATALOGUE = Path(__file__).parents[1] / "conf" / "catalogue.yaml"

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
 
 from rlvr.evaluation.effects import Effects
 from rlvr.evaluation.intervals import Estimate, estimate, interval
@@ -70,7 +69,7 @@ def rank_correlation(
     """Spearman's, equal values sharing their ranks; the bootstrap draws whole clusters."""
     if len(x) < 2:
         return _NOTHING
-    a, b = (rankdata(v) - (len(v) + 1) / 2 for v in (x, y))
+    a, b = (_ranks(v) - (len(v) + 1) / 2 for v in (x, y))
     _, place = np.unique(cluster, return_inverse=True)
     terms = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b])
     sums = np.stack([np.bincount(place, weights=t) for t in terms], axis=1)
@@ -98,8 +97,14 @@ def auc(score: Float[np.ndarray, "n"], label: Bool[np.ndarray, "n"]) -> float:
     negative = len(label) - positive
     if not positive or not negative:
         return np.nan
-    ranks = float(rankdata(score)[label].sum())
+    ranks = float(_ranks(score)[label].sum())
     return (ranks - positive * (positive + 1) / 2) / (positive * negative)
+
+
+def _ranks(x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    from scipy.stats import rankdata  # takes a second, which a run without audits does not need
+
+    return np.asarray(rankdata(x), dtype=np.float64)
 
 
 def ndcg(score: Float[np.ndarray, "n"], gain: Float[np.ndarray, "n"]) -> float:

@@ -6,7 +6,6 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import spearmanr
 
 from rlvr.errors import DataError
 from rlvr.evaluation.audit_plan import Audited, planned
@@ -125,6 +124,8 @@ def reliability(before: np.ndarray, after: np.ndarray) -> float:
     """
     if before.shape[1] < 2 or len(before) < 2:
         return np.nan
+    from scipy.stats import spearmanr
+
     halves = [(after[:, i::2].mean(1) - before[:, i::2].mean(1)) for i in (0, 1)]
     with np.errstate(invalid="ignore"):
         r = 0.0 if any(np.ptp(h) == 0 for h in halves) else float(spearmanr(*halves).statistic)

@@ -20,7 +20,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from rlvr.learner.sequence_parallel import SequenceParallel
-from rlvr.types import cu_seqlens_of, ranges
+from rlvr.packing import cu_seqlens_of, ranges
 
 NAME = "rlvr_packed"
 

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rlvr.types import Packing, TokenBatch, cu_seqlens_of, ranges
+from rlvr.packing import Packing, cu_seqlens_of, ranges
+from rlvr.types import TokenBatch
 
 
 def shared_prompts(batch: TokenBatch) -> tuple[Packing, Int[Tensor, "N"]]:

@@ -212,7 +212,8 @@ def _built_from(config: RunConfig, pad_token_id: int, verifier_names: Sequence[s
         config.weights,
         config.cluster,
         config.learner.ranks,
-        config.train.max_staleness > 0,  # engines then have fewer threads
+        # Engines have fewer threads while the learner works at the same time.
+        config.cluster.torch_threads is None and config.train.max_staleness > 0,
         config.telemetry.worker_logs,
         pad_token_id,
         tuple(verifier_names),

@@ -9,7 +9,8 @@ from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.compatibility import METHODS, compatible
 from rlvr.algorithm.credit.shadow import credit_methods
 from rlvr.algorithm.strength import STRENGTHS
-from rlvr.config import RunConfig, choices, nearest, refused_choice
+from rlvr.choice import choices, nearest, refused_choice
+from rlvr.config import RunConfig
 from rlvr.data.sources import sources
 from rlvr.errors import ConfigError
 from rlvr.loop.named_files import named_files

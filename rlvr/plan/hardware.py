@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rlvr.config import nearest
+from rlvr.choice import nearest
 from rlvr.errors import ConfigError
 
 GB = 1e9

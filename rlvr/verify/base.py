@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from inspect import signature
 from typing import Any, Protocol
 
-from rlvr.config import VerifierConfig, nearest
+from rlvr.choice import nearest
+from rlvr.config import VerifierConfig
 from rlvr.errors import ConfigError
 from rlvr.task import Outcome, Prompt, Verdict
 

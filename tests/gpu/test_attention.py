@@ -20,7 +20,7 @@ def attend(need):
         import torch
 
         from rlvr.learner.attention import packed_attention, with_prefixes
-        from rlvr.types import cu_seqlens_of
+        from rlvr.packing import cu_seqlens_of
 
         width, heads, key_heads, window = SHAPES[shape]
         kind = getattr(torch, dtype)

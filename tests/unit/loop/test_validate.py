@@ -7,7 +7,8 @@ from functools import reduce
 
 import pytest
 
-from rlvr.config import RunConfig, Template, choices
+from rlvr.choice import choices
+from rlvr.config import RunConfig, Template
 from rlvr.errors import ConfigError
 from rlvr.loop.resolve import resolved
 from rlvr.loop.validate import _BOUNDS, validated

@@ -15,7 +15,7 @@ from rlvr.algorithm.credit import CREDITS, SoloRanks
 from rlvr.algorithm.credit.oar import bilevel_weights, rank_correlation
 from rlvr.algorithm.credit.oar_outcome import outcome_divergence
 from rlvr.algorithm.credit.oar_p import chosen_positions, coarse_divergence, interpolated
-from rlvr.config import ConfigError
+from rlvr.errors import ConfigError
 from rlvr.types import CreditInputs, Group, Outcome, Prompt, Response, Sample, TokenChoices, Verdict
 
 MODES = ["first", "last", "answer_mean", "answer_joint"]

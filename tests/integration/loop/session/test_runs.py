@@ -2,67 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections import Counter
 from itertools import product
 from operator import itemgetter
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from safetensors.torch import load_file
 
 from rlvr.algorithm.compatibility import compatible
 from rlvr.algorithm.credit import CREDITS
 from rlvr.algorithm.objectives import OBJECTIVES
 from rlvr.evaluate import evaluate_checkpoints
-from rlvr.hydra_config import CONFIG_PATH, register, run_config
-from rlvr.loop.run import Session
-from rlvr.loop.validate import validated
 from rlvr.registry import Registry
 
 STEPS = 2
 
 
-@pytest.fixture(scope="module")
-def session(ray_here, guessing):
-    """``train(folder, *overrides)``, and the engines that the last run left behind."""
-    register()
-    session = Session()
-    with asyncio.Runner() as runner:
-
-        def train(folder: Path, *overrides: str) -> None:
-            every = [*guessing, "learner.ranks=2", *overrides, f"train.output_dir='{folder}'"]
-            with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-                config = run_config(compose("train", overrides=every))
-            runner.run(session.train(validated(config)))
-
-        def engines() -> list[object]:
-            return [*session._actors.rollout.actors, *session._actors.learners.workers]
-
-        yield SimpleNamespace(train=train, engines=engines)
-        runner.run(session.close())
+def trained_steps(rows: list[dict]) -> list[dict]:
+    return [row for row in rows if "rollout/reward_mean" in row]
 
 
-def rows(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def trained_steps(folder: Path) -> list[dict]:
-    return [row for row in rows(folder / "metrics.jsonl") if "rollout/reward_mean" in row]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def test_a_run_leaves_no_trace_in_the_next(session, tmp_path):
+def test_a_run_leaves_no_trace_in_the_next(session, weights, tmp_path):
     """The third run of a session comes to the first one's numbers, bit for bit."""
     common = [
         "rollout.group_size=4",
@@ -90,12 +54,12 @@ def test_a_run_leaves_no_trace_in_the_next(session, tmp_path):
         assert x["response"].to_pylist() == y["response"].to_pylist()
 
 
-def test_ranks_that_share_sequences_train_as_others_do(session, tmp_path):
+def test_ranks_that_share_sequences_train_as_others_do(session, rows, weights, tmp_path):
     common = ["rollout.group_size=4", "credit=delta", "train.steps=1", "train.prompts_per_step=8"]
     own, shared = tmp_path / "own", tmp_path / "shared"
     session.train(own, *common)
     session.train(shared, *common, "learner.sequence_parallel=2")
-    [expected], [actual] = trained_steps(own), trained_steps(shared)
+    [expected], [actual] = (trained_steps(rows(run / "metrics.jsonl")) for run in (own, shared))
     names = [k for k in expected if k.startswith(("score/", "credit/", "update/", "mismatch/"))]
     names.remove("update/prompt_passes")  # of a group that is split between ranks, more than one
     assert {"score/tokens", "update/grad_norm", "update/active_share"} <= set(names)
@@ -133,7 +97,7 @@ def pairs() -> list[tuple[str, str]]:
     return chosen
 
 
-def test_every_method_trains(session, tmp_path):
+def test_every_method_trains(session, rows, weights, tmp_path):
     """What each pair computes is held to formulas elsewhere; here it goes through real engines."""
     totals: dict[float, tuple[str, str]] = {}
     for credit, objective in pairs():
@@ -151,7 +115,7 @@ def test_every_method_trains(session, tmp_path):
             "learner.lr=1e-3",
             "learner.gradient_checkpointing=false",
         )
-        steps = trained_steps(run)
+        steps = trained_steps(rows(run / "metrics.jsonl"))
         assert len(steps) == STEPS, run.name
         assert not any("nonfinite" in row for row in steps), run.name
         assert any(0 < row["rollout/reward_mean"] < 1 for row in steps), run.name
@@ -163,7 +127,7 @@ def test_every_method_trains(session, tmp_path):
             totals[total] = credit, objective
 
 
-def test_rollout_answers_for_credit_while_it_lags_behind(session, tmp_path):
+def test_rollout_answers_for_credit_while_it_lags_behind(session, rows, tmp_path):
     """The versions fit even so, or the run would fail; and the tokens that stand out are kept."""
     session.train(
         tmp_path / "run",
@@ -178,7 +142,7 @@ def test_rollout_answers_for_credit_while_it_lags_behind(session, tmp_path):
         "rollout.group_size=8",
         "learner.lr=1e-3",
     )
-    steps = trained_steps(tmp_path / "run")
+    steps = trained_steps(rows(tmp_path / "run" / "metrics.jsonl"))
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
     assert max(row["staleness/max"] for row in steps) == 1
     correlation = [row["credit/rank_correlation"] for row in steps if row["groups/with_spread"]]
@@ -193,7 +157,7 @@ def test_rollout_answers_for_credit_while_it_lags_behind(session, tmp_path):
 
 
 def test_an_evaluation_of_a_checkpoint_finds_what_its_run_found(
-    session, guesser, tmp_path, monkeypatch
+    session, rows, guesser, tmp_path, monkeypatch
 ):
     """Token by token, with engines that load what was saved; the second call asks nothing.
 
@@ -239,7 +203,7 @@ def test_an_evaluation_of_a_checkpoint_finds_what_its_run_found(
     assert result["greedy"]["all"]["accuracy"]["value"] == row["evaluation/greedy/accuracy"]
 
 
-def test_groups_in_the_order_in_which_they_finish(session, tmp_path):
+def test_groups_in_the_order_in_which_they_finish(session, rows, tmp_path):
     """Every prompt is trained on once an epoch, and none too late."""
     session.train(
         tmp_path / "run",
@@ -252,7 +216,7 @@ def test_groups_in_the_order_in_which_they_finish(session, tmp_path):
         "rollout.group_size=4",
         "learner.lr=1e-3",
     )
-    steps = trained_steps(tmp_path / "run")
+    steps = trained_steps(rows(tmp_path / "run" / "metrics.jsonl"))
     assert [row["step"] for row in steps] == list(range(1, 9))
     assert 0 < max(row["staleness/max"] for row in steps) <= 2
     files = sorted((tmp_path / "run" / "responses").glob("*.parquet"))
