@@ -63,7 +63,7 @@ def registered():
     register()
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(override, min_size=1, max_size=2), st.booleans())
 def test_any_command_line_is_a_run_or_is_answered_in_words(line, sweep):
     told = {k: v for k, v in NEEDED.items() if not any(w.startswith(f"{k}=") for w in line)}
