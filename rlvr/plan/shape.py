@@ -23,6 +23,8 @@ _PUBLISHED: dict[str, tuple[str, int, int, int, int, int, int, bool]] = {
     "Qwen2.5-1.5B": ("qwen2", 1536, 8960, 28, 12, 2, 151936, True),
     "Qwen2.5-Math-1.5B": ("qwen2", 1536, 8960, 28, 12, 2, 151936, True),
     "DeepSeek-R1-Distill-Qwen-1.5B": ("qwen2", 1536, 8960, 28, 12, 2, 151936, False),
+    "deepseekmath-7b-sft-MATH-v2": ("llama", 4096, 11008, 30, 32, 32, 102400, False),
+    "rho-1b-sft-MATH": ("llama", 2048, 5632, 22, 32, 4, 32000, False),
     "Llama-3.2-3B": ("llama", 3072, 8192, 28, 24, 8, 128256, True),
 }
 
@@ -108,7 +110,7 @@ def _config(path: str, trust_remote_code: bool) -> PretrainedConfig:
 def _published(
     kind: str, hidden: int, inner: int, layers: int, heads: int, keys: int, words: int, tied: bool
 ) -> PretrainedConfig:
-    head = {"head_dim": 128} if kind != "qwen2" else {}
+    head = {"head_dim": 128} if kind == "qwen3" else {}
     return AutoConfig.for_model(
         kind,
         hidden_size=hidden,

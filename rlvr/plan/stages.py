@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rlvr.algorithm.credit import Needs
+from rlvr.algorithm.credit.steps import StepAdvantages
 from rlvr.config import RunConfig
 from rlvr.plan.hardware import EFFICIENCY, Gpu
 from rlvr.plan.memory import HOST_STATE, Memory
@@ -33,7 +34,9 @@ def stages(
 ) -> dict[str, Stage]:
     """Of a resolved ``config`` on GPUs, in the order of a step."""
     rollout = _rollout(config, shape, gpu, work, memory)
-    return {"rollout": rollout, **learner_stages(config, shape, gpu, work, memory.features)}
+    learner = learner_stages(config, shape, gpu, work, memory.features)
+    learner["credit"] = _with_continuations(learner["credit"], config, shape, gpu, work, memory)
+    return {"rollout": rollout, **learner}
 
 
 def learner_stages(
@@ -161,6 +164,25 @@ def _rollout(config: RunConfig, shape: Shape, gpu: Gpu, work: Workload, memory: 
         return Stage((seconds - run(count)[0]) / 2 + prefill, bound)
     seconds, bound = run(count)
     return Stage(seconds + prefill, bound)
+
+
+def _with_continuations(
+    credit: Stage, config: RunConfig, shape: Shape, gpu: Gpu, work: Workload, memory: Memory
+) -> Stage:
+    """What the rollout workers sample from the beginnings of responses, halves of them on average."""
+    asking = [method for method in work.credit if isinstance(method, StepAdvantages)]
+    if not asking:
+        return credit
+    rollout, length = config.rollout, work.response
+    share = {True: 1.0, False: work.active}
+    each = sum(m.samples * m.expected_steps(length) * share[m.equal_groups] for m in asking)
+    count = round(work.groups * work.group_size * each / (rollout.workers or 1) * _IMBALANCE)
+    tp = rollout.tensor_parallel
+    cache = memory.engine["KV cache"] / shape.kv_bytes(tensor_parallel=tp)
+    halves, prompt = tuple(x / 2 for x in work.lengths), work.prompt + int(length / 2)
+    run = _simulated(shape, gpu, halves, prompt, tp, rollout.max_running, int(cache))
+    seconds, bound = run(max(1, count))
+    return Stage(credit.seconds + seconds, bound)
 
 
 @cache

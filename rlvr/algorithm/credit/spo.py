@@ -21,6 +21,8 @@ from rlvr.algorithm.credit.steps import PerToken, StepAdvantages, whitened
 from rlvr.registry import require
 from rlvr.types import Sample, TokenBatch
 
+_UNSURE = 0.15  # share of the tokens that a plan takes for cutpoints
+
 
 @CREDITS.register("spo")
 @dataclass
@@ -36,6 +38,9 @@ class Spo(StepAdvantages):
         super().__post_init__()
         require(0 < self.threshold <= 1, f"threshold must be in (0, 1], not {self.threshold}")
         require(self.every >= 1, f"every must be at least 1, not {self.every}")
+
+    def expected_steps(self, length: float) -> float:
+        return max(1.0, length * _UNSURE / self.every)
 
     def cuts(self, sample: Sample, driver: Driver) -> list[int]:
         unsure = sample.response.logp_rollout < math.log(self.threshold)

@@ -49,6 +49,10 @@ class StepAdvantages(ABC):
         require(self.samples >= 1, f"samples must be at least 1, not {self.samples}")
 
     @abstractmethod
+    def expected_steps(self, length: float) -> float:
+        """How many steps a response of so many tokens may have, for a plan."""
+
+    @abstractmethod
     def cuts(self, sample: Sample, driver: Driver) -> list[int]:
         """s_0 … s_{m−1}, ascending places among the response's tokens."""
 

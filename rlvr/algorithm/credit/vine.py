@@ -21,6 +21,8 @@ from rlvr.algorithm.credit.steps import PerToken, StepAdvantages, whitened
 from rlvr.registry import require, require_one_of
 from rlvr.types import Sample, TokenBatch
 
+_LINE = 30  # tokens, that a plan takes for a line
+
 
 @CREDITS.register("vine")
 @dataclass
@@ -40,6 +42,10 @@ class Vine(StepAdvantages):
             self.max_steps is None or self.max_steps >= 1,
             f"max_steps must be at least 1 or null, not {self.max_steps}",
         )
+
+    def expected_steps(self, length: float) -> float:
+        steps = length / (self.every if self.segment == "tokens" else _LINE)
+        return max(1.0, min(steps, self.max_steps or steps))
 
     def cuts(self, sample: Sample, driver: Driver) -> list[int]:
         ids = sample.response.token_ids.tolist()

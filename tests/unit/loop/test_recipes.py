@@ -183,6 +183,45 @@ OAR_P = {
     "credit.quantile": 0.25,
     "credit.beta": 1.0,
 }
+VINE = {
+    "data.plain_template": "[MATH_TASK] Problem:\n{problem}\n\nSolution:",
+    "rollout.max_response_tokens": 1024,
+    "rollout.group_size": 8,
+    "rollout.temperature": 0.6,
+    "rollout.top_p": 0.9,
+    "train.steps": 1000,
+    "train.prompts_per_step": 64,  # 512 responses, 64 an update, two passes
+    "train.prompts_per_mini_batch": 8,
+    "train.epochs_per_step": 2,
+    "train.dynamic_sampling": False,
+    "advantage.name": "unit",
+    "credit.name": "vine",
+    "credit.segment": "newline",
+    "credit.samples": 9,
+    "credit.whiten": True,
+    "objective.aggregation": "token_mean",
+    "objective.clip_low": 0.2,
+    "objective.clip_high": 0.2,
+    "objective.kl_coefficient": 1e-4,
+    "learner.lr": 1e-6,
+    "learner.warmup_steps": 480,  # 3 % of 1000 · 16
+    "learner.schedule": "linear",
+    "learner.weight_decay": 0.0,
+    "learner.max_grad_norm": 1.0,
+    "evaluation.samples": 16,
+    "evaluation.temperature": 0.35,
+    "evaluation.top_p": 0.9,
+}
+SPO = {
+    **VINE,
+    "model.path": "realtreetune/rho-1b-sft-MATH",
+    "credit.name": "spo",
+    "credit.segment": None,
+    "credit.threshold": 0.9,
+    "credit.every": 5,
+    "credit.mask": True,
+    "objective.kl_coefficient": 0.0,
+}
 
 EXPECTED: dict[str, dict[str, Any]] = {
     "delta_qwen3_8b": {**QWEN3_8B, **DELTA},
@@ -224,6 +263,9 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "objective.share": 0.002,
         "objective.penalty": 1.0,
     },
+    "vine_deepseekmath_7b": {**VINE, "model.path": "realtreetune/deepseekmath-7b-sft-MATH-v2"},
+    "vine_rho_1.1b": {**VINE, "model.path": "realtreetune/rho-1b-sft-MATH"},
+    "spo_rho_1.1b": SPO,
 }
 
 # Every size that a twin may change; what is not listed is the method's and must stay.
@@ -299,7 +341,7 @@ def test_clip_cov_takes_the_place_of_kl_cov_with_the_numbers_of_the_source():
 def test_a_recipe_names_its_source(recipe):
     header = Path(CONFIG_PATH, "recipe", f"{recipe}.yaml").read_text().split("defaults:")[0]
     arxiv = {"delta": "2605.21467", "real": "2602.05630", "thr": "2510.03669", "oar": "2601.07408"}
-    arxiv["kl_cov"] = "2505.22617"
+    arxiv |= {"kl_cov": "2505.22617", "vine": "2410.01679"}
     [base] = [name for name in arxiv if f"base/{name}.yaml" in header]
     assert f"arXiv {arxiv[base]}" in header
     assert "Reported" in header

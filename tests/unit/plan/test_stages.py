@@ -75,6 +75,18 @@ def test_oar_p_costs_forwards(planned) -> None:
     assert plain.stages["credit"].seconds == 0
 
 
+def test_continuations_are_counted(planned) -> None:
+    """9 from every line: far more than the rollout itself, and twice as long for twice as many."""
+    words = ("+recipe=vine_rho_1.1b", "cluster=1x8")
+    none, one, two = (
+        planned(*words, *own).stages["credit"].seconds
+        for own in (("credit=uniform",), (), ("credit.samples=18",))
+    )
+    assert none == 0
+    assert one > 2 * planned(*words).stages["rollout"].seconds
+    assert two == pytest.approx(2 * one, rel=0.1)
+
+
 def test_every_rank_of_zero_0_steps_the_whole_optimizer(planned) -> None:
     """32 bytes a parameter, on 4 ranks; those of ZeRO-2 step a quarter and gather the rest."""
     small = ("+recipe=delta_qwen3_8b", "cluster=1x8", "model.path=Qwen/Qwen2.5-1.5B")
