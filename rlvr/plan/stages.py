@@ -169,7 +169,7 @@ def _rollout(config: RunConfig, shape: Shape, gpu: Gpu, work: Workload, memory: 
 def _with_continuations(
     credit: Stage, config: RunConfig, shape: Shape, gpu: Gpu, work: Workload, memory: Memory
 ) -> Stage:
-    """What the rollout workers sample from the beginnings of responses, halves of them on average."""
+    """And what the rollout workers sample from beginnings of responses, halves on average."""
     asking = [method for method in work.credit if isinstance(method, StepAdvantages)]
     if not asking:
         return credit
