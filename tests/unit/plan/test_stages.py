@@ -80,7 +80,7 @@ def test_continuations_are_counted(planned) -> None:
     words = ("+recipe=vine_rho_1.1b", "cluster=1x8")
     none, one, two = (
         planned(*words, *own).stages["credit"].seconds
-        for own in (("credit=uniform",), (), ("credit.samples=18",))
+        for own in (("credit=uniform", "advantage=grpo"), (), ("credit.samples=18",))
     )
     assert none == 0
     assert one > 2 * planned(*words).stages["rollout"].seconds
