@@ -82,7 +82,7 @@ def _node(overrides: list[str]) -> DictConfig:
 
 
 def _settings(config: RunConfig, name: str) -> dict[str, Any]:
-    """What the figures depend on."""
+    """What the figures depend on, but for the budget: with a larger one an audit goes on."""
     asked = ("temperature", "top_p", "top_k", "max_response_tokens", "group_size")
     return {
         "model": name,
@@ -91,7 +91,10 @@ def _settings(config: RunConfig, name: str) -> dict[str, Any]:
         "train.seed": config.train.seed,
         **{f"rollout.{k}": getattr(config.rollout, k) for k in asked},
         **{f"data.{k}": v for k, v in asdict(config.data).items() if k != "eval"},
-        **{f"audit.{k}": v for k, v in asdict(config.audit).items()},
+        **{f"audit.{k}": v for k, v in asdict(config.audit).items() if k != "continuations"},
+        **{f"verifier.{k}": asdict(getattr(config.verifier, k)) for k in ("rewards", "format")},
+        "verifier.answer_pattern": config.verifier.answer_pattern,
+        "advantage": config.advantage,
         "credit": config.credit,
         "shadow.credits": config.shadow.credits,
     }

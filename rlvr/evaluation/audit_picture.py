@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlvr.evaluation.agreement import Agreement
-from rlvr.telemetry.run_folder import replacing
+from rlvr.telemetry.run_folder import replacing, writing
 
 _PANELS = {
     "correlation": ("correlation with effects", 0.0),
@@ -36,5 +36,5 @@ def draw(result: Mapping[str, Mapping[str, Agreement]], path: Path) -> None:
     panels[0].set_ylim(len(result) - 0.5, -0.5)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    with replacing(path) as temporary:
+    with writing(path), replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")

@@ -22,7 +22,7 @@ def test_all_positions_share_their_prefixes():
     assert [a.lengths for a in chosen] == [[0, 1, 2, 3, 4], [0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
     assert continued(chosen, lengths) == 4 + 3 + 5
     fewer = planned(doubt, advantages, [0, 0, 0, 1], 0, 11)
-    assert [a.response for a in fewer] == [0, 1]
+    assert [a.response for a in fewer] == [0, 1], "a larger budget only adds to a smaller one's"
 
 
 def test_groups_and_sides_take_turns(seed):
