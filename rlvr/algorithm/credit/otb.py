@@ -88,7 +88,11 @@ class Otb:
 
 
 def energies(batch: TokenBatch, features: Features) -> PerToken:
-    """w_t, float64; 0 where features were not kept. The logits exist for one chunk at a time."""
+    """w_t, float64; 0 where features were not kept. The logits exist for one chunk at a time.
+
+    As (1 − π_t(y_t))² + Σ_{v≠y_t} π_t(v)², from the other tokens alone: of a sure token
+    1 − 2π + Σπ² is the rounding of a difference, negative too, and a baseline is a ratio of these.
+    """
     energy = torch.zeros(len(features.logp), dtype=torch.float64, device=features.logp.device)
     target = batch.target
     with features.policy.head() as head:
@@ -97,7 +101,8 @@ def energies(batch: TokenBatch, features: Features) -> PerToken:
             for part, h in zip(n.split(rows), hidden.split(rows), strict=True):
                 logits = at_least_float32(h @ head.T) / features.temperature
                 normaliser = logits.logsumexp(-1)
-                own = logits.gather(1, target[part, None])[:, 0]
-                squares = ((2 * logits).logsumexp(-1) - 2 * normaliser).exp()
-                energy[part] = (1 - 2 * (own - normaliser).exp() + squares).double()
+                logits.scatter_(1, target[part, None], -torch.inf)
+                rest = (logits.logsumexp(-1) - normaliser).double()
+                squares = ((2 * logits).logsumexp(-1) - 2 * normaliser).double()
+                energy[part] = (2 * rest).exp() + squares.exp()
     return energy

@@ -197,6 +197,28 @@ def test_thr_and_nthr(scored):
         torch.testing.assert_close(c[sure], literal[sure].double(), rtol=1e-6, atol=1e-6)
 
 
+def test_otb(scored):
+    """The energy of a sure token is far below what 1 − 2π + Σπ² has in float32."""
+    batch = scored.batch
+    credit = build("otb").assign(batch, scored.features, SoloRanks())
+    rest = scored.p.clone()
+    rest[torch.arange(len(rest)), batch.target] = 0
+    energy = rest.sum(1) ** 2 + (rest**2).sum(1)
+    assert float((energy < 1e-8).double().mean()) > 0.1
+    total = torch.zeros_like(energy)
+    position = torch.zeros(len(energy), dtype=torch.long)
+    for i in range(batch.num_sequences):
+        own = batch.sequence_id == i
+        total[own], position[own] = energy[own].cumsum(0), torch.arange(int(own.sum()))
+    reward, group = batch.reward[batch.sequence_id].double(), batch.group_id[batch.sequence_id]
+    expected = torch.zeros_like(energy)
+    for t in range(len(energy)):
+        like = (group == group[t]) & (position == position[t])
+        baseline = (reward[like] * total[like]).sum() / (total[like].sum() + 1e-8)
+        expected[t] = (reward[t] - baseline) / batch.token_advantage[t].double()
+    torch.testing.assert_close(credit.coefficients.double(), expected, rtol=1e-3, atol=1e-3)
+
+
 def outcome(scored, ids, mode, answer):
     """Log-distribution of one sequence by itself."""
     with torch.no_grad():

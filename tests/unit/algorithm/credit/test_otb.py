@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rlvr.algorithm.credit import CREDITS
+from rlvr.algorithm.credit.otb import energies
 
 
 def literal(features, batch, zero_tail):
@@ -52,6 +53,22 @@ def test_advantage_is_reward_less_the_baseline(tiny, zero_tail, unit, size):
     torch.testing.assert_close((a * c)[a != 0], expected[a != 0], rtol=1e-9, atol=1e-9)
     assert (c[a == 0] == 1).all()
     assert (c < 0).any() or not unit
+
+
+def test_energies_of_a_sure_policy_keep_their_digits(tiny):
+    """Its own most probable tokens in float32: 1 − 2π + Σπ² would be rounding, below 0 too."""
+    policy, batch = tiny.Policy(dtype=torch.float32), tiny.batch((3,), lengths=[6, 6, 6])
+    with torch.no_grad():
+        policy.weight *= 8
+    for _ in range(6):  # the token at a place decides about those after it
+        features = tiny.Features(batch, policy)
+        batch.input_ids[batch.token_index] = features.probability.argmax(-1)
+    features = tiny.Features(batch, policy)
+    logits = features.states.double() @ policy.weight.detach().double().T
+    p = logits.softmax(-1).scatter(1, batch.target[:, None], 0.0)
+    expected = p.sum(1) ** 2 + (p**2).sum(1)
+    assert float(expected.min()) < 1e-8
+    torch.testing.assert_close(energies(batch, features), expected, rtol=1e-3, atol=0)
 
 
 def test_equal_rewards_leave_nothing(tiny):
