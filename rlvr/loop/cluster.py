@@ -14,7 +14,7 @@ from ray.util.placement_group import (
 )
 
 from rlvr.config import RunConfig
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, RunError
 from rlvr.loop.placement import Options, Placement
 from rlvr.loop.resolve import learner_threads, rollout_threads, shares_gpus
 from rlvr.place import Place
@@ -48,8 +48,16 @@ def connect(config: RunConfig) -> None:
     else:
         actors = _ranks(config) + (config.rollout.workers or 1)
         cpus = max(os.cpu_count() or 1, actors + (config.verifier.actors or 1))
-        # Without "local" it would join a cluster that happens to run here, of anybody's.
-        ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
+        try:
+            # Without "local" it would join a cluster that happens to run here, of anybody's.
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
+        except Exception as error:  # of no class of its own
+            if "timed out during startup" not in str(error):
+                raise
+            raise RunError(
+                "Ray did not come up on this machine within its half a minute: too much else runs "
+                "here, or memory is short. Try again when there is room."
+            ) from error
 
 
 def join(address: str, **options: Any) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-import time
+import os
 from pathlib import Path
+from signal import SIGKILL
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from rlvr.config import RunConfig
 from rlvr.errors import LearnerError
+from rlvr.learner.group import LearnerGroup
 from rlvr.loop.run import Session
 from rlvr.loop.validate import validated
 
@@ -44,20 +44,6 @@ def steps(folder: Path) -> list[int]:
     return [row["step"] for row in rows if "rollout/reward_mean" in row]
 
 
-def kill_a_rank(folder: Path, after: int) -> None:
-    """As soon as step ``after`` is recorded."""
-    while after not in steps(folder):
-        time.sleep(0.02)
-    here = psutil.Process().pid
-    victim = next(
-        process
-        for process in psutil.process_iter(["cmdline"])  # one that ends meanwhile has None
-        if (process.info["cmdline"] or [""])[0] == "ray::LearnerWorker"
-        and here in (parent.pid for parent in process.parents())
-    )
-    victim.kill()
-
-
 @pytest.fixture(scope="module")
 def train(ray_here):
     session = Session()
@@ -66,14 +52,22 @@ def train(ray_here):
         runner.run(session.close())
 
 
-def test_the_ranks_start_again_from_the_last_checkpoint(train, tiny_model, tmp_path, capfd):
+def test_the_ranks_start_again_from_the_last_checkpoint(
+    train, tiny_model, tmp_path, capfd, monkeypatch
+):
     whole = configuration(tiny_model(True), tmp_path, "whole")
     train(whole)
     disturbed = configuration(tiny_model(True), tmp_path, "disturbed")
-    killer = threading.Thread(target=kill_a_rank, args=(tmp_path / "disturbed", 3), daemon=True)
-    killer.start()
+    score = LearnerGroup.score
+
+    async def killed(group):
+        if steps(tmp_path / "disturbed") == [1, 2, 3]:
+            monkeypatch.setattr(LearnerGroup, "score", score)
+            os.kill(await group.workers[1].__ray_call__.remote(lambda _: os.getpid()), SIGKILL)
+        return await score(group)
+
+    monkeypatch.setattr(LearnerGroup, "score", killed)
     train(disturbed)
-    killer.join()
     told = capfd.readouterr().out
     assert "learner rank" in told and "starts again (1 of train.max_restarts=3)" in told
     assert steps(tmp_path / "disturbed") == [1, 2, 3, 4, 5, 6]

@@ -287,7 +287,7 @@ def descendants(pid: int) -> list[int]:
 def test_a_sandbox_that_is_lost_is_tried_once_more(victim: str) -> None:
     server.end("bubblewrap")
     tests = {"inputs": ["3"], "outputs": ["6"]}
-    program = "import time\nn = int(input())\ntime.sleep(0.7)\nprint(2 * n)"
+    program = "import time\nn = int(input())\ntime.sleep(2)\nprint(2 * n)"
     for times, outcome in ((1, Outcome.CORRECT), (2, None)):
         killing = Killing(victim, times)
         killing.start()

@@ -199,11 +199,13 @@ def test_a_verifier_that_fails_is_an_error_with_its_traceback(misbehaving: str) 
 
 def test_processes_are_renewed(misbehaving: str) -> None:
     async def scenario() -> None:
-        async with running(misbehaving, processes=1, recycle_after=10) as verification:
+        async with running(
+            misbehaving, processes=1, timeout_s=10, recycle_after=10
+        ) as verification:
             verdicts = await verification.judge(["pid"] * 35)
             assert len({v.detail for v in verdicts}) == 4
             assert verification.order == list(range(35))
-        async with running(misbehaving, processes=1) as verification:
+        async with running(misbehaving, processes=1, timeout_s=10) as verification:
             before = await verification.judge(["pid", "grow 100", "pid"])
             assert before[0].detail == before[2].detail
             after = await verification.judge(["grow 200", "pid"])
