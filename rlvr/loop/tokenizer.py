@@ -45,7 +45,8 @@ def check_model(
         raise ConfigError(
             f"rollout.engine.max_model_len: {longest} tokens (data.max_prompt_tokens="
             f"{config.data.max_prompt_tokens} and those of a response), but '{path}' has "
-            f"{places} places for them (max_position_embeddings)"
+            f"{places} places for them (max_position_embeddings). Lower data.max_prompt_tokens, "
+            "rollout.max_response_tokens or evaluation.max_response_tokens"
         )
     if len(tokenizer) <= size:
         return
