@@ -15,6 +15,10 @@ Numbered = Iterable[tuple[str, Mapping[str, Any] | RowError]]  # where a row sta
 Encode = Callable[[str], list[int]]
 
 _SHOWN = 5  # bad rows that a message names
+_ROW = (
+    'A row is {"prompt": text that the model read, template included, "response": text, '
+    '"reward": number}.'
+)
 
 
 def file_rows(path: Path) -> Numbered:
@@ -50,9 +54,9 @@ def groups_of(rows: Numbered, prompt: Encode, response: Encode, vocabulary: int)
     if bad:
         more = [f"  and {len(bad) - _SHOWN:,} more"] if len(bad) > _SHOWN else []
         told = "\n".join([*bad[:_SHOWN], *more])
-        raise DataError(f"{len(bad):,} of {count:,} rows cannot be used:\n{told}")
+        raise DataError(f"{len(bad):,} of {count:,} rows cannot be used:\n{told}\n{_ROW}")
     if not count:
-        raise DataError("there are no rows; each is a prompt, a response and its reward")
+        raise DataError(f"there are no rows. {_ROW}")
     return [Group(prompt, samples) for prompt, samples in found.values()]
 
 
