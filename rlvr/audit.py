@@ -14,6 +14,7 @@ from rlvr.algorithm.compatibility import METHODS
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError, RunFolderError, for_people
 from rlvr.evaluation.audit_folder import AuditFolder
+from rlvr.evaluation.settings import folder_name
 from rlvr.hydra_config import as_in, check_overrides, register, run_config
 from rlvr.loop.audit_session import audit
 from rlvr.loop.checkpoint import Checkpoint
@@ -55,7 +56,7 @@ def _audit(run: str | None, overrides: list[str], output: Path | None) -> None:
     if run is None:
         config = validated(run_config(_node(overrides)))
         name = config.model.path
-        own = Path("outputs", "audit", Path(name.rstrip("/")).name)
+        own = Path("outputs", "audit", folder_name(name))
     else:
         checkpoint = find_checkpoint(Folder.at(run))
         if checkpoint is None:

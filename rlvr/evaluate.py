@@ -14,6 +14,7 @@ from rlvr.config import RunConfig
 from rlvr.errors import ConfigError, RunFolderError, for_people
 from rlvr.evaluation.comparison import compared
 from rlvr.evaluation.folder import EvaluationFolder
+from rlvr.evaluation.settings import folder_name
 from rlvr.export import export
 from rlvr.hydra_config import as_in, check_overrides, register, run_config
 from rlvr.loop.benchmark import benchmark
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def evaluate_model(overrides: list[str], output: Path | None = None) -> None:
     """``model.path``; to a folder named after it."""
     config = _config(overrides)
-    name = Path(config.model.path.rstrip("/")).name
+    name = folder_name(config.model.path)
     _evaluate(config, config.model.path, output or Path("outputs", "evaluation", name), step=0)
 
 

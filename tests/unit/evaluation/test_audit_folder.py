@@ -13,6 +13,7 @@ from rlvr.evaluation.agreement import agreements
 from rlvr.evaluation.audit_batch import AuditBatch, reliability
 from rlvr.evaluation.audit_folder import AuditFolder
 from rlvr.evaluation.audit_plan import Audited
+from rlvr.evaluation.settings import folder_name
 
 
 @pytest.fixture
@@ -54,6 +55,11 @@ def test_effects_are_differences_of_means(batch, seed):
     assert ((effects.low <= effects.delta) & (effects.delta <= effects.high)).all()
 
 
+def test_results_are_called_after_the_run_that_saved_the_model():
+    names = {"Qwen/Qwen3-8B": "Qwen3-8B", "outputs/run_1/model/": "run_1_model", "model": "model"}
+    assert {path: folder_name(path) for path in names} == names
+
+
 def test_what_has_no_credit_or_no_advantage_is_not_audited(batch):
     assert {a.response for a in batch.planned(0, 10_000)} == {0, 2, 3, 4, 5}
     silent = AuditBatch(batch.groups, 0 * batch.advantages, batch.coefficients)
@@ -66,11 +72,12 @@ def test_the_folder_gives_back_what_it_was_given(batch, tmp_path, seed):
     folder = AuditFolder(tmp_path / "audit")
     assert folder.batch({}) is None
     settings = {"model": "m", "audit.samples": 16}
+    folder.begin({**settings, "audit.samples": 4})
+    folder.begin(settings)  # of the first there is nothing yet
     folder.begin(settings)
-    folder.begin(settings)
+    folder.keep_batch(batch)
     with pytest.raises(RunFolderError, match="another audit:\n- audit.samples: 16 there, 8 now"):
         folder.begin({**settings, "audit.samples": 8})
-    folder.keep_batch(batch)
     again = folder.batch({g.prompt.id: g.prompt for g in batch.groups})
     np.testing.assert_array_equal(again.advantages, batch.advantages)
     for name, own in batch.coefficients.items():
