@@ -133,6 +133,17 @@ class VerifierConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Adapters of low rank, which alone are trained: the model's own weights stay as they are."""
+
+    rank: int = 0  # 0: no adapters, all weights are trained
+    alpha: float = 32.0  # an adapter adds alpha / rank · B A to its weight
+    dropout: float = 0.0  # must be 0
+    # Names of linear layers in the model's blocks, e.g. [q_proj, v_proj]; default: all of them
+    targets: list[str] = field(default_factory=list)
+
+
+@dataclass
 class LearnerConfig:
     """DeepSpeed workers and the optimizer."""
 
@@ -157,6 +168,7 @@ class LearnerConfig:
     min_lr: float = 0.0
     max_grad_norm: float = 1.0  # 0: no clipping
     entropy_bonus: float = 0.0
+    lora: LoraConfig = field(default_factory=LoraConfig)
     features: FeatureStore = FeatureStore.auto  # where credit features wait
     init_timeout_s: float = 900.0
     step_timeout_s: float = 7200.0

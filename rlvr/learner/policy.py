@@ -23,6 +23,7 @@ from rlvr.learner.cost import Flops
 from rlvr.learner.engine import sharded
 from rlvr.learner.fused_kernels import fuse
 from rlvr.learner.logprob import LogProbHead, TokenStatistics
+from rlvr.learner.lora import add_adapters
 from rlvr.learner.sequence_parallel import SequenceParallel
 from rlvr.learner.weight_files import WeightFiles
 from rlvr.types import Packing
@@ -110,8 +111,12 @@ def load_policy(
     temperature: float,
     device: torch.device,
     sequence: SequenceParallel | None = None,
+    seed: int = 0,
 ) -> Policy:
-    """Load ``model.path`` for training: no dropout, packed attention, chunked head."""
+    """Load ``model.path`` for training: no dropout, packed attention, chunked head.
+
+    New adapters are those of ``seed``, on every rank alike.
+    """
     config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     for key, value in vars(config).items():
         if "dropout" in key and isinstance(value, float):
@@ -131,6 +136,8 @@ def load_policy(
     else:
         network = AutoModelForCausalLM.from_pretrained(model.path, config=config, **options)
     fuse(network, learner.fused_kernels, device)
+    if learner.lora.rank:
+        add_adapters(network, learner.lora, seed)
     if learner.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     # Checkpointing is active in train mode alone; with every dropout at 0 the mode changes

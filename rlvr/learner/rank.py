@@ -1,6 +1,7 @@
 """One rank of the learner: score, assign credit, update. No Ray in here."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -12,6 +13,7 @@ from rlvr.algorithm.objectives import OBJECTIVES, SelectingObjective
 from rlvr.algorithm.objectives.base import PerToken, Scalar
 from rlvr.config import RunConfig
 from rlvr.learner.engine import start_engine, start_reference, take_step
+from rlvr.learner.lora import Base
 from rlvr.learner.policy import load_policy
 from rlvr.learner.schedule import learning_rate
 from rlvr.learner.scoring import Places, Report, ScoringRank
@@ -27,11 +29,14 @@ class LearnerRank(ScoringRank):
     def __init__(self, config: RunConfig, device: torch.device, pad_token_id: int) -> None:
         sequence = sequence_parallel(config.learner.sequence_parallel)
         setting = config.model, config.learner, config.rollout.temperature, device, sequence
-        policy = load_policy(*setting)
+        policy = load_policy(*setting, seed=config.train.seed)
         engine = start_engine(policy, config.learner, config.model)
-        reference = None
+        reference: Any = None
         if OBJECTIVES.build(config.objective, "objective").needs_reference:
-            reference = start_reference(load_policy(*setting), config.learner, config.model)
+            if config.learner.lora.rank:
+                reference = Base(engine, policy.model)
+            else:
+                reference = start_reference(load_policy(*setting), config.learner, config.model)
         super().__init__(config, device, pad_token_id, policy, engine, reference)
         self.steps = 0  # optimizer steps taken
         self.skipped: list[int] = []  # mini-batches of the current batch, whose steps were not

@@ -1,6 +1,6 @@
 """What a rank holds of the training state, by parameter; saved and restored under any sharding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class ShardedState:
     """Master weights and moments of a DeepSpeed engine of ZeRO 0 to 3.
 
     The weights in the model's own type are the master weights rounded, so they are not saved.
+    Nor are those below adapters, which do not change; their sum tells whether they are the same.
     Padding that ZeRO adds stays as it is. Nothing here makes a parameter whole.
 
     Args:
@@ -40,19 +41,24 @@ class ShardedState:
         self._optimizer = engine.optimizer
         self._inner = getattr(engine.optimizer, "optimizer", engine.optimizer)  # torch's
         self._network = network
+        self._device = engine.device
         self._rank = torch.distributed.get_rank()
         self._world = torch.distributed.get_world_size()
 
     @property
     def shapes(self) -> dict[str, list[int]]:
-        named = self._network.named_parameters()  # tied weights once
-        return {name: list(getattr(p, "ds_shape", p.shape)) for name, p in named}
+        return {name: list(getattr(p, "ds_shape", p.shape)) for name, p in self._trained()}
 
     @property
     def scalars(self) -> dict[str, float]:
         """What the optimizer counts, the same for every parameter."""
         states = [self._inner.state.get(f.master, {}) for f in self._fragments()]
         return {k: float(v) for state in states for k, v in state.items() if _is_scalar(v)}
+
+    def frozen(self) -> int:
+        """The sum of the bits of all weights that are not trained, 0 of none; a collective."""
+        weights = [p for p in self._network.parameters() if not p.requires_grad]
+        return bit_sum(map(self._own, weights), self._device) if weights else 0
 
     def copied(self) -> list[Piece]:
         """This rank's part, copied to the host."""
@@ -68,6 +74,11 @@ class ShardedState:
     def restore(self, files: StateFiles) -> None:
         """Take over what was saved; a collective. ConfigError if it is another model's."""
         check_shapes(self.shapes, files.shared.shapes)
+        if self.frozen() != files.shared.frozen:
+            raise ConfigError(
+                "model.path: the checkpoint holds adapters alone, of a model whose weights are "
+                "others, or were read as another model.dtype. Set it back, or start a new run."
+            )
         if hasattr(self._optimizer, "checkpoint_event_prologue"):
             self._optimizer.checkpoint_event_prologue()
         moments = [kind for kind in files.kinds if kind != MASTER]
@@ -86,11 +97,21 @@ class ShardedState:
         if hasattr(self._inner, "ds_opt_adam"):
             self._count_to(int(files.shared.scalars.get("step", 0)))
 
+    def _own(self, p: Any) -> Tensor:
+        """This rank's share of a weight's elements, as it is in the sum over all ranks."""
+        if hasattr(p, "ds_id"):
+            shard, start = p.ds_tensor, self._rank * p.ds_tensor.numel()
+            return shard.detach().view(-1)[: max(p.ds_numel - start, 0)]
+        return p.detach().view(-1)[: p.numel() if self._rank == 0 else 0]
+
+    def _trained(self) -> Iterator[tuple[str, Any]]:
+        """The parameters that have a state: not those below adapters. Tied ones once."""
+        return ((n, p) for n, p in self._network.named_parameters() if p.requires_grad)
+
     def _fragments(self) -> Iterator[_Fragment]:
         """All that this rank holds, in the order of the parameters."""
         zero = self._optimizer
-        parameters: Iterator[tuple[str, Any]] = self._network.named_parameters()
-        for name, p in parameters:
+        for name, p in self._trained():
             if hasattr(p, "ds_id"):  # ZeRO 3 cuts every parameter into equal parts
                 group, offset, size = zero.grad_position[zero.get_param_id(p)]
                 start = self._rank * size
@@ -152,6 +173,17 @@ class ShardedState:
             zero.checkpoint_event_epilogue()
         elif hasattr(zero, "update_lp_params"):
             zero.update_lp_params()
+
+
+def bit_sum(weights: Iterable[Tensor], device: torch.device) -> int:
+    """The sum of the bits of ``weights``, read as whole numbers, over all ranks; a collective."""
+    kinds = {2: torch.int16, 4: torch.int32}
+    total = torch.zeros((), dtype=torch.int64, device=device)
+    for weight in weights:
+        total += weight.view(kinds[weight.itemsize]).sum(dtype=torch.int64).to(device)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    return int(total)
 
 
 def check_shapes(own: dict[str, list[int]], saved: dict[str, list[int]]) -> None:

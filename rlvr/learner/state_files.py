@@ -35,10 +35,11 @@ class Piece(NamedTuple):
 class SharedState:
     """What is the same on every rank."""
 
-    shapes: dict[str, list[int]]  # of every parameter
+    shapes: dict[str, list[int]]  # of every parameter that is trained
     optimizer_steps: int = 0
     scalars: dict[str, float] = field(default_factory=dict)  # of the optimizer: its own step
     credit: dict[str, Any] = field(default_factory=dict)
+    frozen: int = 0  # the sum of the bits of all other weights
 
 
 def write(
@@ -102,6 +103,11 @@ class StateFiles:
         with self._reading(_STATE):
             self.shared = SharedState(**json.loads(folder.read(_STATE)))
             self._names = sorted(n for n in folder.sizes() if n.endswith(".safetensors"))
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Of every parameter that is trained."""
+        return self.shared.shapes
 
     @property
     def kinds(self) -> list[str]:

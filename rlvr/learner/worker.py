@@ -17,6 +17,7 @@ from rlvr.config import RunConfig
 from rlvr.errors import LearnerError, RunError
 from rlvr.learner.cost import Flops
 from rlvr.learner.host_state import HostState
+from rlvr.learner.lora import weights_of
 from rlvr.learner.sharded_state import ShardedState
 from rlvr.learner.state_files import Piece, SharedState, StateFiles, write
 from rlvr.storage import FileSum, Folder
@@ -86,7 +87,7 @@ class LearnerWorker:
         from rlvr.learner.rank import LearnerRank
 
         self._rank = LearnerRank(self._config, self._device, self._pad_token_id)
-        self._source = ShardedWeightSource(self._rank.policy.model, gathered)
+        self._source = ShardedWeightSource(weights_of(self._rank.policy.model), gathered)
         self._host_state = HostState(self._rank.engine)
         return self._rank.policy.flops
 
@@ -95,13 +96,13 @@ class LearnerWorker:
         from rlvr.learner.rank import LearnerRank
 
         self._rank.engine.destroy()
-        self._source.attach(torch.nn.Module())  # the old weights go before the new ones come
+        self._source.attach({})  # the old weights go before the new ones come
         del self._rank, self._host_state
         gc.collect()
         torch.cuda.empty_cache()
         self._config = config
         self._rank = LearnerRank(config, self._device, self._pad_token_id)
-        self._source.attach(self._rank.policy.model)
+        self._source.attach(weights_of(self._rank.policy.model))
         self._host_state = HostState(self._rank.engine)
 
     def stage(self, name: str, *arguments: Any) -> Any:
@@ -145,12 +146,14 @@ class LearnerWorker:
     def save_checkpoint(self, folder: str) -> None:
         """Copy this rank's part of the training state, and begin to write it into ``folder``."""
         state = ShardedState(self._rank.engine, self._rank.policy.model)
-        shared = None
+        shared, frozen = None, state.frozen()
         if self._rank_number == 0:
             credit = {k: getattr(m, "state", {}) for k, m in self._rank.credit.methods.items()}
             told = {"name": self._config.credit["name"], "state": credit.pop(IN_USE)}
             told["shadows"] = credit
-            shared = SharedState(state.shapes, self._rank.steps, state.scalars, deepcopy(told))
+            shared = SharedState(
+                state.shapes, self._rank.steps, state.scalars, deepcopy(told), frozen
+            )
         self._writing = self._writer.submit(self._write, Folder(folder), state.copied(), shared)
 
     def _write(

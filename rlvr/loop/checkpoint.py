@@ -17,10 +17,11 @@ from rlvr.storage import FileSum, Folder
 
 _FORMAT = 2
 MANIFEST = "manifest.json"
-_PACKAGES = ("rlvr", "torch", "deepspeed", "transformers", "vllm")
-# Without these the state says nothing: the moments are another optimizer's. Other models and
-# other data are found out by the shapes of the parameters and the ids of the prompts.
-_FIXED = ("learner.optimizer",)
+_PACKAGES = ("rlvr", "torch", "deepspeed", "transformers", "peft", "vllm")
+# Without these the state says nothing: the moments are another optimizer's, the adapters those of
+# other layers. Other models and other data are found out by the shapes of the parameters and the
+# ids of the prompts.
+_FIXED = ("learner.optimizer", "learner.lora.rank", "learner.lora.alpha", "learner.lora.targets")
 _EXPECTED_TO_CHANGE = ("train.resume", "train.output_dir", "train.checkpoint_dir")
 
 
@@ -69,7 +70,7 @@ class Checkpoint:
         before, after = _flat(self.configuration), _flat(configuration(config))
         keys = [k for k in before | after if before.get(k) != after.get(k)]
         for key in keys:
-            if key in _FIXED:
+            if key in _FIXED and key in before:
                 raise ConfigError(
                     f"{key}={after.get(key)}: the run cannot resume with it, the state in "
                     f"{self.folder} is that of {before.get(key)}. Set it back, or start a new run."

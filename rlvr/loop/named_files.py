@@ -1,10 +1,12 @@
 """What is wrong with the files and folders that a configuration names, before anything starts."""
 
 from pathlib import Path
+from typing import Any
 
-from rlvr.config import RunConfig
+from rlvr.config import ModelConfig, RunConfig
 from rlvr.data.catalogue import catalogue, unknown_name
 from rlvr.data.sources import files
+from rlvr.errors import ConfigError
 from rlvr.storage import Folder
 
 
@@ -47,11 +49,11 @@ def _model(config: RunConfig) -> list[str]:
     if not path:
         return ["model.path: must be a folder, or a name of the hub"]
     if not path.startswith((".", "/", "~", "outputs/")):
-        return _heads(config)
+        return [*_heads(config), *_adapters(config)]
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return [f"model.path: no such folder: {path}"]
-    return [*damaged_weights(folder), *_heads(config)]
+    return [*damaged_weights(folder), *_heads(config), *_adapters(config)]
 
 
 def damaged_weights(folder: Path) -> list[str]:
@@ -73,14 +75,8 @@ def _heads(config: RunConfig) -> list[str]:
     size = config.learner.sequence_parallel
     if size == 1:
         return []
-    from transformers import AutoConfig
-
-    try:
-        model = AutoConfig.from_pretrained(
-            config.model.path, trust_remote_code=config.model.trust_remote_code
-        )
-    except (OSError, ValueError):
-        return []  # whoever loads the model says what is wrong with it
+    if (model := _described(config.model)) is None:
+        return []
     heads = model.num_attention_heads
     key_heads = getattr(model, "num_key_value_heads", None) or heads
     if heads % size == 0 and (key_heads % size == 0 or size % key_heads == 0):
@@ -89,3 +85,37 @@ def _heads(config: RunConfig) -> list[str]:
         f"learner.sequence_parallel={size} does not divide the attention heads of "
         f"{config.model.path}: {heads}, with {key_heads} for keys and values"
     ]
+
+
+def _adapters(config: RunConfig) -> list[str]:
+    """Layers that are to have adapters, and are not there."""
+    lora = config.learner.lora
+    if not lora.rank or (model := _described(config.model)) is None:
+        return []
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    from rlvr.learner.lora import linear_layers, targets_of
+    from rlvr.learner.model_folder import empty_model
+
+    if get_checkpoint_conversion_mapping(model.model_type) is not None:
+        return [
+            f"learner.lora.rank={lora.rank}: the files of a {model.model_type} name its weights "
+            "otherwise than the model does, and its experts are no linear layers; train all of its "
+            "weights (learner.lora.rank=0)"
+        ]
+    try:
+        network = empty_model(model, trust_remote_code=config.model.trust_remote_code)
+        targets_of(linear_layers(network), lora)
+    except ConfigError as error:
+        return [str(error)]
+    return []
+
+
+def _described(model: ModelConfig) -> Any:
+    """Its configuration; None if it has none: whoever loads the model says what is wrong."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError):
+        return None

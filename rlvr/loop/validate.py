@@ -36,6 +36,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
     "learner.tokens_per_micro_batch": (1, None),
     "learner.tokens_per_scoring_batch": (1, None),
     "learner.logits_mib": (1, None),
+    "learner.lora.rank": (0, None),
     "learner.zero_stage": (0, 3),
     "verifier.actors": (1, None),
     "verifier.processes": (1, None),
@@ -106,7 +107,7 @@ def validated(config: RunConfig, *, files: bool = True) -> RunConfig:
 
 def _values(config: RunConfig) -> list[str]:
     """Each value for itself, and those that exclude one another on any cluster."""
-    rollout, learner = config.rollout, config.learner
+    rollout, learner, lora = config.rollout, config.learner, config.learner.lora
     rules: _Rules = [
         (not -(2**63) < value < 2**63, f"{key}={value}: is no number that a run could use")
         for key, value in _numbers(config)
@@ -148,6 +149,19 @@ def _values(config: RunConfig) -> list[str]:
         (
             len(learner.betas) != 2 or not all(0 <= beta < 1 for beta in learner.betas),
             f"learner.betas={learner.betas}: must be two numbers in [0, 1)",
+        ),
+        (
+            lora.alpha <= 0,
+            f"learner.lora.alpha={lora.alpha:g}: must be above 0, for it scales what is added",
+        ),
+        (
+            lora.dropout != 0,
+            f"learner.lora.dropout={lora.dropout:g}: must be 0. Scoring and update would each drop "
+            "other elements, so that no ratio began at 1, and the engines sample with none dropped",
+        ),
+        (
+            lora.targets and not lora.rank,
+            "learner.lora.targets needs learner.lora.rank, e.g. 16; with 0 all weights are trained",
         ),
         (not 0 < rollout.top_p <= 1, f"rollout.top_p={rollout.top_p}: must be in (0, 1]"),
         (

@@ -1,14 +1,30 @@
 """The learner's weights as a stream of whole tensors, gathered layer by layer."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 Gather = Callable[[Iterable[nn.Parameter]], AbstractContextManager[Any]]
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """Parameters that change another one, as ``rlvr.learner.lora`` has them."""
+
+    @property
+    def parameters(self) -> tuple[nn.Parameter, ...]: ...
+
+    def added_to(self, weight: Tensor) -> Tensor:
+        """A tensor of the shape and type of ``weight``."""
+
+
+# By the names of the model's files
+Weights = Mapping[str, tuple[nn.Parameter, Adapter | None]]
 
 
 @dataclass(frozen=True)
@@ -25,27 +41,27 @@ class ParameterMeta:
 
 
 class ShardedWeightSource:
-    """Full parameters of a ZeRO-sharded model under their checkpoint names.
+    """Full weights of a ZeRO-sharded model under their checkpoint names, adapters added.
 
     Satisfies vLLM's ``WeightSource``: ``metadata()`` needs no transfer, iteration is a
     collective among the ranks. One layer is whole at a time, so memory stays at one layer
     beyond the shards. ``gather`` is the context that makes parameters whole.
     """
 
-    def __init__(self, model: nn.Module, gather: Gather) -> None:
+    def __init__(self, weights: Weights, gather: Gather) -> None:
         self._gather = gather
-        self.attach(model)
+        self.attach(weights)
 
-    def attach(self, model: nn.Module) -> None:
-        """From now on stream ``model``, of the same architecture."""
-        self._parameters = dict(model.named_parameters())  # tied weights appear once
+    def attach(self, weights: Weights) -> None:
+        """From now on stream ``weights``, of a model of the same architecture."""
+        self._weights = weights
 
     def metadata(self) -> list[ParameterMeta]:
-        """Name, dtype and full shape of every parameter, in the order of iteration."""
+        """Name, dtype and full shape of every weight, in the order of iteration."""
         return [
             ParameterMeta(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape)))
             for group in self._layers()
-            for name, p in group
+            for name, (p, _) in group.items()
         ]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
@@ -55,15 +71,19 @@ class ShardedWeightSource:
 
     def layers(self) -> Iterator[list[tuple[str, Tensor]]]:
         for group in self._layers():
-            with self._gather([p for _, p in group]):
-                yield [(name, p.detach()) for name, p in group]
+            adapters = [adapter.parameters for _, adapter in group.values() if adapter]
+            with self._gather([*(p for p, _ in group.values()), *chain.from_iterable(adapters)]):
+                yield [
+                    (name, adapter.added_to(p.detach()) if adapter else p.detach())
+                    for name, (p, adapter) in group.items()
+                ]
 
-    def _layers(self) -> list[list[tuple[str, nn.Parameter]]]:
-        """Parameters by decoder layer; those outside of any layer go alone, first to last."""
-        groups: dict[str, list[tuple[str, nn.Parameter]]] = {}
-        for name, p in self._parameters.items():
+    def _layers(self) -> list[Weights]:
+        """Weights by decoder layer; those outside of any layer go alone, first to last."""
+        groups: dict[str, dict[str, tuple[nn.Parameter, Adapter | None]]] = {}
+        for name, weight in self._weights.items():
             parts = name.split(".")
             index = next((i for i, part in enumerate(parts) if part.isdigit()), None)
             key = name if index is None else ".".join(parts[: index + 1])
-            groups.setdefault(key, []).append((name, p))
+            groups.setdefault(key, {})[name] = weight
         return list(groups.values())

@@ -55,6 +55,7 @@ def run(
 
     from rlvr.learner.batching import rank_batches
     from rlvr.learner.engine import gathered
+    from rlvr.learner.lora import weights_of
     from rlvr.learner.rank import LearnerRank
     from rlvr.weights.source import ShardedWeightSource
 
@@ -81,9 +82,12 @@ def run(
     }
     if not update:
         return found
-    source = ShardedWeightSource(learner.policy.model, gathered)
+    source = ShardedWeightSource(weights_of(learner.policy.model), gathered)
     weights = {k: v.clone() for k, v in source}
-    return found | {"weights": weights, "metrics": metrics, "moved": moved}
+    with gathered(learner.policy.parameters()):
+        named = learner.policy.model.named_parameters()
+        trained = {k: p.detach().clone() for k, p in named if p.requires_grad}
+    return found | {"weights": weights, "trained": trained, "metrics": metrics, "moved": moved}
 
 
 def stay_on_the_host(learner) -> int:

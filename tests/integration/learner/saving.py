@@ -7,9 +7,11 @@ def run(rank: int, world: int, config, groups, advantages, load, save) -> dict:
     """One step after ``load`` (or two at the start of all); the state before and after it."""
     import torch
 
+    from rlvr.errors import ConfigError
     from rlvr.learner.batching import rank_batches
     from rlvr.learner.engine import gathered
     from rlvr.learner.host_state import HostState
+    from rlvr.learner.lora import weights_of
     from rlvr.learner.rank import LearnerRank
     from rlvr.learner.sharded_state import ShardedState
     from rlvr.learner.state_files import SharedState, StateFiles, write
@@ -23,8 +25,11 @@ def run(rank: int, world: int, config, groups, advantages, load, save) -> dict:
     )
 
     def weights() -> dict:
-        source = ShardedWeightSource(learner.policy.model, gathered)
-        return {k: v.clone() for k, v in source}
+        source = ShardedWeightSource(weights_of(learner.policy.model), gathered)
+        whole = {k: v.clone() for k, v in source}
+        adapters = {k: p for k, p in learner.policy.model.named_parameters() if "lora_" in k}
+        with gathered(adapters.values()):
+            return whole | {k: p.detach().clone() for k, p in adapters.items()}
 
     def step() -> dict:
         learner.load(batches[rank // config.learner.sequence_parallel])
@@ -37,7 +42,10 @@ def run(rank: int, world: int, config, groups, advantages, load, save) -> dict:
         step()
     else:
         files = StateFiles(Folder(load))
-        state.restore(files)
+        try:
+            state.restore(files)
+        except ConfigError as error:
+            return {"refusal": str(error)}
         learner.steps = files.shared.optimizer_steps
     before = weights()
     if save is not None:
@@ -45,9 +53,10 @@ def run(rank: int, world: int, config, groups, advantages, load, save) -> dict:
         host = HostState(learner.engine)
         if config.learner.offload == "during_rollout":
             host.leave()
-        shared = SharedState(state.shapes, learner.steps, state.scalars) if rank == 0 else None
+        frozen = state.frozen()
+        shared = SharedState(state.shapes, learner.steps, state.scalars, {}, frozen)
         copied = state.copied()
         host.return_()
-        write(Folder(save), rank, copied, shared)
+        write(Folder(save), rank, copied, None if rank else shared)
         torch.distributed.barrier()
     return {"before": before, "after": step()}

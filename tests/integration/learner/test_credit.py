@@ -36,7 +36,8 @@ def configuration(
     config.cluster.gpus_per_node = 0
     learner = config.learner
     learner.ranks, learner.zero_stage, learner.sequence_parallel = shape
-    learner.features = store
+    learner.features = "device" if store == "adapters" else store
+    learner.lora.rank = 2 if store == "adapters" else 0  # they are new, so they add nothing
     learner.optimizer, learner.lr = "sgd", 0.05
     learner.tokens_per_micro_batch = learner.tokens_per_scoring_batch = budget
     learner.logits_mib = 1
@@ -58,8 +59,11 @@ def results(module_seed, tiny_model, run_ranks, draw_groups):
     cases: dict[int, dict] = {1: {}, 2: {}}
     for shape in SHAPES:
         for method in METHODS:
-            for budget, store in ((10_000, "device"), (60, "device"), (60, "recompute")):
+            stores = [(10_000, "device"), (60, "device"), (60, "recompute"), (60, "adapters")]
+            for budget, store in stores:
                 if store == "recompute" and not method.startswith(("delta", "thr")):
+                    continue
+                if store == "adapters" and shape != (2, 3, 1):
                     continue
                 cases[shape[0]][*shape, method, budget, store] = (
                     configuration(tiny_model(True), shape, budget, method, store),

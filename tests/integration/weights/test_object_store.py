@@ -9,6 +9,7 @@ import ray
 import torch
 from torch import nn
 
+from rlvr.learner.lora import weights_of
 from rlvr.weights.backends.object_store import ObjectStoreBackend
 from rlvr.weights.base import Meeting
 from rlvr.weights.source import ShardedWeightSource
@@ -30,7 +31,9 @@ def backend(model: nn.Module, rank: int, gathered: list[int] | None = None) -> O
             gathered.append(len(list(parameters)))
         return nullcontext()
 
-    return ObjectStoreBackend(ShardedWeightSource(model, gather), rank, Meeting("", 0, 2))
+    return ObjectStoreBackend(
+        ShardedWeightSource(weights_of(model), gather), rank, Meeting("", 0, 2)
+    )
 
 
 def test_a_version_arrives_whole_and_outlives_its_release_where_it_is_mapped(ray_here, network):

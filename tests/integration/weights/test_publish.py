@@ -124,11 +124,14 @@ def train_a_step(bench: Bench, learners: LearnerGroup, groups: list[Group]) -> d
     return bench.do(step())
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-@pytest.mark.parametrize("tied", [True, False])
-def test_engine_and_learner_agree_after_each_publish(bench, stage, tied):
+@pytest.mark.parametrize(
+    ("tied", "stage", "rank"),
+    [(True, 2, 0), (True, 3, 0), (False, 2, 0), (False, 3, 0), (True, 3, 4)],
+)
+def test_engine_and_learner_agree_after_each_publish(bench, tied, stage, rank):
     b = bench(tied)
     config = configuration(b.model, stage)
+    config.learner.lora.rank = rank
     learners = LearnerGroup(config, 0, learner_options(config, None))
     b.do(learners.start())
     publisher = b.publisher(learners.workers)

@@ -229,6 +229,13 @@ def test_another_optimizer_is_refused(config, save):
         resume_point(config)
 
 
+def test_other_adapters_are_refused(config, save):
+    save(2)
+    config.learner.lora.rank = 8
+    with pytest.raises(ConfigError, match=r"learner\.lora\.rank=8.*that of 0"):
+        resume_point(config)
+
+
 def test_no_keys_of_services(config, save):
     config.telemetry.sinks = [{"name": "mine", "token": "secret"}]
     assert "secret" not in (save(2) / "manifest.json").read_text()

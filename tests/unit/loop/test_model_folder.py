@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig
+from transformers import AutoConfig, Qwen3MoeConfig
 
 from rlvr.config import RunConfig
 from rlvr.errors import ConfigError
-from rlvr.loop.named_files import damaged_weights
+from rlvr.loop.named_files import damaged_weights, named_files
 from rlvr.loop.tokenizer import check_model, load_tokenizer, stop_token_ids
 from rlvr.types import Prompt
 
@@ -47,6 +47,20 @@ def test_a_damaged_file_is_read_or_named(folder, name, content):
         read(folder)
     except ConfigError as error:
         assert str(folder) in str(error)
+
+
+def test_adapters_that_the_model_cannot_have(folder):
+    config = RunConfig()
+    config.model.path, config.data.train = str(folder), []
+    config.learner.lora.rank = 4
+    assert not named_files(config)
+    config.learner.lora.targets = ["q_proj", "gate_prj"]
+    [told] = named_files(config)
+    assert "learner.lora.targets" in told and "no linear layer gate_prj" in told
+    assert "'gate_proj'" in told
+    Qwen3MoeConfig().save_pretrained(folder)
+    [told] = named_files(config)
+    assert "learner.lora.rank=4" in told and "experts" in told
 
 
 def test_a_folder_without_a_tokenizer_is_named(folder):

@@ -8,7 +8,7 @@ from functools import reduce
 import pytest
 
 from rlvr.choice import choices
-from rlvr.config import RunConfig, Template
+from rlvr.config import LoraConfig, RunConfig, Template
 from rlvr.errors import ConfigError
 from rlvr.loop.resolve import resolved
 from rlvr.loop.validate import _BOUNDS, validated
@@ -56,6 +56,10 @@ def put(config: RunConfig, key: str, value: object) -> None:
             {"cluster.placement": "colocated", "learner.ranks": 3, "rollout.workers": 2},
             "must equal",
         ),
+        ({"learner.lora": LoraConfig(-1)}, r"learner\.lora\.rank=-1: must be at least 0"),
+        ({"learner.lora": LoraConfig(4, alpha=0)}, r"learner\.lora\.alpha=0: must be above 0"),
+        ({"learner.lora": LoraConfig(4, dropout=0.1)}, r"dropout=0\.1: must be 0.*no ratio"),
+        ({"learner.lora": LoraConfig(targets=["q_proj"])}, r"targets needs learner\.lora\.rank"),
         ({"learner.zero_stage": 0}, r"learner\.zero_stage=0 keeps no fp32 master weights"),
         ({"weights.backend": "object_store"}, r"weights\.backend=object_store is for CPUs"),
         ({"weights.backend": "ipc"}, r"weights\.backend=ipc needs cluster\.placement=colocated"),

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from rlvr.learner.lora import weights_of
 from rlvr.weights.source import ShardedWeightSource
 
 
@@ -28,7 +29,7 @@ def test_metadata_agrees_with_iteration_and_one_layer_is_whole_at_a_time():
         gathered.append(len(list(parameters)))
         yield
 
-    source = ShardedWeightSource(model, gather)
+    source = ShardedWeightSource(weights_of(model), gather)
     metadata, tensors = source.metadata(), list(source)
     assert [m.name for m in metadata] == [name for name, _ in tensors]
     for meta, (_, tensor) in zip(metadata, tensors, strict=True):
