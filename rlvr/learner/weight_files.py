@@ -42,24 +42,28 @@ class WeightFiles:
         Shards are filled one parameter at a time: rank 0 reads it, and every rank keeps its part.
         Raises ConfigError if file and model do not hold the same tensors.
         """
-        source = self._sources(network)
+        source = self.sources(network)
         reads = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
         with torch.no_grad():
             for name, parameter in network.named_parameters():
                 with gathered([parameter], writer=0):
                     if reads:
-                        parameter.copy_(self._read(source[name]))
+                        parameter.copy_(self.read(source[name]))
             for name, buffer in network.named_buffers():
                 if name in source:
-                    buffer.copy_(self._read(name))
+                    buffer.copy_(self.read(name))
 
-    def _read(self, name: str) -> Tensor:
+    def read(self, name: str) -> Tensor:
+        """The tensor of this name in the files."""
         # Opened anew, because what is mapped and was read counts as this process's memory.
         with safe_open(self._file[name], framework="pt") as opened:
             return opened.get_tensor(name)
 
-    def _sources(self, network: nn.Module) -> dict[str, str]:
-        """The name in the files of each tensor; of tied ones, the first that is there."""
+    def sources(self, network: nn.Module) -> dict[str, str]:
+        """The name in the files of each tensor; of tied ones, the first that is there.
+
+        Raises ConfigError if file and model do not hold the same tensors.
+        """
         tensors = network.state_dict(keep_vars=True)
         aliases: dict[int, list[str]] = {}
         for name, tensor in tensors.items():
