@@ -14,7 +14,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from rlvr.plan.shape import Shape, empty_model
+from rlvr.config import LoraConfig
+from rlvr.learner.lora import add_adapters
+from rlvr.learner.model_folder import empty_model
+from rlvr.plan.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,23 @@ class Activations:
 
 @cache
 def activations(
-    shape: Shape, tokens: int, *, dtype: str, backward: bool, checkpointing: bool, padded: bool
+    shape: Shape,
+    tokens: int,
+    *,
+    dtype: str,
+    backward: bool,
+    checkpointing: bool,
+    padded: bool,
+    rank: int = 0,
+    targets: tuple[str, ...] = (),
 ) -> Activations:
-    """Of a packed micro-batch; ``padded`` is attention without a GPU, on copies of all heads."""
+    """Of a packed micro-batch; ``padded`` is attention without a GPU, on copies of all heads.
+
+    With a ``rank`` adapters on the ``targets`` alone have gradients.
+    """
+    lora = LoraConfig(rank=rank, targets=list(targets))
     few = [
-        _run(shape, layers, tokens, getattr(torch, dtype), backward, checkpointing, padded)
+        _run(shape, layers, tokens, getattr(torch, dtype), backward, checkpointing, padded, lora)
         for layers in (1, 2)
     ]
     a_layer = few[1].kept - few[0].kept
@@ -46,6 +61,7 @@ def _run(
     backward: bool,
     checkpointing: bool,
     padded: bool,
+    lora: LoraConfig,
 ) -> Activations:
     config = copy.deepcopy(shape.config)
     config.num_hidden_layers = layers
@@ -54,12 +70,16 @@ def _run(
     model = empty_model(config, dtype=dtype, attn_implementation=_NAMES[padded])
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if lora.rank:
+        add_adapters(model, lora, seed=0, meta=True)
     model.train()
     live = Live(model)
-    for p in model.parameters():  # a gradient goes into DeepSpeed's buffers at once
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for p in trained:  # a gradient goes into DeepSpeed's buffers at once
         p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     with torch.device("meta"), torch.set_grad_enabled(backward), live:
-        embedded = torch.empty(1, tokens, shape.hidden, dtype=dtype).requires_grad_(backward)
+        embedded = torch.empty(1, tokens, shape.hidden, dtype=dtype)
+        embedded.requires_grad_(backward and not lora.rank)
         mask = torch.empty(1, 1, 1, 1)  # which attention here does not read, so none is made
         out = model.base_model(inputs_embeds=embedded, attention_mask=mask, use_cache=False)[0]
         kept = live.now

@@ -56,7 +56,10 @@ def memory(config: RunConfig, shape: Shape, gpu: Gpu | None, work: Workload) -> 
         store = "device" if kept < 0.4 * (there - sum(static.values())) else "host"
     phases = rank.phases(kept if store == "device" else 0.0)
     learner = static | max(phases, key=lambda parts: sum(parts.values()))
-    engine = {"weights": rank.item * rank.whole / tp, "KV cache": rollout.cpu_cache_gib * 2.0**30}
+    engine = {
+        "weights": rank.item * shape.parameters / tp,
+        "KV cache": rollout.cpu_cache_gib * 2.0**30,
+    }
     if gpu:
         engine["vLLM"] = ENGINE
         engine["KV cache"] = rollout.memory_utilization * there - engine["weights"] - ENGINE
@@ -86,11 +89,15 @@ class _Rank:
         self.mode = config.learner.offload
         self.gpu = config.cluster.gpus > 0
         self.item: int = getattr(torch, config.model.dtype).itemsize
-        self.whole, self.shard = shape.parameters, shape.parameters / self.ranks
-        self.bucket = BUCKET if self.gpu else min(BUCKET, self.whole)  # a CPU's if it is touched
-        self.gradients = 4 * (self.shard if self.stage >= 2 else self.whole)
+        adapters = shape.adapters(self.learner.lora)
+        self.frozen = adapters > 0  # all that is no adapter
+        self.whole = shape.parameters + adapters
+        self.trained = adapters or shape.parameters
+        self.shard, self.own = self.whole / self.ranks, self.trained / self.ranks
+        self.bucket = BUCKET if self.gpu else min(BUCKET, self.trained)  # a CPU's if it is touched
+        self.gradients = 4 * (self.own if self.stage >= 2 else self.trained)
         moments = 8 if self.learner.optimizer == "adamw" else 0
-        self.checkpoint = (4 + moments) * self.whole  # with fp32 weights alone
+        self.checkpoint = (4 + moments) * self.trained  # with fp32 weights alone
         mini_batch = work.active * work.tokens / work.mini_batches / self.ranks
         # Else they come as the activations go.
         self.waiting = self.stage == 3 or mini_batch > self.learner.tokens_per_micro_batch
@@ -99,7 +106,7 @@ class _Rank:
         """What a rank holds as long as it lives."""
         always, adam = self.mode == "always", 8 if self.learner.optimizer == "adamw" else 0
         weights = self.item * (self.shard if self.stage == 3 else self.whole)
-        optimizer = (4 + adam) * self.shard if self.stage else adam * self.whole
+        optimizer = (4 + adam) * self.own if self.stage else adam * self.trained
         zero = deepspeed_config(self.learner, self.config.model)["zero_optimization"]
         several = self.gpu * (2 if zero["overlap_comm"] else 1)
         buckets = {0: 0, 3: 4 * self.bucket}.get(self.stage, several * self.item * self.bucket)
@@ -108,7 +115,7 @@ class _Rank:
             "gradients": self.gradients if self.waiting and not always else 0,
             "optimizer": 0 if always else optimizer,
             "buckets": buckets,
-            "reference": weights if self.work.reference else 0,
+            "reference": weights if self.work.reference and not self.frozen else 0,
             "context": CONTEXT if self.gpu else 0,
             "batch": 64 * self.work.tokens / self.ranks,
         }
@@ -120,28 +127,35 @@ class _Rank:
         sp = learner.sequence_parallel
         tokens = max(learner.tokens_per_micro_batch, longest) // sp
         scored = max(learner.tokens_per_scoring_batch, longest) // sp
-        traced = partial(activations, shape, dtype=str(self.config.model.dtype))
+        traced = partial(
+            activations,
+            shape,
+            dtype=str(self.config.model.dtype),
+            rank=learner.lora.rank,
+            targets=tuple(learner.lora.targets),
+        )
         saved = learner.gradient_checkpointing
         update = traced(tokens, backward=True, checkpointing=saved, padded=not self.gpu)
         score = traced(scored, backward=False, checkpointing=False, padded=not self.gpu)
         chunks = _CHUNKS * min(learner.logits_mib * 2**20, 4 * tokens * shape.words)
         states, weight = item * tokens * shape.hidden, item * shape.embedding
-        head = chunks + (2 + 4 / item) * states + weight
-        late = weight if shape.tied else 0  # the head's gradient waits for the embedding's
+        changed = 0 if self.frozen else weight
+        head = chunks + (2 + 4 / item) * states + changed
+        late = changed if shape.tied else 0  # the head's gradient waits for the embedding's
         gathered = item * min(self.whole, LIVE) if self.stage == 3 else 0
         reduced = self._reduced() if self.ranks > 1 else 0
         scoring = score.kept + score.working + 2 * item * scored * shape.hidden
         grown = {"gradients": self.gradients}
         if self.waiting or self.mode == "always":
             grown = {}
-        step = 4 * min(self.shard, LIVE if self.stage == 3 else inf) if self.stage else 0
+        step = 4 * min(self.own, LIVE if self.stage == 3 else inf) if self.stage else 0
         return [
             {"gathered": gathered, "activations": scoring, "head": chunks, "features": features},
             {
                 "gathered": gathered,
                 "activations": update.kept,
                 "head and layer": max(update.working + states + late, head),
-                "reduction": reduced if self.whole > BUCKET else 0,  # while the backward goes on
+                "reduction": reduced if self.trained > BUCKET else 0,  # while the backward goes on
             },
             {"gathered": gathered, "reduction": reduced, **grown},
             {"step": 0 if self.mode == "always" else step, **grown},
@@ -153,7 +167,7 @@ class _Rank:
         copies = 4
         if self.stage in (1, 2):
             copies = self.item * (1 if self.gpu else 2) + (4 if self.item < 4 else 0)
-        return min(self.whole, BUCKET) * copies
+        return min(self.trained, BUCKET) * copies
 
     def features(self) -> float:
         """Hidden states that the scoring pass keeps for credit."""
@@ -167,12 +181,12 @@ class _Rank:
         node, workers = self.config.cluster.gpus_per_node, self.config.rollout.workers or 1
         here = min(self.ranks, node or self.ranks)
         every = self.config.train.checkpoint_every
-        state = 0 if self.mode == "none" else HOST_STATE
-        state += self.item if self.mode == "always" and self.stage == 3 else 0
+        state = 0 if self.mode == "none" else HOST_STATE * self.own
+        state += self.item * self.shard if self.mode == "always" and self.stage == 3 else 0
         return {
             "processes": PROCESS * (here + min(workers, node or workers)),
             "features": features * here,
-            "learner state": state * self.shard * here,
+            "learner state": state * here,
             "checkpoint": self.checkpoint / self.ranks * here if every else 0,  # until written
             "loading": self.item * self.whole * here if self.stage < 3 else 0,
         }

@@ -38,6 +38,7 @@ class Plan:
         return {
             "gpu": self.gpu.name if self.gpu else None,
             "parameters": self.shape.parameters,
+            "adapters": self.shape.adapters(self.config.learner.lora),
             "mean_response": self.work.response,
             "active": self.work.active,
             "fits": memory.fits,

@@ -1,16 +1,17 @@
 """A model's sizes, from its configuration alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig
 
-from rlvr.config import ModelConfig
+from rlvr.config import LoraConfig, ModelConfig
 from rlvr.errors import ConfigError
 from rlvr.learner.cost import Flops
+from rlvr.learner.lora import linear_layers, targets_of
+from rlvr.learner.model_folder import empty_model
 
 # hidden, intermediate, layers, heads, key-value heads, vocabulary, tied embeddings: config.json of
 # the repository of that name (or its siblings) on the Hugging Face hub.
@@ -43,6 +44,13 @@ class Shape:
     keys: int  # key-value heads × size of a head
     tied: bool
     flops: Flops
+    linear: Mapping[str, tuple[int, int]]  # of the blocks: inputs and outputs by name
+
+    def adapters(self, lora: LoraConfig) -> int:
+        """Parameters of the adapters: A and B of every target; 0 without."""
+        if not lora.rank:
+            return 0
+        return lora.rank * sum(map(sum, targets_of(self.linear, lora).values()))
 
     @property
     def words(self) -> int:
@@ -84,13 +92,8 @@ def _shape(path: str, trust_remote_code: bool) -> Shape:
         keys=key_heads * head,
         tied=bool(config.tie_word_embeddings),
         flops=Flops.of_model(network),
+        linear={n: (m.in_features, m.out_features) for n, m in linear_layers(network).items()},
     )
-
-
-def empty_model(config: PretrainedConfig, **arguments: Any) -> PreTrainedModel:
-    """The model of ``config`` on the meta device: shapes without memory."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, **arguments)
 
 
 def _config(path: str, trust_remote_code: bool) -> PretrainedConfig:

@@ -64,7 +64,10 @@ class _Learner:
         self.config, self.shape, self.gpu, self.work = config, shape, gpu, work
         self.ranks = config.learner.ranks or 1
         self.sharded = config.learner.zero_stage == 3
-        self.own = shape.parameters / (self.ranks if config.learner.zero_stage else 1)  # in Adam
+        adapters = shape.adapters(config.learner.lora)
+        self.trained = adapters or shape.parameters
+        self.frozen = adapters > 0  # all that is no adapter
+        self.own = self.trained / (self.ranks if config.learner.zero_stage else 1)  # in Adam
         self.item: int = getattr(torch, config.model.dtype).itemsize
         inside = self.ranks <= config.cluster.gpus_per_node
         self.link = (gpu.nvlink if inside else gpu.network) * EFFICIENCY.network
@@ -107,24 +110,24 @@ class _Learner:
     def update(self) -> Stage:
         learner, work, shape = self.config.learner, self.work, self.shape
         passes = 4 if learner.gradient_checkpointing else 3
-        flops = work.active * work.epochs * (passes * self.layers + 4 * self.head) / self.flops
+        without = int(self.frozen)  # the weights' own gradients
+        computed = (passes - without) * self.layers + (4 - without) * self.head
+        flops = work.active * work.epochs * computed / self.flops
         steps = work.mini_batches * work.epochs
         batches = steps * max(
             1.0, self._batches(work.active, learner.tokens_per_micro_batch) / work.mini_batches
         )
         sent = 4.0 if self.ranks > 1 else 0.0  # gradients travel in fp32
         gathered = 2 * self.item if self.sharded else 0  # weights for forward and for backward
-        reduce = sent * shape.parameters * batches / self.link
+        reduce = sent * self.trained * batches / self.link
         gather = gathered * shape.parameters * batches / self.link
         if self.config.learner.offload == "always":
             nodes = max(1.0, self.ranks / self.config.cluster.gpus_per_node)
-            adam = (
-                28 * shape.parameters / nodes / EFFICIENCY.host_adam + 6 * self.own / self.gpu.pcie
-            )
+            adam = 28 * self.trained / nodes / EFFICIENCY.host_adam + 6 * self.own / self.gpu.pcie
         else:
             adam = 32 * self.own / (self.gpu.hbm * EFFICIENCY.hbm)
         if learner.zero_stage in (1, 2):  # everybody's weights come back
-            adam += self.item * shape.parameters / self.link
+            adam += self.item * self.trained / self.link
         longest = self._gathering(flops, gather)
         return Stage(longest.seconds + reduce + steps * adam, longest.bound)
 

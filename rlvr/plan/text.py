@@ -14,9 +14,11 @@ def report(plan: Plan, better: Sequence[Layout], title: str) -> str:
     config, memory = plan.config, plan.memory
     cluster = config.cluster
     on = f"{cluster.nodes}x{cluster.gpus_per_node} {plan.gpu.name}" if plan.gpu else "no GPU"
+    adapters = plan.shape.adapters(config.learner.lora)
+    trained = f", {adapters / 1e6:.1f} M in adapters are trained" if adapters else ""
     lines = [
         f"{config.model.path}: {plan.shape.parameters / 1e9:.2f} B parameters, "
-        f"{config.model.dtype}",
+        f"{config.model.dtype}{trained}",
         f"{on}, {cluster.placement}: {config.learner.ranks} learner ranks (ZeRO-"
         f"{config.learner.zero_stage}), {config.rollout.workers} engines of "
         f"{config.rollout.tensor_parallel} GPU",

@@ -58,22 +58,23 @@ def test_attention_without_a_gpu_keeps_copies_of_all_heads(shape) -> None:
     assert more == pytest.approx(36 * 2 * (2 * (Q - KV) + Q), rel=0.05)  # keys, values, output
 
 
+@pytest.mark.parametrize("rank", [0, 8])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_policy_itself_keeps_as_much(save_qwen3, tmp_path, checkpointing) -> None:
+def test_the_policy_itself_keeps_as_much(save_qwen3, tmp_path, checkpointing, rank) -> None:
     """The real forward and backward on packed sequences, counted in the same way."""
     import torch
 
-    from rlvr.config import LearnerConfig
+    from rlvr.config import LearnerConfig, LoraConfig
     from rlvr.learner.policy import load_policy
     from rlvr.plan.activations import Live
     from rlvr.types import Packing
 
     save_qwen3(tmp_path, vocab_size=64, tie_word_embeddings=True)
     model = ModelConfig(path=str(tmp_path), dtype="float32")
-    learner = LearnerConfig(gradient_checkpointing=checkpointing)
+    learner = LearnerConfig(gradient_checkpointing=checkpointing, lora=LoraConfig(rank))
     policy = load_policy(model, learner, 1.0, torch.device("cpu"))
     packing = Packing.of([torch.zeros(256, dtype=torch.long)] * 8)
-    embedded = torch.zeros(packing.num_tokens, 64, requires_grad=True)
+    embedded = torch.zeros(packing.num_tokens, 64, requires_grad=not rank)
     live = Live(policy)
     with live:
         out = policy.hidden(packing, embedded)
@@ -86,6 +87,7 @@ def test_the_policy_itself_keeps_as_much(save_qwen3, tmp_path, checkpointing) ->
         backward=True,
         checkpointing=checkpointing,
         padded=True,
+        rank=rank,
     )
     assert planned.kept == pytest.approx(kept, rel=0.1)
     assert planned.kept + planned.working == pytest.approx(live.peak, rel=0.1)

@@ -112,3 +112,33 @@ def test_what_leaves_while_engines_sample(planned) -> None:
     assert here - there == pytest.approx(16 * 8.190735e9 / 8 + 2 * GB, rel=1e-5)
     assert leaves.memory.host["learner state"] == pytest.approx(16 * 8.190735e9, rel=1e-5)
     assert stays.memory.learner == leaves.memory.learner
+
+
+ADAPTERS_8B = ("+recipe=lora_delta_qwen3_8b", "cluster=1x1", "cluster.placement=colocated")
+
+
+def test_adapters_alone_have_gradients_and_optimizer(planned) -> None:
+    """Of rank 32 on 36 layers: q and o 4096 x 4096, k and v 4096 x 1024, three of 4096 x 12288."""
+    adapters = 32 * 36 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288))
+    plan = planned(*ADAPTERS_8B)
+    rank = plan.memory.learner
+    assert rank["weights"] == 2 * (8_190_735_360 + adapters)
+    assert rank["gradients"] == 4 * adapters and rank["optimizer"] == 12 * adapters
+    assert plan.memory.checkpoint == 12 * adapters
+    assert plan.memory.engine["weights"] == 2 * 8_190_735_360
+    two = planned(*ADAPTERS_8B, "learner.lora.targets=[q_proj,v_proj]")
+    assert two.memory.checkpoint == 12 * 32 * 36 * (2 * 4096 + 4096 + 1024)
+
+
+def test_the_reference_of_adapters_is_no_second_model(planned) -> None:
+    kl = "objective.kl_coefficient=0.01"
+    assert "reference" not in {k for k, v in planned(*ADAPTERS_8B, kl).memory.learner.items() if v}
+    assert planned(*ADAPTERS_8B, kl, "learner.lora.rank=0").memory.learner["reference"] > 16 * GB
+
+
+def test_weights_of_which_none_has_a_gradient_cost_a_pass_less(planned) -> None:
+    frozen, whole = (
+        planned(*ADAPTERS_8B, f"learner.lora.rank={rank}").stages["update"].seconds
+        for rank in (32, 0)
+    )
+    assert frozen / whole == pytest.approx(3 / 4, rel=0.05)
