@@ -17,7 +17,10 @@ def twins() -> list[str]:
     register()
     words = ["+recipe=" + ",".join(RECIPES), "+scale=tiny"]
     configs = map(run_config, check_overrides("train", words))
-    kinds = [(c.credit["name"], c.objective["name"], c.learner.zero_stage) for c in configs]
+    kinds = [
+        (c.credit["name"], c.objective["name"], c.learner.zero_stage, c.learner.lora.rank)
+        for c in configs
+    ]
     chosen = dict(zip(kinds, RECIPES, strict=True)).values()
     return sorted(chosen, key=lambda name: (name == "quickstart", name))  # it has its own engines
 

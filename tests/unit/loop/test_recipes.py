@@ -223,11 +223,18 @@ SPO = {
     "objective.kl_coefficient": 0.0,
 }
 
+ADAPTERS = {
+    "learner.lr": 1e-5,
+    "learner.lora": {"rank": 32, "alpha": 64.0, "dropout": 0.0, "targets": []},
+}
+
 EXPECTED: dict[str, dict[str, Any]] = {
     "delta_qwen3_8b": {**QWEN3_8B, **DELTA},
     "dapo_qwen3_8b": {**QWEN3_8B, **UNIFORM},
     "delta_qwen3_14b": {**QWEN3_14B, **DELTA},
     "dapo_qwen3_14b": {**QWEN3_14B, **UNIFORM},
+    "lora_delta_qwen3_8b": {**QWEN3_8B, **DELTA, **ADAPTERS},
+    "lora_delta_qwen3_14b": {**QWEN3_14B, **DELTA, **ADAPTERS},
     **{
         f"{method}_r1_distill_{size}": {
             **R1_DISTILL,

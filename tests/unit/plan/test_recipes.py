@@ -15,14 +15,27 @@ from rlvr.plan.text import headline
 
 FOLDER = Path(CONFIG_PATH) / "recipe"
 RECIPES = sorted(p.stem for p in FOLDER.glob("*.yaml") if p.stem != "quickstart")  # on a laptop
+SHARED = "cluster.placement=colocated"
+MACHINES = {  # one node of eight for all others
+    "lora_delta_qwen3_8b": ["cluster=1x1", SHARED],
+    "lora_delta_qwen3_14b": ["cluster=1x2", SHARED, "rollout.tensor_parallel=2"],
+}
 LINE = re.compile(r"^# Planned on .*\n", re.MULTILINE)
 
 
 def expected(recipe: str) -> str:
     register()
-    [node] = check_overrides("train", [f"+recipe={recipe}", "cluster=1x8"])
+    machines = MACHINES.get(recipe, ["cluster=1x8"])
+    [node] = check_overrides("train", [f"+recipe={recipe}", *machines])
     line = headline(plan_of(validated(run_config(node), files=False), gpu("h100")))
     return f"# P{line[1:]}.\n"
+
+
+@pytest.mark.parametrize("recipe", MACHINES)
+def test_the_machines_are_named_in_the_header_and_suffice(recipe) -> None:
+    header = (FOLDER / f"{recipe}.yaml").read_text().split("defaults:")[0]
+    assert f"\n# {' '.join(MACHINES[recipe])}\n" in header
+    assert ", fits;" in expected(recipe)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
