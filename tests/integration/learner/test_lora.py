@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from rlvr.config import RunConfig
 from rlvr.learner.lora import add_adapters
-from rlvr.types import Group, Response
+from rlvr.types import Group
+from tests.integration.learner.literal import logp_of
 
 TEMPERATURE, BETA = 0.8, 0.3
 LR = 0.3
@@ -36,14 +37,6 @@ def configuration(folder: str, shape: tuple[int, int, int, int], dtype: str) -> 
     return config
 
 
-def logp_of(model, group: Group, response: Response) -> torch.Tensor:
-    ids = torch.tensor([*group.prompt.token_ids, *response.token_ids.tolist()])
-    logits = model(ids[None]).logits[0] / TEMPERATURE
-    p = len(group.prompt.token_ids)
-    logp = torch.log_softmax(logits, -1)
-    return torch.stack([logp[p - 1 + t, ids[p + t]] for t in range(len(response.token_ids))])
-
-
 def literal(folder: str, groups: list[Group], advantages: np.ndarray):
     """float64 and one response at a time: A and B by name, and the weights with them merged."""
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -66,14 +59,14 @@ def literal(folder: str, groups: list[Group], advantages: np.ndarray):
     every = [(g, i) for g in range(GROUPS) for i in range(SIZE)]
     with torch.no_grad():
         for g, i in every:
-            before[g, i] = logp_of(model, groups[g], groups[g].samples[i].response)
+            before[g, i] = logp_of(model, groups[g], groups[g].samples[i].response, TEMPERATURE)
     nearest_kink = 1.0
     for _ in range(EPOCHS):
         for first in range(0, GROUPS, PER_MINI_BATCH):
             total = 0.0
             for g, i in every[first * SIZE : (first + PER_MINI_BATCH) * SIZE]:
                 response, advantage = groups[g].samples[i].response, advantages[g * SIZE + i]
-                logp = logp_of(model, groups[g], response)
+                logp = logp_of(model, groups[g], response, TEMPERATURE)
                 ratio = torch.exp(logp - before[g, i])  # B was 0: that is the reference as well
                 clipped = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
                 x = before[g, i] - logp

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlvr.config import RunConfig
-from rlvr.types import Group, Response
+from rlvr.types import Group
+from tests.integration.learner.literal import logp_of
 
 TEMPERATURE = 0.8
 LR = 0.2  # large enough that rounding the weights to fp32 is small beside the steps
@@ -21,14 +22,6 @@ SHAPES = [
     *((1, 0, 10_000, 1), (2, 3, 10_000, 1), (1, 0, 60, 1), *((2, z, 60, 1) for z in range(4))),
     *((2, 3, 10_000, 2), (2, 0, 60, 2), (2, 2, 60, 2), (2, 3, 60, 2)),
 ]
-
-
-def logp_of(model, group: Group, response: Response) -> torch.Tensor:
-    ids = torch.tensor([*group.prompt.token_ids, *response.token_ids.tolist()])
-    logits = model(ids[None]).logits[0] / TEMPERATURE
-    p = len(group.prompt.token_ids)
-    logp = torch.log_softmax(logits, -1)
-    return torch.stack([logp[p - 1 + t, ids[p + t]] for t in range(len(response.token_ids))])
 
 
 def dapo(ratio, advantage):
@@ -55,8 +48,8 @@ def literal(folder: str, objective: str, groups: list[Group], advantages: np.nda
             for g, i in chosen:
                 response, advantage = groups[g].samples[i].response, advantages[g * SIZE + i]
                 with torch.no_grad():
-                    logp_old = logp_of(old, groups[g], response)
-                ratio = torch.exp(logp_of(model, groups[g], response) - logp_old)
+                    logp_old = logp_of(old, groups[g], response, TEMPERATURE)
+                ratio = torch.exp(logp_of(model, groups[g], response, TEMPERATURE) - logp_old)
                 kinks = torch.tensor([0.8, 1.2, 1.28, 10.0])
                 gap = (ratio.detach()[:, None] - kinks).abs().min()
                 nearest_kink = min(nearest_kink, float(gap))
