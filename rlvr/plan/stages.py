@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 
 import numpy as np
 import torch
@@ -88,8 +87,7 @@ class _Learner:
         kept = 2 * work.scored * work.responses * self.shape.hidden / self.ranks
         rate = gpu.pcie if store == "host" else gpu.hbm
         again, streams, heads = 0.0, 0, len(work.credit) > 1
-        single = [getattr(m, "members", {"": m}).values() for m in work.credit]  # of a product each
-        for credit in chain.from_iterable(single):
+        for credit in work.single:
             if Needs.EMBEDDINGS in credit.needs:  # forwards over the response, some of them halves
                 tried = 4.0
                 if hasattr(credit, "max_positions"):
@@ -154,11 +152,9 @@ class _Learner:
 
 def _rollout(config: RunConfig, shape: Shape, gpu: Gpu, work: Workload, memory: Memory) -> Stage:
     """One engine, simulated; beside a learner (staleness) its tail fills with the next batch."""
-    rollout = config.rollout
-    tp, workers = rollout.tensor_parallel, rollout.workers or 1
+    tp, workers = config.rollout.tensor_parallel, config.rollout.workers or 1
     count = max(1, round(work.sampled_groups * work.group_size / workers * _IMBALANCE))
-    cache = memory.engine["KV cache"] / shape.kv_bytes(tensor_parallel=tp)
-    run = _simulated(shape, gpu, work.lengths, work.prompt, tp, rollout.max_running, int(cache))
+    run = _engine(config, shape, gpu, memory, work.lengths, work.prompt)
     prefill = shape.layer_flops(work.sampled_groups * work.prompt / workers, 0.0) / (
         gpu.flops * gpu.training * tp
     )
@@ -173,19 +169,34 @@ def _with_continuations(
     credit: Stage, config: RunConfig, shape: Shape, gpu: Gpu, work: Workload, memory: Memory
 ) -> Stage:
     """And what the rollout workers sample from beginnings of responses, halves on average."""
-    asking = [method for method in work.credit if isinstance(method, StepAdvantages)]
+    asking = [method for method in work.single if isinstance(method, StepAdvantages)]
     if not asking:
         return credit
-    rollout, length = config.rollout, work.response
-    share = {True: 1.0, False: work.active}
-    each = sum(m.samples * m.expected_steps(length) * share[m.equal_groups] for m in asking)
-    count = round(work.groups * work.group_size * each / (rollout.workers or 1) * _IMBALANCE)
+    length = work.response
+    each = sum(
+        m.samples * m.expected_steps(length) * (1.0 if m.equal_groups else work.active)
+        for m in asking
+    )
+    workers = config.rollout.workers or 1
+    count = round(work.groups * work.group_size * each / workers * _IMBALANCE)
+    halves, prompt = tuple(x / 2 for x in work.lengths), work.prompt + int(length / 2)
+    seconds, bound = _engine(config, shape, gpu, memory, halves, prompt)(max(1, count))
+    return Stage(credit.seconds + seconds, bound)
+
+
+def _engine(
+    config: RunConfig,
+    shape: Shape,
+    gpu: Gpu,
+    memory: Memory,
+    lengths: tuple[float, ...],
+    prompt: int,
+) -> Callable[[int], tuple[float, str]]:
+    """(seconds, bound) of so many responses of these lengths on one of the run's engines."""
+    rollout = config.rollout
     tp = rollout.tensor_parallel
     cache = memory.engine["KV cache"] / shape.kv_bytes(tensor_parallel=tp)
-    halves, prompt = tuple(x / 2 for x in work.lengths), work.prompt + int(length / 2)
-    run = _simulated(shape, gpu, halves, prompt, tp, rollout.max_running, int(cache))
-    seconds, bound = run(max(1, count))
-    return Stage(credit.seconds + seconds, bound)
+    return _simulated(shape, gpu, lengths, prompt, tp, rollout.max_running, int(cache))
 
 
 @cache

@@ -67,6 +67,11 @@ class Workload:
         return own | Needs.HIDDEN if len(self.credit) > 1 else own
 
     @property
+    def single(self) -> list[CreditAssigner]:
+        """The methods, of a product each that it is made of."""
+        return [one for m in self.credit for one in getattr(m, "members", {"": m}).values()]
+
+    @property
     def scored(self) -> float:
         """Share of the tokens that the scoring pass computes."""
         if Needs.EVERY_TOKEN in self.needs:
