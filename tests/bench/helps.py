@@ -6,18 +6,19 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 from scipy.stats import t as student
 
-from rlvr.telemetry.record import RunRecord
-
 sys.path.append(str(Path(__file__).parent))
+import curve
+from curve import Curve, finished
 from sections import replace_section
 
 HEADING = "## Does credit help?"
@@ -30,58 +31,55 @@ class Run:
     """What one run came to."""
 
     credit: str
-    rate: str
+    rate: float
     seed: int
-    tokens: np.ndarray  # [steps], sampled before and in each step
-    accuracy: np.ndarray  # [steps], of the rollouts
+    curve: Curve
     average: float  # avg@8 on held-out questions, at the end
     passed: float  # pass@8
     seconds: float  # a step, the median
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        credit, rate, seed = re.fullmatch(
-            r"credit=(\w+),learner\.lr=([^,]+),train\.seed=(\d+)", folder.name
-        ).groups()
-        if not (folder / "summary.json").exists():
-            sys.exit(f"{folder} has not come to its end: call helps.sh again")
-        record = RunRecord.read(folder)
-        rows = record.steps
+        record = finished(folder, "helps.sh")
+        config = yaml.safe_load((folder / "config.yaml").read_text())
 
         def last(name: str) -> float:
             _, values = record.series(f"evaluation/avg_at_8/{name}")
             return float(values[-1]) if len(values) else float("nan")
 
         return cls(
-            credit,
-            rate,
-            int(seed),
-            np.cumsum([row["length/mean"] * row["rollout/responses"] for row in rows]),
-            np.array([row["rollout/accuracy"] for row in rows]),
+            config["credit"]["name"],
+            float(config["learner"]["lr"]),
+            int(config["train"]["seed"]),
+            Curve.of(record),
             last("accuracy"),
             last("pass_at_8"),
-            float(np.median([row["time/step_s"] for row in rows])),
+            float(np.median([row["time/step_s"] for row in record.steps])),
         )
 
-    @property
-    def area(self) -> float:
-        """Mean accuracy over the tokens."""
-        return float(np.trapezoid(self.accuracy, self.tokens) / np.ptp(self.tokens))
+
+Methods = dict[str, list[Run]]  # by name, in the order of their seeds
 
 
-def read(folder: Path) -> dict[str, list[Run]]:
-    """The runs of every method, by seed."""
-    found: dict[str, list[Run]] = defaultdict(list)
-    for run in map(Run.read, sorted(folder.glob("credit=*"))):
+def read(folder: Path) -> Methods:
+    """All runs below the folder."""
+    found: Methods = defaultdict(list)
+    for config in sorted(folder.rglob("config.yaml")):
+        run = Run.read(config.parent)
         found[run.credit].append(run)
     return {credit: sorted(runs, key=lambda r: r.seed) for credit, runs in found.items()}
 
 
-def best(runs: Path) -> dict[str, str]:
-    """The rate of the largest area, by method."""
+def grid_of(found: Methods) -> np.ndarray:
+    return curve.grid_of([run.curve for runs in found.values() for run in runs])
+
+
+def best(tuned: Methods) -> dict[str, float]:
+    """The rate of the highest accuracy over the tokens, by method."""
+    grid = grid_of(tuned)
     return {
-        credit: max(own, key=lambda run: run.area).rate
-        for credit, own in read(runs / "tuned").items()
+        credit: max(runs, key=lambda run: run.curve.at(grid).mean()).rate
+        for credit, runs in tuned.items()
     }
 
 
@@ -94,67 +92,64 @@ def paired(values: list[float], baseline: list[float]) -> str:
     return f"{off.mean():+.1f} [{off.mean() - half:+.1f}, {off.mean() + half:+.1f}]"
 
 
-def table(found: dict[str, list[Run]]) -> list[str]:
+def table(found: Methods) -> list[str]:
     """A line per method, the best first."""
+    grid = grid_of(found)
+    figures: dict[str, Callable[[Run], float]] = {
+        "accuracy over the tokens": lambda run: float(run.curve.at(grid).mean()),
+        "avg@8": lambda run: run.average,
+        "pass@8": lambda run: run.passed,
+    }
+    over_tokens, *_ = figures.values()
+    titles = ["credit", "rate", *(t for name in figures for t in (name, f"to {BASELINE}"))]
+    titles.append("seconds a step")
+    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
     base = found[BASELINE]
-    lines = [
-        "| credit | rate | accuracy over the tokens | to uniform | avg@8 | to uniform | pass@8 "
-        "| to uniform | seconds a step |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for credit, runs in sorted(found.items(), key=lambda x: -np.mean([r.area for r in x[1]])):
+    for credit in sorted(found, key=lambda c: -np.mean(list(map(over_tokens, found[c])))):
+        runs = found[credit]
         if [r.seed for r in runs] != [r.seed for r in base]:
             sys.exit(f"{credit} and {BASELINE} have not run with the same seeds")
-        cells = [f"`{credit}`", runs[0].rate]
-        for name in ("area", "average", "passed"):
-            own, other = ([getattr(r, name) for r in side] for side in (runs, base))
-            cells += [f"{100 * np.mean(own):.1f} %", paired(own, other) if runs != base else ""]
+        cells = [f"`{credit}`", f"{runs[0].rate:g}"]
+        for figure in figures.values():
+            own, other = (list(map(figure, side)) for side in (runs, base))
+            cells += [f"{100 * np.mean(own):.1f} %", "" if runs is base else paired(own, other)]
         cells.append(f"{np.median([r.seconds for r in runs]):.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def draw(found: dict[str, list[Run]], path: Path) -> None:
-    """Mean over seeds, and the range between them, smoothed over some steps."""
+def draw(found: Methods, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
-    kernel = np.ones(WINDOW) / WINDOW
-    for credit, runs in found.items():
-        curves = np.array([np.convolve(run.accuracy, kernel, "valid") for run in runs])
-        tokens = np.mean([run.tokens[WINDOW - 1 :] for run in runs], axis=0) / 1e6
-        style = {"color": "black", "linewidth": 2} if credit == BASELINE else {}
-        (line,) = axes.plot(tokens, curves.mean(0), label=credit, **style)
-        axes.fill_between(
-            tokens, curves.min(0), curves.max(0), alpha=0.1, color=line.get_color(), linewidth=0
-        )
-    axes.set_xlabel("response tokens, millions")
-    axes.set_ylabel(f"accuracy of the rollouts, mean of {WINDOW} steps")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    window = min(WINDOW, len(found[BASELINE][0].curve.tokens))
+    smooth = {name: [r.curve.smoothed(window) for r in runs] for name, runs in found.items()}
+    every = curve.grid_of([c for curves in smooth.values() for c in curves])
+    curve.draw(axes, smooth, every, BASELINE)
+    axes.set_ylabel(f"accuracy of the rollouts, mean of {window} steps")
     figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     what, runs, *folder = sys.argv[1:]
+    tuned = read(Path(runs) / "tuned")
     if what == "rates":
-        print("\n".join(f"{credit} {rate}" for credit, rate in best(Path(runs)).items()))
+        print("\n".join(f"{credit} {rate:g}" for credit, rate in best(tuned).items()))
         return
     found = read(Path(runs) / "compared")
     base = found[BASELINE]
-    steps, ends = len(base[0].accuracy), [np.mean([r.accuracy[i] for r in base]) for i in (0, -1)]
-    grid = ", ".join(
-        sorted({run.rate for own in read(Path(runs) / "tuned").values() for run in own})
-    )
+    ends = [np.mean([run.curve.accuracy[i] for run in base]) for i in (0, -1)]
+    tried = sorted({run.rate for own in tuned.values() for run in own})
     lines = [
         HEADING,
         "",
-        f"`bash tests/bench/helps.sh`: chains of 22 operations in 113 tokens, {steps} steps of 64 "
-        f"responses in two updates, {base[0].tokens[-1] / 1e6:.2f} million response tokens, "
-        f"{len(base)} paired seeds; the rate of each method is the best of {grid} on another seed. "
-        f"Uniform goes from {ends[0]:.0%} to {ends[1]:.0%} of the rollouts. Differences are means "
-        "over seeds with 95 % intervals (Student's t over the pairs), in points.",
+        "`bash tests/bench/helps.sh`: chains of 22 operations in 113 tokens, "
+        f"{len(base[0].curve.tokens)} steps of 64 responses in two updates, "
+        f"{grid_of(found)[-1] / 1e6:.2f} million response tokens, {len(base)} paired seeds; the "
+        f"rate of each method is the best of {', '.join(f'{rate:g}' for rate in tried)} on another "
+        f"seed. Uniform goes from {ends[0]:.0%} to {ends[1]:.0%} of the rollouts. Differences are "
+        "means over seeds with 95 % intervals (Student's t over the pairs), in points.",
         "",
         *table(found),
         "",

@@ -34,7 +34,8 @@ python -m rlvr.train --multirun "${settings[@]}" "$@" evaluation.at_end=false \
     "credit=$credits" "learner.lr=$rates" train.seed=100 "train.output_dir=$runs/tuned"
 python tests/bench/helps.py rates "$runs" | while read -r credit rate; do
     python -m rlvr.train --multirun "${settings[@]}" "$@" \
-        "credit=$credit" "learner.lr=$rate" "train.seed=$seeds" "train.output_dir=$runs/compared" \
+        "credit=$credit" "learner.lr=$rate" "train.seed=$seeds" \
+        "train.output_dir=$runs/compared/$credit" \
         </dev/null
 done
 python tests/bench/helps.py table "$runs" tests/bench
