@@ -36,8 +36,10 @@ def pytest_configure(config) -> None:
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """What takes longest begins first."""
-    items.sort(key=lambda item: item.path.parent != _TESTS / "integration" / "loop")
+    """What takes longest begins first, so that no process is left with it at the end."""
+    longest = [_TESTS / "integration" / "loop", _TESTS / "chaos"]
+    order = {folder: place for place, folder in enumerate(longest)}
+    items.sort(key=lambda item: order.get(item.path.parent, len(order)))
 
 
 @pytest.hookimpl(optionalhook=True)
