@@ -5,7 +5,7 @@ Two axes recur in the tensor shapes:
 * ``T`` – packed tokens: every token of every sequence, prompt and response, laid end to end;
 * ``N`` – response tokens: the subset of ``T`` that the policy sampled. Everything that an
   algorithm sees (log-probabilities, coefficients, importance weights) lives on this axis, so
-  that a prompt or a padding token cannot enter a mean by mistake.
+  that a prompt, what a tool replied, or a padding token cannot enter a mean by mistake.
 
 ``S`` counts sequences (one response each), ``G`` groups.
 """
@@ -26,6 +26,7 @@ from rlvr.packing import Packing as Packing
 from rlvr.packing import cu_seqlens_of, ranges
 from rlvr.task import Outcome as Outcome
 from rlvr.task import Prompt as Prompt
+from rlvr.task import Reply as Reply
 from rlvr.task import Verdict as Verdict
 
 
@@ -38,24 +39,65 @@ class TokenChoices:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn of the policy in a conversation, and what its environment said to it."""
+
+    end: int  # of the turn, among the response's sampled tokens
+    observation: np.ndarray  # int32: the ids that follow in the sequence; none after the last turn
+    said: str = ""  # by the environment, of which ``observation`` are the tokens
+    reward: float = 0.0  # that the environment gave for the turn
+    failed: bool = False  # whether there was no reply, which ``said`` tells
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
-    """What the rollout engine sampled for a prompt; the ids are never re-tokenised."""
+    """What the rollout engine sampled for a prompt; the ids are never re-tokenised.
+
+    In a conversation these are the tokens of all turns, and between two turns stands an
+    observation, which was not sampled: n counts the sampled tokens alone.
+    """
 
     token_ids: np.ndarray  # int32 [n]
     logp_rollout: np.ndarray  # float32 [n], after temperature, under the policy that sampled
     policy_version: np.ndarray  # int32 [n], the version that sampled each token
-    finish_reason: str  # "stop" | "length"
+    finish_reason: str  # "stop" | "length" | "turns", of the last turn
     choices: TokenChoices | None = None  # at the first token, if the request asked
+    turns: tuple[Turn, ...] = ()  # of a conversation, and of nothing else
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A dataclass with slots travels slowly by itself, and thousands a second do.
         values = (self.token_ids, self.logp_rollout, self.policy_version, self.finish_reason)
-        return Response, (*values, self.choices)
+        return Response, (*values, self.choices, self.turns)
 
     @property
     def truncated(self) -> bool:
-        """Whether the length limit, not the policy, ended the response."""
-        return self.finish_reason == "length"
+        """Whether a limit (of length, of turns), not the policy, ended the response."""
+        return self.finish_reason != "stop"
+
+    @property
+    def last_turn(self) -> int:
+        """Where the last turn begins among the sampled tokens: what is verified."""
+        return self.turns[-2].end if len(self.turns) > 1 else 0
+
+    @property
+    def sequence(self) -> np.ndarray:
+        """int32 [n + m]: all ids that follow the prompt, observations in their places."""
+        if not self.turns:
+            return self.token_ids
+        ends = [turn.end for turn in self.turns]
+        sampled = np.split(self.token_ids, ends[:-1])
+        parts = [
+            x for own, t in zip(sampled, self.turns, strict=True) for x in (own, t.observation)
+        ]
+        return np.concatenate(parts)
+
+    @property
+    def places(self) -> np.ndarray:
+        """int64 [n]: where each sampled token stands in ``sequence``."""
+        before = np.zeros(len(self.token_ids), np.int64)  # observed tokens
+        for turn in self.turns:
+            before[turn.end :] += len(turn.observation)
+        return before + np.arange(len(before))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +105,7 @@ class Sample:
     """A response as it was sampled, read and judged."""
 
     response: Response
-    text: str  # decoded once, without special tokens
+    text: str  # of the last turn, decoded once, without special tokens
     verdict: Verdict  # with the reward that is trained on
 
 
@@ -154,11 +196,12 @@ class CreditInputs:
 class TokenBatch(Packing):
     """Packed sequences of one learner rank: a prompt and its response each.
 
-    ``token_index`` points at the sampled token y_t inside ``T``; the hidden state that
-    *predicts* it stands one position earlier, at ``predict_index``. ``advantage`` is the
+    ``token_index`` points at the sampled token y_t inside ``T``; the hidden state that *predicts*
+    it stands one position earlier, at ``predict_index``. In a conversation tokens that the policy
+    did not sample stand between its turns, and no index points there. ``advantage`` is the
     response's A_i. ``mini_batch`` numbers the optimizer step in which a sequence takes part.
-    ``logp_old`` is None until the batch is loaded; NaN marks a token that the scoring pass left
-    out because the update's own forward gives the same number (ratio 1).
+    ``logp_old`` is None until the batch is loaded; NaN marks a token that the scoring pass left out
+    because the update's own forward gives the same number (ratio 1).
 
     The first axis in a field's annotation is the axis along which ``select`` cuts it.
     """
@@ -168,6 +211,7 @@ class TokenBatch(Packing):
     logp_rollout: Float[Tensor, "N"]
     policy_version: Int[Tensor, "N"]
 
+    prompt_length: Int[Tensor, "S"]
     reward: Float[Tensor, "S"]
     advantage: Float[Tensor, "S"]
     correct: Bool[Tensor, "S"]
@@ -200,7 +244,7 @@ class TokenBatch(Packing):
 
     @cached_property
     def response_length(self) -> Int[Tensor, "S"]:
-        """|y_i| of every sequence."""
+        """|y_i| of every sequence: the tokens that the policy sampled."""
         return torch.bincount(self.sequence_id, minlength=self.num_sequences)
 
     @property

@@ -163,11 +163,19 @@ def tiny_model(save_qwen3, tmp_path_factory):
 def draw_groups():
     """``draw_groups(generator, rewards, shortest=1)``: random groups, and their GRPO advantages.
 
-    ``rewards`` has those of each group; 1 is a correct response. Responses have up to 19 tokens.
+    ``rewards`` has those of each group; 1 is a correct response. Responses have up to 19 tokens,
+    and a third of them, unless ``turns=False``, are conversations of up to three turns.
     """
-    from rlvr.types import Group, Outcome, Prompt, Response, Sample, Verdict
+    from rlvr.types import Group, Outcome, Prompt, Response, Sample, Turn, Verdict
 
-    def draw(generator, rewards, shortest=1) -> tuple[list[Group], np.ndarray]:
+    def drawn_turns(generator, tokens: int) -> tuple[Turn, ...]:
+        inside = generator.integers(1, tokens, 2) if tokens > 1 else []
+        said = [generator.integers(3, 128, generator.integers(1, 6)) for _ in {*inside}]
+        observed = [*(ids.astype(np.int32) for ids in said), np.zeros(0, np.int32)]
+        ends = sorted({*map(int, inside), tokens})
+        return tuple(Turn(end, ids) for end, ids in zip(ends, observed, strict=True))
+
+    def draw(generator, rewards, shortest=1, turns=True) -> tuple[list[Group], np.ndarray]:
         groups = []
         for g, own in enumerate(rewards):
             prompt = generator.integers(3, 128, generator.integers(2, 9)).tolist()
@@ -175,7 +183,10 @@ def draw_groups():
             for reward in own:
                 ids = generator.integers(3, 128, generator.integers(shortest, 20)).astype(np.int32)
                 logp = -generator.random(len(ids)).astype(np.float32)
-                response = Response(ids, logp, np.zeros(len(ids), np.int32), "stop")
+                talks = turns and generator.random() < 1 / 3
+                between = drawn_turns(generator, len(ids)) if talks else ()
+                version = np.zeros(len(ids), np.int32)
+                response = Response(ids, logp, version, "stop", turns=between)
                 outcome = Outcome.CORRECT if reward else Outcome.INCORRECT
                 samples.append(Sample(response, "", Verdict(float(reward), outcome)))
             groups.append(Group(Prompt(str(g), prompt, "", "", "exact"), samples))

@@ -73,7 +73,7 @@ def micro_batches(
     sequence larger than the budget gets a micro-batch of its own.
     """
     whole = batch.sequence_length[sequences].tolist()
-    response = batch.response_length[sequences].tolist()
+    response = (batch.sequence_length - batch.prompt_length)[sequences].tolist()
     rows = zip(sequences.tolist(), batch.group_id[sequences].tolist(), whole, response, strict=True)
     parts: list[_Part] = []
     group = None
@@ -124,18 +124,23 @@ def _packed(
     group_id = torch.repeat_interleave(torch.tensor([len(g.samples) for g in groups]))
     arrays = [np.array(g.prompt.token_ids, np.int64) for g in groups]
     prompts = [arrays[g] for g in group_id.tolist()]
+    prompt_length = torch.tensor([len(p) for p in prompts])
     response_length = torch.tensor([len(r.token_ids) for r in responses])
-    length = torch.tensor([len(p) for p in prompts]) + response_length
+    after = [r.sequence for r in responses]
+    length = prompt_length + torch.tensor([len(ids) for ids in after])
     cu_seqlens = cu_seqlens_of(length)
-    ids = [x for p, r in zip(prompts, responses, strict=True) for x in (p, r.token_ids)]
+    begin = cu_seqlens[:-1].long() + prompt_length  # of the responses
+    ids = [x for p, y in zip(prompts, after, strict=True) for x in (p, y)]
     return TokenBatch(
         input_ids=_flat(ids, np.int64),
         position_ids=ranges(torch.zeros_like(length), length),
         cu_seqlens=cu_seqlens,
-        token_index=ranges(cu_seqlens[1:] - response_length, response_length),
+        token_index=begin.repeat_interleave(response_length)
+        + _flat([r.places for r in responses], np.int64),
         sequence_id=torch.repeat_interleave(response_length),
         logp_rollout=_flat([r.logp_rollout for r in responses], np.float32),
         policy_version=_flat([r.policy_version for r in responses], np.int64),
+        prompt_length=prompt_length,
         reward=torch.tensor([v.reward for v in verdicts], dtype=torch.float32),
         advantage=torch.as_tensor(advantages, dtype=torch.float32),
         correct=torch.tensor([v.outcome is Outcome.CORRECT for v in verdicts]),

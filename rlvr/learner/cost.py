@@ -37,14 +37,15 @@ class Flops:
 
     def of_sequences(self, batch: TokenBatch, members: Bool[Tensor, "S"]) -> Float[Tensor, "S"]:
         """Of each sequence among ``members``, which share their groups' prompts; 0 of others."""
-        response = batch.response_length.double()
-        prompt = batch.sequence_length - response
+        prompt = batch.prompt_length.double()
+        after = batch.sequence_length - prompt  # sampled or observed
         group = torch.unique(batch.group_id, return_inverse=True)[1]
-        sharing = torch.zeros_like(response).index_add_(0, group, members.to(response))[group]
+        sharing = torch.zeros_like(prompt).index_add_(0, group, members.to(prompt))[group]
         share = prompt / sharing.clamp(min=1)
-        tokens = share + response
-        pairs = share * prompt / 2 + response * (prompt + response / 2)
-        cost = tokens * self.token + pairs * self.pair + response * self.response_token
+        tokens = share + after
+        pairs = share * prompt / 2 + after * (prompt + after / 2)
+        cost = tokens * self.token + pairs * self.pair
+        cost += batch.response_length * self.response_token
         return cost * members
 
 

@@ -11,15 +11,15 @@ from rlvr.types import TokenBatch
 def shared_prompts(batch: TokenBatch) -> tuple[Packing, Int[Tensor, "N"]]:
     """What a forward pass over ``batch`` computes, and where each response token is predicted.
 
-    The packing has the prompts of all groups first and then the responses, each of which continues
-    its prompt. A response's first token is predicted by the prompt's last one, every other by the
-    token before it.
+    The packing has the prompts of all groups first and then what follows them, each of which
+    continues its prompt. A response's first token is predicted by the prompt's last one, every
+    other by the token before it, sampled or observed.
     """
-    responses = batch.response_length
-    begin, prompt = batch.cu_seqlens[:-1].long(), batch.sequence_length - responses
+    begin, prompt = batch.cu_seqlens[:-1].long(), batch.prompt_length
+    after = batch.sequence_length - prompt
     groups, group = torch.unique(batch.group_id, return_inverse=True)
     some = torch.empty_like(groups).scatter_(0, group, torch.arange(len(group)).to(group))
-    length = torch.cat([prompt[some], responses])
+    length = torch.cat([prompt[some], after])
     index = ranges(torch.cat([begin[some], begin + prompt]), length)
     cu_seqlens = cu_seqlens_of(length)
     start, end = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
@@ -30,7 +30,7 @@ def shared_prompts(batch: TokenBatch) -> tuple[Packing, Int[Tensor, "N"]]:
         cu_seqlens,
         prefix=torch.cat([torch.zeros_like(own[:1]).expand(len(groups), 2), own]),
     )
-    place = ranges(torch.zeros_like(responses), responses)
-    before = ranges(start[len(groups) :] - 1, responses)
-    last = (own[:, 1] - 1).repeat_interleave(responses)
-    return packing, torch.where(place == 0, last, before)
+    sequence = batch.sequence_id
+    place = batch.token_index - (begin + prompt)[sequence]
+    before = start[len(groups) :][sequence] + place - 1
+    return packing, torch.where(place == 0, own[sequence, 1] - 1, before)

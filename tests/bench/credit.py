@@ -63,6 +63,7 @@ def drawn(tokens: int) -> TokenBatch:
         sequence_id=torch.arange(responses).repeat_interleave(LENGTH),
         logp_rollout=torch.zeros(responses * LENGTH),
         policy_version=torch.zeros(responses * LENGTH, dtype=torch.long),
+        prompt_length=torch.ones(responses, dtype=torch.long),
         reward=reward,
         advantage=2 * reward - 1,
         correct=reward > 0,

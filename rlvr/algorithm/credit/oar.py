@@ -127,7 +127,7 @@ class Oar(Bilevel, ABC):
             """Its own tokens, some more for the keys before them, and at first the response."""
             part, whole = found[variant[0]], len(found[variant[0]].token_ids)
             joins = before is not None and before[0] == variant[0]
-            own = whole - part.start - variant[1] + whole // _KEYS_PER_TOKEN
+            own = whole - int(part.places[variant[1]]) + whole // _KEYS_PER_TOKEN
             return own if joins else own + whole
 
         variants = [(k, t) for k, at in enumerate(positions) for t in at.tolist()]

@@ -65,16 +65,15 @@ class OarG(Oar):
                 if chunk:
                     packing = Packing.of([part.token_ids for part, _ in chunk])
                 embeddings = features.policy.embed(packing.input_ids).detach()
-                noise, spans = torch.zeros_like(embeddings), []
+                noise, at = torch.zeros_like(embeddings), []
                 for begin, (part, dice) in zip(packing.cu_seqlens.tolist(), chunk, strict=False):
-                    span = slice(begin + part.start, begin + part.start + part.reasoning)
-                    noise[span] = self.noise * torch.randn(
-                        noise[span].shape, generator=dice, device=noise.device, dtype=noise.dtype
+                    at.append(begin + part.places)
+                    noise[at[-1]] = self.noise * torch.randn(
+                        noise[at[-1]].shape, generator=dice, device=noise.device, dtype=noise.dtype
                     )
-                    spans.append(span)
                 answers = [part.answer for part, _ in chunk] or [1]
                 saliency = self._saliency(embeddings, noise, packing, answers, head, features)
-                scores += [saliency[span] for span in spans]
+                scores += [saliency[places] for places in at]
         return scores
 
     def _saliency(

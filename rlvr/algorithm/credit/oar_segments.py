@@ -6,6 +6,7 @@ left out. Where it lies only the driver can tell, which has the texts: ``answer_
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Int
@@ -25,15 +26,19 @@ class Segments:
 
     sequence: int  # in the batch
     token_ids: Int[Tensor, "L"]
-    start: int  # of the reasoning, in token_ids
-    reasoning: int  # R
+    places: Int[Tensor, "R"]  # of the reasoning's tokens, in token_ids
     answer: int  # tokens, the last of token_ids
     first: int  # of the reasoning, on the N axis
+
+    @property
+    def reasoning(self) -> int:
+        """R."""
+        return len(self.places)
 
     def blanked(self, t: int, pad: int) -> Int[Tensor, "L"]:
         """The tokens with the reasoning's ``t``-th replaced by ``pad``."""
         changed = self.token_ids.clone()
-        changed[self.start + t] = pad
+        changed[self.places[t]] = pad
         return changed
 
 
@@ -55,23 +60,26 @@ def segments(batch: TokenBatch, features: Features, ranks: Ranks, target: str) -
     groups = GroupedResponses.of(batch, features, ranks)
     wanted = groups.with_spread(batch.reward) & groups.member
     ids = batch.input_ids.split(batch.sequence_length.tolist())
-    return _cut(ids, batch.response_length, wanted, batch.inputs, target)
+    places = batch.token_index - batch.cu_seqlens[:-1].long()[batch.sequence_id]
+    own = places.split(batch.response_length.tolist())
+    return _cut(ids, own, wanted, batch.inputs, target)
 
 
 def planned_segments(groups: Sequence[Group], inputs: CreditInputs, target: str) -> list[Segments]:
     """``segments`` of a whole rollout batch, as the driver holds it, its responses numbered in
     sample order: these and perhaps some that turn out to need no weights.
     """
-    responses = [s.response.token_ids for s in samples_of(groups)]
+    responses = [s.response for s in samples_of(groups)]
     prompts = [g.prompt.token_ids for g in groups for _ in g.samples]
-    ids = [torch.tensor([*p, *y]) for p, y in zip(prompts, responses, strict=True)]
+    ids = [torch.tensor([*p, *y.sequence]) for p, y in zip(prompts, responses, strict=True)]
+    places = [len(p) + torch.tensor(y.places) for p, y in zip(prompts, responses, strict=True)]
     spread = torch.tensor([g.has_spread for g in groups for _ in g.samples])
-    return _cut(ids, torch.tensor([len(y) for y in responses]), spread, inputs, target)
+    return _cut(ids, places, spread, inputs, target)
 
 
 def _cut(
     token_ids: Sequence[Int[Tensor, "_"]],
-    response_length: Int[Tensor, "S"],
+    places: Sequence[Int[Tensor, "_n"]],
     wanted: Bool[Tensor, "S"],
     inputs: CreditInputs,
     target: str,
@@ -83,17 +91,17 @@ def _cut(
             f"OAR with target '{target}' needs {', '.join(missing)}; see answer_inputs"
         )
     span, gold = inputs.sequence[SPAN], inputs.sequence.get(GOLD)
-    first = response_length.cumsum(0) - response_length
+    first = [0, *accumulate(map(len, places))]
     found = []
     for i in torch.nonzero(wanted & (span[:, 0] > 0))[:, 0].tolist():
         begin, end = span[i].tolist()
-        whole, start = token_ids[i], len(token_ids[i]) - int(response_length[i])
-        answer = whole[start + begin : start + end]
+        whole, at = token_ids[i], places[i]
+        answer = whole[at[begin:end]]
         if gold is not None and target == "reference":
             answer = gold[i][gold[i] >= 0].to(whole.dtype)
         if len(answer):
-            cut = torch.cat([whole[: start + begin], answer])
-            found.append(Segments(i, cut, start, begin, len(answer), int(first[i])))
+            cut = torch.cat([whole[: at[begin]], answer])
+            found.append(Segments(i, cut, at[:begin], len(answer), first[i]))
     return found
 
 
@@ -112,7 +120,7 @@ def with_variants(
             members.append((k, None))
             prefix.append((end, end))
             begin, end = end, end + len(part.token_ids)
-        at = part.start + t
+        at = int(part.places[t])
         sequences.append(part.blanked(t, pad)[at:])
         members.append((k, t))
         prefix.append((begin, begin + at))

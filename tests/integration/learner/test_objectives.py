@@ -16,6 +16,7 @@ from rlvr.algorithm.metrics import summed, values
 from rlvr.algorithm.objectives import OBJECTIVES
 from rlvr.config import RunConfig
 from rlvr.types import IN_USE, CreditInputs
+from tests.integration.learner.literal import logp_of
 
 TEMPERATURE, LR, EPOCHS, MAX_TOKENS = 0.8, 0.2, 2, 20
 GROUPS, SIZE, PER_MINI_BATCH = 6, 4, 3
@@ -40,13 +41,8 @@ class Literal:
             self.old = [[self.logp(g, i) for i in range(SIZE)] for g in range(GROUPS)]
 
     def logp(self, g: int, i: int) -> torch.Tensor:
-        prompt, response = (
-            self.groups[g].prompt.token_ids,
-            self.groups[g].samples[i].response.token_ids,
-        )
-        ids = torch.tensor([*prompt, *response.tolist()])
-        logp = torch.log_softmax(self.model(ids[None]).logits[0] / TEMPERATURE, -1)
-        return logp[len(prompt) - 1 : -1].gather(1, ids[len(prompt) :, None])[:, 0]
+        group = self.groups[g]
+        return logp_of(self.model, group, group.samples[i].response, TEMPERATURE)
 
     def response(self, g: int, i: int):
         """logp, logp_old, A and c of a response."""

@@ -116,8 +116,12 @@ def make_batch(
     lengths: Sequence[int] | None = None,
     vocabulary: int = 13,
     dtype: torch.dtype = torch.float64,
+    turns: bool = True,
 ) -> TokenBatch:
-    """A random batch with groups of the given sizes, and reward 0 or 1 with both in each."""
+    """A random batch with groups of the given sizes, and reward 0 or 1 with both in each.
+
+    With ``turns`` about half of the responses have tokens between their own that nobody sampled.
+    """
     total = sum(groups)
     group_id = torch.cat([torch.full((size,), 100 - 7 * g) for g, size in enumerate(groups)]).long()
     if rewards is None:
@@ -129,7 +133,8 @@ def make_batch(
             rewards += own
     lengths = list(lengths or [random.randint(1, 9) for _ in range(total)])
     prompts = [random.randint(1, 4) for _ in range(total)]
-    whole = [p + n for p, n in zip(prompts, lengths, strict=True)]
+    places = [_places(n, turns and random.random() < 0.5) for n in lengths]
+    whole = [p + (at[-1] + 1 if at else 0) for p, at in zip(prompts, places, strict=True)]
     cu_seqlens = torch.tensor([0, *torch.tensor(whole).cumsum(0).tolist()], dtype=torch.int32)
     reward = torch.tensor(rewards, dtype=dtype)
     n = sum(lengths)
@@ -143,13 +148,14 @@ def make_batch(
         cu_seqlens=cu_seqlens,
         token_index=torch.cat(
             [
-                torch.arange(int(end) - length, int(end))
-                for end, length in zip(cu_seqlens[1:], lengths, strict=True)
+                int(begin) + prompt + torch.tensor(at, dtype=torch.long)
+                for begin, prompt, at in zip(cu_seqlens[:-1], prompts, places, strict=True)
             ]
         ),
         sequence_id=torch.repeat_interleave(torch.arange(total), torch.tensor(lengths)),
         logp_rollout=-torch.rand(n, dtype=dtype) * 2,
         policy_version=torch.full((n,), 3),
+        prompt_length=torch.tensor(prompts),
         reward=reward,
         advantage=advantage,
         correct=reward >= 1,
@@ -159,6 +165,16 @@ def make_batch(
         response_id=torch.randperm(total),
         logp_old=-torch.rand(n, dtype=dtype) * 2,
     )
+
+
+def _places(sampled: int, turns: bool) -> list[int]:
+    """Where so many sampled tokens stand behind a prompt."""
+    places, observed = [], 0
+    for t in range(sampled):
+        if turns and t and random.random() < 0.4:
+            observed += random.randint(1, 3)
+        places.append(t + observed)
+    return places
 
 
 class _Meeting:

@@ -11,7 +11,26 @@ import torch
 from rlvr.learner.attention import with_prefixes
 from rlvr.learner.batching import micro_batches, rank_batches
 from rlvr.learner.prompts import shared_prompts
-from rlvr.types import CreditInputs, Group, Outcome, Prompt, Response, Sample, Verdict
+from rlvr.types import CreditInputs, Group, Outcome, Prompt, Response, Sample, Turn, Verdict
+
+
+def random_turns(generator, tokens):
+    """Of about half of the responses some; the second observation may follow the first token."""
+    if generator.random() < 0.5 or tokens < 2:
+        return ()
+    ends = sorted({*generator.integers(1, tokens, 3).tolist(), tokens})
+    said = [generator.integers(1, 99, generator.integers(1, 5)).astype(np.int32) for _ in ends]
+    return tuple(Turn(end, ids) for end, ids in zip(ends, [*said[:-1], said[-1][:0]], strict=True))
+
+
+def written_out(response):
+    """All ids after the prompt, and whether each was sampled: one token after the other."""
+    said = {turn.end: turn.observation.tolist() for turn in response.turns}
+    ids, sampled = [], []
+    for t, token in enumerate(response.token_ids.tolist(), start=1):
+        ids += [token, *said.get(t, [])]
+        sampled += [True, *(False for _ in said.get(t, []))]
+    return ids, sampled
 
 
 def random_groups(generator, count, size):
@@ -29,6 +48,7 @@ def random_groups(generator, count, size):
                     -generator.random(n).astype(np.float32),
                     np.full(n, g, np.int32),
                     "length" if generator.random() < 0.2 else "stop",
+                    turns=random_turns(generator, n),
                 )
             )
             good = generator.random() < 0.5
@@ -61,13 +81,17 @@ def test_every_response_arrives_once_with_all_that_belongs_to_it(ranks, seed):
             seen.append(k)
             response, prompt = groups[g].samples[i].response, list(groups[g].prompt.token_ids)
             a, b = batch.cu_seqlens[s], batch.cu_seqlens[s + 1]
-            assert batch.input_ids[a:b].tolist() == prompt + response.token_ids.tolist()
+            ids, sampled = written_out(response)
+            assert batch.input_ids[a:b].tolist() == prompt + ids
+            assert int(batch.prompt_length[s]) == len(prompt)
             assert batch.position_ids[a:b].tolist() == list(range(b - a))
             n = batch.sequence_id == s
             # the token at token_index is y_t, the one before it is what predicts it
-            ids = batch.input_ids[batch.token_index[n]]
-            assert ids.tolist() == response.token_ids.tolist()
-            before = (prompt + response.token_ids.tolist())[len(prompt) - 1 : -1]
+            own = batch.input_ids[batch.token_index[n]]
+            assert own.tolist() == response.token_ids.tolist()
+            places = [a + len(prompt) + k for k, drawn in enumerate(sampled) if drawn]
+            assert batch.token_index[n].tolist() == places
+            before = [(prompt + ids)[place - int(a) - 1] for place in places]
             assert batch.input_ids[batch.predict_index[n]].tolist() == before
             np.testing.assert_array_equal(batch.logp_rollout[n], response.logp_rollout)
             assert torch.equal(batch.inputs.token["logp"][n], batch.logp_rollout[n])
@@ -100,7 +124,8 @@ def test_micro_batches_keep_the_budget_and_groups_together(seed):
     groups = random_groups(generator, count=12, size=4)
     long = groups[3].samples[1]
     ids = np.ones(200, np.int32)  # longer than the budget
-    response = replace(long.response, token_ids=ids, logp_rollout=-ids / 2.0, policy_version=ids)
+    changed = {"token_ids": ids, "logp_rollout": -ids / 2.0, "policy_version": ids, "turns": ()}
+    response = replace(long.response, **changed)
     groups[3].samples[1] = replace(long, response=response)
     [batch] = rank_batches(groups, np.zeros(48), ranks=1, groups_per_mini_batch=12)
     some = torch.randperm(48)[:40]
@@ -118,7 +143,7 @@ def test_micro_batches_keep_the_budget_and_groups_together(seed):
     prompt = [len(g.prompt.token_ids) for g in groups]
     for g, parts in owners.items():
         own = [i for i in some.tolist() if i // 4 == g]
-        tokens = prompt[g] + int(batch.response_length[own].sum())
+        tokens = prompt[g] + int((batch.sequence_length - batch.prompt_length)[own].sum())
         assert parts == 1 or tokens > 100
 
 
@@ -143,7 +168,8 @@ def test_a_shared_prompt_is_there_once_and_predicts_every_first_token(seed):
     present = batch.group_id.unique().tolist()
     prompts = [list(groups[g].prompt.token_ids) for g in present]
     assert packing.num_sequences == len(prompts) + 13
-    assert packing.num_tokens == sum(map(len, prompts)) + batch.num_response_tokens
+    after = batch.sequence_length - batch.prompt_length
+    assert packing.num_tokens == sum(map(len, prompts)) + int(after.sum())
     own = packing.input_ids.split(packing.sequence_length.tolist())
     assert [x.tolist() for x in own[: len(prompts)]] == prompts
     key_index, keys = with_prefixes(packing.cu_seqlens, packing.prefix)

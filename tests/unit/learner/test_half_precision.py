@@ -248,7 +248,7 @@ def test_oar_p(scored, mode):
         exact = []
         for t in range(part.reasoning):
             ids = part.token_ids.clone()
-            ids[part.start + t] = 0
+            ids[part.places[t]] = 0
             changed = outcome(scored, ids, mode, part.answer)
             exact.append(float((clean.exp() * (clean - changed)).sum()))
         every.append(own.double())
@@ -272,7 +272,7 @@ def test_oar_g(scored, mode):
         packing = Packing.of([part.token_ids])
         e = scored.policy.embed(part.token_ids).detach().requires_grad_()
         noise = torch.zeros_like(e)
-        span = slice(part.start, part.start + part.reasoning)
+        span = part.places
         generator = torch.Generator().manual_seed(k)
         noise[span] = 0.05 * torch.randn(noise[span].shape, generator=generator, dtype=noise.dtype)
         log_p = []

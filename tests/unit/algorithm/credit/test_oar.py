@@ -16,7 +16,17 @@ from rlvr.algorithm.credit.oar import bilevel_weights, rank_correlation
 from rlvr.algorithm.credit.oar_outcome import outcome_divergence
 from rlvr.algorithm.credit.oar_p import chosen_positions, coarse_divergence, interpolated
 from rlvr.errors import ConfigError
-from rlvr.types import CreditInputs, Group, Outcome, Prompt, Response, Sample, TokenChoices, Verdict
+from rlvr.types import (
+    CreditInputs,
+    Group,
+    Outcome,
+    Prompt,
+    Response,
+    Sample,
+    TokenChoices,
+    Turn,
+    Verdict,
+)
 
 MODES = ["first", "last", "answer_mean", "answer_joint"]
 
@@ -101,14 +111,15 @@ def draw(tiny, **options):
 
 
 def sequence(batch, i, target):
-    """(token ids up to the end of the answer, start of the reasoning, R, answer ids)"""
+    """(token ids up to the end of the answer, places of the reasoning, answer ids)"""
     whole = batch.input_ids[batch.cu_seqlens[i] : batch.cu_seqlens[i + 1]].tolist()
-    prompt = len(whole) - int(batch.response_length[i])
+    own = batch.token_index[batch.sequence_id == i].tolist()
+    places = [at - int(batch.cu_seqlens[i]) for at in own]
     begin, end = batch.inputs.sequence["answer_span"][i].tolist()
-    answer = whole[prompt + begin : prompt + end]
+    answer = [whole[at] for at in places[begin:end]]
     if target == "reference":
         answer = [y for y in batch.inputs.sequence["reference_answer"][i].tolist() if y >= 0]
-    return whole[: prompt + begin] + answer, prompt, begin, answer
+    return whole[: places[begin]] + answer, places[:begin], answer
 
 
 def outcome(policy, embeddings, answer, mode, temperature):
@@ -142,13 +153,13 @@ def eligible(batch):
 
 def perturbed(policy, batch, i, mode, target, temperature):
     """s_t by one forward pass per position."""
-    ids, start, reasoning, answer = sequence(batch, i, target)
+    ids, places, answer = sequence(batch, i, target)
     with torch.no_grad():
         clean = outcome(policy, policy.embedding[ids], answer, mode, temperature)
         scores = []
-        for t in range(reasoning):
+        for at in places:
             changed = list(ids)
-            changed[start + t] = policy.pad_token_id
+            changed[at] = policy.pad_token_id
             other = outcome(policy, policy.embedding[changed], answer, mode, temperature)
             scores.append(max(float(divergence(clean, other)), 0.0))
     return scores
@@ -196,19 +207,19 @@ def test_oar_g_equals_autograd_of_one_response(tiny, mode, saliency, monkeypatch
     noises = iter(seen.values())
     expected = torch.ones(batch.num_response_tokens, dtype=torch.float64)
     for i in eligible(batch):
-        ids, start, reasoning, answer = sequence(batch, i, "own")
+        ids, places, answer = sequence(batch, i, "own")
         e = policy.embedding[ids].detach().requires_grad_()
         noise = torch.zeros_like(e)
-        noise[start : start + reasoning] = 0.05 * next(noises)
+        noise[places] = 0.05 * next(noises)
         clean = outcome(policy, e.detach(), answer, mode, 0.8).detach()
         j = divergence(clean, outcome(policy, e + noise, answer, mode, 0.8))
         (gradient,) = torch.autograd.grad(j, e)
         scores = []
-        for t in range(start, start + reasoning):
+        for t in places:
             product = abs(float((gradient[t] * e[t].detach()).sum()))
             scores.append(product if saliency == "product" else float(gradient[t].norm()))
         at = first_token(batch, i)
-        expected[at : at + reasoning] = bilevel(scores)
+        expected[at : at + len(scores)] = bilevel(scores)
     torch.testing.assert_close(credit.coefficients, expected, rtol=1e-9, atol=1e-9)
     assert len({x.flatten()[0].item() for x in seen.values()}) == len(seen)
 
@@ -333,10 +344,14 @@ def as_groups(batch):
         responses, verdicts, prompt = [], [], []
         for i in torch.nonzero(batch.group_id == g)[:, 0].tolist():
             whole = batch.input_ids[batch.cu_seqlens[i] : batch.cu_seqlens[i + 1]].numpy()
-            n = int(batch.response_length[i])
-            prompt = whole[:-n].tolist()
+            own = (batch.token_index[batch.sequence_id == i] - batch.cu_seqlens[i]).numpy()
+            n = len(own)
+            prompt = whole[: int(batch.prompt_length[i])].tolist()
             logp, version = np.zeros(n, np.float32), np.zeros(n, np.int32)
-            responses.append(Response(whole[-n:], logp, version, "stop"))
+            gaps = [t for t in range(1, n) if own[t] > own[t - 1] + 1]
+            turns = [Turn(t, whole[own[t - 1] + 1 : own[t]]) for t in gaps]
+            turns = (*turns, Turn(n, whole[:0])) if turns else ()
+            responses.append(Response(whole[own], logp, version, "stop", turns=turns))
             reward = float(batch.reward[i])
             verdicts.append(Verdict(reward, Outcome.CORRECT if reward else Outcome.INCORRECT))
         gold = batch.inputs.sequence["reference_answer"][batch.group_id == g][0]
@@ -353,21 +368,21 @@ def as_groups(batch):
 def with_one_prompt_a_group(tiny, batch):
     """Sequences rebuilt so that a group's responses share their prompt, as the driver has it."""
     groups = as_groups(batch)
-    whole = [
-        np.concatenate([g.prompt.token_ids, s.response.token_ids])
-        for g in groups
-        for s in g.samples
-    ]
+    rows = [(len(g.prompt.token_ids), g, s.response) for g in groups for s in g.samples]
+    whole = [np.concatenate([g.prompt.token_ids, r.sequence]) for _, g, r in rows]
     lengths = [len(w) for w in whole]
     cu_seqlens = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
-    n = batch.response_length.tolist()
     return groups, tiny.replace(
         batch,
         input_ids=torch.tensor(np.concatenate(whole)).long(),
         position_ids=torch.cat([torch.arange(w) for w in lengths]),
         cu_seqlens=cu_seqlens,
+        prompt_length=torch.tensor([prompt for prompt, _, _ in rows]),
         token_index=torch.cat(
-            [torch.arange(int(e) - k, int(e)) for e, k in zip(cu_seqlens[1:], n, strict=True)]
+            [
+                int(begin) + prompt + torch.from_numpy(r.places)
+                for begin, (prompt, _, r) in zip(cu_seqlens, rows, strict=False)
+            ]
         ),
     )
 
