@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from rlvr.errors import EngineError, RolloutError, RunError
 from rlvr.place import Place
 from rlvr.remote import answer, summary
 from rlvr.rollout.request import Request
-from rlvr.rollout.routing import Load, Routing, Sampled, Sink
+from rlvr.rollout.routing import Asking, Load, Routing, Sampled, Sink
 from rlvr.rollout.worker import EngineFailed, RolloutWorker
 
 _ROOM_S = 1.0  # between questions whether a machine has come
@@ -77,6 +78,7 @@ class RolloutPool:
         self._routing = Routing()
         self._failures: list[RunError] = []
         self._end: RunError | None = None  # why no worker is replaced any more
+        self._dealing: asyncio.Handle | None = None  # that is about to happen
 
     @property
     def actors(self) -> list[ActorHandle]:
@@ -114,22 +116,19 @@ class RolloutPool:
 
     async def sample(self, requests: Sequence[Request]) -> AsyncIterator[Sampled]:
         """Yield responses as they finish, several at a time, until each request has its own."""
-        if self._end is not None:
-            raise self._end
-        sink: Sink = asyncio.Queue()
-        missing = len(requests)
+        with self.asking() as asking:
+            asking.put(requests)
+            while asking.open:
+                yield await asking.answers()
+
+    @contextmanager
+    def asking(self) -> Iterator[Asking]:
+        """For a caller who asks more as answers come; what is open at the end is given up."""
+        asking = Asking(self._ask_all)
         try:
-            self._routing.add(requests, sink)
-            self._deal()
-            while missing:
-                sampled = await sink.get()
-                if isinstance(sampled, RunError):
-                    raise sampled
-                missing -= len(sampled)
-                yield sampled
+            yield asking
         finally:
-            if missing:
-                self._abandon(requests)
+            self._abandon(list(asking.open.values()))
 
     async def sleep(self) -> None:
         """All engines give their memory away; they serve again when both have happened:
@@ -237,12 +236,21 @@ class RolloutPool:
         worker.spawn(self._collect(worker))
         self._deal()
 
+    def _ask_all(self, requests: Sequence[Request], sink: Sink) -> None:
+        """Put to the workers, together with all that is asked before the loop goes on."""
+        if self._end is not None:
+            raise self._end
+        self._routing.add(requests, sink)
+        if self._dealing is None:
+            self._dealing = asyncio.get_running_loop().call_soon(self._deal)
+
     def _give_up(self, error: RunError) -> None:
         self._end = error
         self._routing.fail(error)
 
     def _deal(self) -> None:
         """Ask those that serve what waits."""
+        self._dealing = None
         serving = [w for w in self._workers if w.serves]
         batches = self._routing.deal([w.load for w in serving])
         for worker, batch in zip(serving, batches, strict=True):
@@ -257,6 +265,8 @@ class RolloutPool:
             self._routing.fail(refused, batch)
 
     def _abandon(self, requests: Sequence[Request]) -> None:
+        if not requests:
+            return
         known = self._routing.forget(requests, [w.load for w in self._workers])
         for worker, ids in zip(self._workers, known, strict=True):
             if ids:

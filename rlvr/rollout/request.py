@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from rlvr.config import RolloutConfig
@@ -40,6 +40,9 @@ class Request:
     seed: int | None  # None: any
     sampling: Sampling
     choices: int | Sequence[int] = 0
+    # Of a request that has been answered, and of one that continues it: where the beginning is
+    # cached (a ``routing.Load``). It does not travel.
+    home: Any = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A dataclass with slots travels slowly by itself, and thousands a second do.
@@ -53,5 +56,14 @@ class Request:
 
 def sample_seed(run_seed: int, prompt_id: str, step: int, sample: int) -> int:
     """The seed of a response, the same whichever worker samples it and when; 63 bits."""
-    key = f"{run_seed}\x1f{prompt_id}\x1f{step}\x1f{sample}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+    return _hashed(f"{run_seed}\x1f{prompt_id}\x1f{step}\x1f{sample}")
+
+
+def turn_seed(seed: int | None, turn: int) -> int | None:
+    """The seed of a response's turn, counted from 0, whose first has the response's own."""
+    return seed if seed is None or turn == 0 else _hashed(f"{seed}\x1f{turn}")
+
+
+def _hashed(key: str) -> int:
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

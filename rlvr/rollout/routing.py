@@ -2,8 +2,8 @@
 
 import asyncio
 import heapq
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from rlvr.errors import RunError
 from rlvr.rollout.request import Request
@@ -11,6 +11,29 @@ from rlvr.types import Response
 
 Sampled = list[tuple[Request, Response]]
 Sink = asyncio.Queue[Sampled | RunError]  # of whoever asked
+
+
+class Asking:
+    """Requests of one caller: those without an answer are ``open``."""
+
+    def __init__(self, ask: Callable[[Sequence[Request], Sink], None]) -> None:
+        self.open: dict[str, Request] = {}
+        self._ask = ask
+        self._sink: Sink = asyncio.Queue()
+
+    def put(self, requests: Sequence[Request]) -> None:
+        """Ask them. Raises RunError if nobody will serve any more."""
+        self._ask(requests, self._sink)
+        self.open |= {request.id: request for request in requests}
+
+    async def answers(self) -> Sampled:
+        """The next responses, at least one. Raises RunError when there will be none."""
+        sampled = await self._sink.get()
+        if isinstance(sampled, RunError):
+            raise sampled
+        for request, _ in sampled:
+            del self.open[request.id]
+        return sampled
 
 
 @dataclass(eq=False)
@@ -45,9 +68,7 @@ class Routing:
 
     def deal(self, loads: Sequence[Load]) -> list[list[Request]]:
         """Put what waits into ``loads``, if there are any; returns what each got."""
-        batches = shared_out(
-            self._waiting.values() if loads else (), [load.tokens for load in loads]
-        )
+        batches = shared_out(self._waiting.values(), loads) if loads else []
         for load, batch in zip(loads, batches, strict=True):
             for request in batch:
                 load.put(self._waiting.pop(request.id))
@@ -60,11 +81,15 @@ class Routing:
         return len(taken)
 
     def deliver(self, load: Load, finished: Iterable[tuple[str, Response]]) -> None:
-        """Bring responses to whoever asked; what is not in ``load`` any more is dropped."""
+        """Bring responses to whoever asked; what is not in ``load`` any more is dropped.
+
+        The requests that come with them say that their tokens are cached there.
+        """
         parcels: dict[Sink, Sampled] = {}
         for request_id, response in finished:
             if (request := load.pop(request_id)) is not None:
-                parcels.setdefault(self._sinks.pop(request_id), []).append((request, response))
+                parcel = parcels.setdefault(self._sinks.pop(request_id), [])
+                parcel.append((replace(request, home=load), response))
         for sink, parcel in parcels.items():
             sink.put_nowait(parcel)
 
@@ -82,17 +107,25 @@ class Routing:
             sink.put_nowait(error)
 
 
-def shared_out(requests: Iterable[Request], load: Sequence[int]) -> list[list[Request]]:
+def shared_out(requests: Iterable[Request], loads: Sequence[Load]) -> list[list[Request]]:
     """One batch a worker: each request goes to the one with the fewest outstanding tokens.
 
-    Args:
-        load: tokens outstanding at each worker.
+    One that continues another goes where that one's tokens are cached, unless this worker has more
+    than twice as much to do.
     """
-    batches: list[list[Request]] = [[] for _ in load]
-    least = [(tokens, i) for i, tokens in enumerate(load)]
+    batches: list[list[Request]] = [[] for _ in loads]
+    tokens = [load.tokens for load in loads]
+    number = {id(load): i for i, load in enumerate(loads)}
+    least = [(own, i) for i, own in enumerate(tokens)]
     heapq.heapify(least)
     for request in requests:
-        tokens, i = least[0]
-        heapq.heapreplace(least, (tokens + request.cost, i))
+        while least[0][0] != tokens[least[0][1]]:  # of before it was given more
+            heapq.heappop(least)
+        fewest, i = least[0]
+        home = number.get(id(request.home))
+        if home is not None and tokens[home] <= 2 * fewest + request.cost:
+            i = home
+        tokens[i] += request.cost
+        heapq.heappush(least, (tokens[i], i))
         batches[i].append(request)
     return batches

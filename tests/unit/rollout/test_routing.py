@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,19 +21,42 @@ def request(name: str, prompt: int, most: int) -> Request:
 
 
 def test_equal_requests_are_dealt_out_evenly():
-    batches = shared_out([request(str(i), 2, 8) for i in range(7)], [0, 0, 0])
+    batches = shared_out([request(str(i), 2, 8) for i in range(7)], [Load(), Load(), Load()])
     assert [[r.id for r in b] for b in batches] == [["0", "3", "6"], ["1", "4"], ["2", "5"]]
 
 
 def test_a_loaded_worker_gets_nothing_until_the_others_have_caught_up():
-    batches = shared_out([request(str(i), 1, 9) for i in range(4)], [25, 0])
+    batches = shared_out([request(str(i), 1, 9) for i in range(4)], [Load(tokens=25), Load()])
     assert [len(b) for b in batches] == [1, 3]
 
 
 def test_a_long_request_counts_for_its_length():
     sizes = [90, 10, 10, 10]
-    batches = shared_out([request(str(n), 1, s - 1) for n, s in enumerate(sizes)], [0, 0])
+    batches = shared_out([request(str(n), 1, s - 1) for n, s in enumerate(sizes)], [Load(), Load()])
     assert [[r.id for r in b] for b in batches] == [["0"], ["1", "2", "3"]]
+
+
+def test_a_turn_goes_where_the_turns_before_it_are_cached():
+    first, second = Load(tokens=30), Load(tokens=20)
+    turns = [replace(request(str(i), 1, 9), home=first) for i in range(3)]
+    assert shared_out(turns, [first, second]) == [turns, []]
+    crowded = Load(tokens=200)  # more than twice as much as the other, and the turn's own
+    turns = [replace(turn, home=crowded) for turn in turns]
+    assert shared_out(turns, [crowded, second]) == [[], turns]
+    gone = [replace(turn, home=Load()) for turn in turns]
+    assert [len(b) for b in shared_out(gone, [Load(), Load()])] == [2, 1]
+
+
+def test_an_answer_says_where_its_tokens_are_cached():
+    routing, load, sink = Routing(), Load(), asyncio.Queue()
+    routing.add([request("a", 2, 8)], sink)
+    routing.deal([load])
+    routing.deliver(load, responses("a"))
+    [(answered_for, _)] = sink.get_nowait()
+    assert answered_for.home is load
+    assert (
+        "home" not in repr(answered_for) and pickle.loads(pickle.dumps(answered_for)).home is None
+    )
 
 
 def asked(routing: Routing, names: str) -> tuple[list[Request], Sink]:
