@@ -14,11 +14,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from rlvr.verifier_config import CodeConfig as CodeConfig
+from rlvr.verifier_config import EnvironmentConfig, VerifierConfig
+from rlvr.verifier_config import FormatConfig as FormatConfig
+from rlvr.verifier_config import RewardConfig as RewardConfig
+
 Dtype = StrEnum("Dtype", ["bfloat16", "float32"])
 Template = StrEnum("Template", ["chat", "plain", "none"])
 OnBadRow = StrEnum("OnBadRow", ["error", "drop"])
 DataCurriculum = StrEnum("DataCurriculum", ["none", "pass_rate"])
-Sandbox = StrEnum("Sandbox", ["bubblewrap", "unsafe"])
 Optimizer = StrEnum("Optimizer", ["adamw", "sgd"])
 Schedule = StrEnum("Schedule", ["constant", "linear", "cosine"])
 FeatureStore = StrEnum("FeatureStore", ["auto", "device", "host", "recompute"])
@@ -60,6 +64,7 @@ class DataConfig:
     curriculum: DataCurriculum = DataCurriculum.none  # pass_rate: what teaches nothing now rests
     limit: int | None = None  # rows of each file, for a quick look
     verifier: str = "math"  # of rows that name none
+    environment: str | None = None  # of rows that name none; null: one turn, and nobody replies
 
 
 @dataclass
@@ -72,7 +77,7 @@ class RolloutConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0: off
-    max_response_tokens: int = 1024
+    max_response_tokens: int = 1024  # in a conversation all turns, and what stands between them
     # Sequences that one engine decodes at once, at most: it runs as many of them as its KV cache
     # holds, about 80 of 20,000 tokens (8B, 80 GB); engine.kv_cache_dtype=fp8 holds twice as many
     max_running: int = 256
@@ -84,52 +89,6 @@ class RolloutConfig:
     max_replacements: int = 8  # of workers that failed, in the whole run; 0: the first ends it
     min_workers: int = 1  # with which a run goes on while there is no machine for the others
     engine: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
-
-
-@dataclass
-class CodeConfig:
-    """The sandbox of programs under test, and its limits."""
-
-    sandbox: Sandbox = Sandbox.bubblewrap  # unsafe: none, the programs can do what you can
-    wall_s: float = 8.0  # for a program with all its tests; below verifier.timeout_s
-    cpu_s: int = 5  # processor time of each run of a script, or of all calls of a function
-    memory_mib: int = 1024  # address space
-    output_mib: int = 16  # of each run or call; also the size of a file
-    disk_mib: int = 16  # of /tmp, in memory
-
-
-@dataclass
-class FormatConfig:
-    """An extra reward for the form of a response, on top of any verifier's."""
-
-    bonus: float = 0.0  # 0: off
-    tags: list[str] = field(default_factory=lambda: ["think", "answer"])  # <think>...</think> ...
-
-
-@dataclass
-class RewardConfig:
-    """The reward of each outcome. Verifiers that grade fall between incorrect and correct."""
-
-    correct: float = 1.0
-    incorrect: float = 0.0
-    unparseable: float = 0.0
-    timeout: float = 0.0
-    error: float = 0.0
-
-
-@dataclass
-class VerifierConfig:
-    """The pool that turns response text into verdicts."""
-
-    actors: int | None = None  # default: one a node
-    processes: int | None = None  # killable ones, of each actor; default: a quarter of its CPUs
-    timeout_s: float = 10.0
-    memory_mib: int = 2048
-    recycle_after: int = 2000  # verifications that a process serves before it is renewed
-    answer_pattern: str | None = None  # regular expression of final answers; default: the last box
-    rewards: RewardConfig = field(default_factory=RewardConfig)
-    format: FormatConfig = field(default_factory=FormatConfig)
-    code: CodeConfig = field(default_factory=CodeConfig)
 
 
 @dataclass
@@ -301,6 +260,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     advantage: dict[str, Any] = field(default_factory=lambda: {"name": "grpo"})
     objective: dict[str, Any] = field(default_factory=lambda: {"name": "grpo"})
     credit: dict[str, Any] = field(default_factory=lambda: {"name": "uniform"})

@@ -21,6 +21,17 @@ class Prompt:
     verifier: str
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    environment: str = ""  # that replies to the policy's turns; none: there is one turn
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an environment makes of a turn; ``state`` is its own, as JSON can say it."""
+
+    observation: str | None  # what the policy reads next; None ends the conversation
+    state: Any = None
+    reward: float = 0.0  # on top of the verifier's
+    failure: str = ""  # why there was no reply; the observation says so to the policy
 
 
 class Outcome(StrEnum):

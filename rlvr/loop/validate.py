@@ -13,77 +13,12 @@ from rlvr.choice import choices, nearest, refused_choice
 from rlvr.config import RunConfig
 from rlvr.data.sources import sources
 from rlvr.errors import ConfigError
+from rlvr.loop.bounds import BOUNDS
 from rlvr.loop.named_files import named_files
 from rlvr.loop.resolve import resolved
 from rlvr.loop.reward import check_rewards
 from rlvr.verify.answer import answer_pattern
 from rlvr.weights.base import WEIGHT_BACKENDS, backend_class
-
-_BOUNDS: dict[str, tuple[float, float | None]] = {  # least, most
-    "train.steps": (0, None),
-    "train.prompts_per_step": (1, None),
-    "train.epochs_per_step": (1, None),
-    "train.max_restarts": (0, None),
-    "train.max_staleness": (0, None),
-    "train.keep_checkpoints": (1, None),
-    "train.max_bad_updates": (0, None),
-    "rollout.group_size": (1, None),
-    "rollout.max_response_tokens": (1, None),
-    "rollout.max_running": (1, None),
-    "rollout.tensor_parallel": (1, 8),
-    "rollout.max_replacements": (0, None),
-    "rollout.min_workers": (1, None),
-    "learner.tokens_per_micro_batch": (1, None),
-    "learner.tokens_per_scoring_batch": (1, None),
-    "learner.logits_mib": (1, None),
-    "learner.lora.rank": (0, None),
-    "learner.zero_stage": (0, 3),
-    "verifier.actors": (1, None),
-    "verifier.processes": (1, None),
-    "weights.timeout_s": (0.1, None),
-    "cluster.nodes": (1, None),
-    "cluster.gpus_per_node": (0, None),
-    "data.max_prompt_tokens": (1, None),
-    "data.limit": (1, None),
-    "rollout.top_k": (0, None),
-    "rollout.memory_utilization": (0.01, 1),
-    "rollout.cpu_cache_gib": (1, None),
-    "rollout.start_timeout_s": (0.1, None),
-    "rollout.stall_timeout_s": (0.1, None),
-    "verifier.timeout_s": (0.01, None),
-    "verifier.memory_mib": (1, None),
-    "verifier.recycle_after": (1, None),
-    "verifier.code.wall_s": (0.01, None),
-    "verifier.code.cpu_s": (1, None),
-    "verifier.code.memory_mib": (1, None),
-    "verifier.code.output_mib": (1, None),
-    "verifier.code.disk_mib": (1, None),
-    "learner.lr": (0, None),
-    "learner.eps": (0, None),
-    "learner.weight_decay": (0, None),
-    "learner.warmup_steps": (0, None),
-    "learner.min_lr": (0, None),
-    "learner.max_grad_norm": (0, None),
-    "learner.init_timeout_s": (0.1, None),
-    "learner.step_timeout_s": (0.1, None),
-    "cluster.torch_threads": (1, None),
-    "cluster.rejoin_s": (0, None),
-    "train.prompts_per_mini_batch": (1, None),
-    "train.max_sampling_rounds": (1, None),
-    "train.overlong_buffer": (0, None),
-    "train.overlong_factor": (0, None),
-    "train.seed": (0, None),
-    "train.checkpoint_every": (0, None),
-    "evaluation.every": (0, None),
-    "evaluation.samples": (0, None),
-    "evaluation.max_response_tokens": (1, None),
-    "evaluation.limit": (1, None),
-    "evaluation.audit": (0, None),
-    "audit.continuations": (2, None),
-    "audit.samples": (2, None),
-    "audit.positions": (0, None),
-    "telemetry.late_stage_s": (0, None),
-}
 
 _Rules = list[tuple[object, str]]  # whether it is wrong, and what to say then
 
@@ -118,7 +53,7 @@ def _values(config: RunConfig) -> list[str]:
     backend, backends = config.weights.backend, ["auto", *WEIGHT_BACKENDS.names()]
     if backend not in backends and "." not in backend:
         rules.append((True, f"weights.backend={backend}: unknown. {nearest(backend, backends)}"))
-    for key, (least, most) in _BOUNDS.items():
+    for key, (least, most) in BOUNDS.items():
         value = _get(config, key)
         wrong = value is not None and not least <= value <= (value if most is None else most)
         valid_range = f"at least {least:g}" if most is None else f"{least:g} to {most:g}"

@@ -1,20 +1,11 @@
-"""What a verifier is, and how one is found by name; this folder's README shows how to write one.
+"""What a verifier is, and how one is found by name; this folder's README shows how to write one."""
 
-The name is a built-in one, one that an installed package registers in the entry-point group
-``rlvr.verifier``, or the dotted path of a module that sets ``VERIFIER``.
-"""
-
-import importlib
 from collections.abc import Iterable
-from importlib.metadata import entry_points
-from importlib.util import find_spec
-from inspect import signature
-from typing import Any, Protocol
+from typing import Protocol
 
-from rlvr.choice import nearest
 from rlvr.config import VerifierConfig
-from rlvr.errors import ConfigError
 from rlvr.task import Outcome, Prompt, Verdict
+from rlvr.verify.plugin import Kind
 
 BUILT_IN = {
     name: f"rlvr.verify.{name}"
@@ -31,49 +22,18 @@ class Verifier(Protocol):
     def verify(self, prompt: Prompt, response_text: str) -> Verdict: ...
 
 
-_loaded: dict[tuple[str, str], Verifier] = {}
+_VERIFIER = Kind("verifier", BUILT_IN, "verify(prompt, response_text)")
 
 
 def module_of(name: str) -> str:
-    """The module that defines the verifier called ``name``; it is not imported.
-
-    Raises ConfigError with the nearest name if there is none.
-    """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    registered = {point.name: point.module for point in entry_points(group="rlvr.verifier")}
-    if name in registered:
-        return registered[name]
-    if "." not in name:
-        near = nearest(name, [*BUILT_IN, *registered])
-        raise ConfigError(f"verifier '{name}': no such verifier. {near}")
-    try:
-        found = find_spec(name)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise ConfigError(
-            f"verifier '{name}': no such module. A name with a dot is a Python module; is it "
-            f"installed or on PYTHONPATH?"
-        )
-    return name
+    """The module of the verifier called ``name``. Raises ConfigError if there is none."""
+    return _VERIFIER.module_of(name)
 
 
 def load(name: str, config: VerifierConfig) -> Verifier:
     """The verifier called ``name``; a process makes one and keeps it. Imports its module."""
-    key = (name, repr(config))
-    if key not in _loaded:
-        module = importlib.import_module(module_of(name))
-        verifier: Any = getattr(module, "VERIFIER", None)
-        if isinstance(verifier, type):
-            verifier = verifier(config) if signature(verifier).parameters else verifier()
-        if not callable(getattr(verifier, "verify", None)):
-            raise ConfigError(
-                f"verifier '{name}': module '{module.__name__}' does not set VERIFIER to a class "
-                f"(or an object) that has verify(prompt, response_text)."
-            )
-        _loaded[key] = verifier
-    return _loaded[key]
+    verifier: Verifier = _VERIFIER.load(name, config)
+    return verifier
 
 
 def names(prompts: Iterable[Prompt]) -> list[str]:

@@ -28,6 +28,7 @@ from rlvr.verify.math import Math
 from rlvr.verify.sandbox import server
 from rlvr.verify.sandbox.sandbox import Sandbox
 from rlvr.verify.workers.pool import VerifierPool
+from rlvr.verify.workers.work import Work
 
 Item = tuple[Prompt, str]
 TIMED = "bench.verifiers"  # this file as a verifier
@@ -104,7 +105,7 @@ async def running() -> AsyncIterator[VerifierPool]:
     if TESTS not in sys.path:
         sys.path.append(TESTS)
     options = {"runtime_env": {"env_vars": {"PYTHONPATH": TESTS}}}
-    pool = VerifierPool(CONFIG, options, verifiers=[TIMED])
+    pool = VerifierPool(Work(CONFIG, [TIMED]), options)
     await pool.start()
     try:
         await pool.verify([*math_items(50), *[code_item("calls")] * 20])

@@ -8,8 +8,8 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 
-from rlvr.config import VerifierConfig
 from rlvr.errors import VerifierError
+from rlvr.verify.workers.work import Work
 from rlvr.verify.workers.worker import DIED, ENDINGS, OVERRAN, RETIRED, Nursery, Worker, end_verdict
 
 # A Ray call costs some milliseconds of processor time, as much as verifying fifty short responses.
@@ -17,14 +17,16 @@ PACE_S = 0.03  # from one call to the same fleet to the next
 _POLL_S = 0.25  # how long a call may wait for verdicts
 _ATTEMPTS = 2  # before a task whose worker dies is given up
 
-Task = tuple[int, bytes]  # id; pickled (Prompt, text), or the encoded verdict on it
+Task = tuple[int, bytes, float]  # id; what is asked, pickled; the seconds that it may take
+Answer = tuple[int, bytes]  # id of the task; encoded
 
 
 class Fleet:
     """``size`` workers: ``config.processes`` or, by default, a quarter of this machine's CPUs."""
 
-    def __init__(self, config: VerifierConfig, verifiers: Sequence[str]) -> None:
-        self._config, self._verifiers = config, verifiers
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._config = config = work.verifier
         self.size = config.processes or max(1, len(os.sched_getaffinity(0)) // 4)
         self.nursery: Nursery | None = None
         self.replaced = 0
@@ -32,13 +34,13 @@ class Fleet:
         self._workers: set[Worker] = set()
         self._serving: list[asyncio.Task[None]] = []
         self._running = 0
-        self._finished: list[Task] = []
+        self._finished: list[Answer] = []
         self._news = asyncio.Event()
         self._failed: VerifierError | None = None
 
     async def start(self) -> None:
         """Start the processes; raises VerifierError if a verifier cannot be loaded."""
-        self.nursery = Nursery(self._config, self._verifiers)
+        self.nursery = Nursery(self._work)
         try:
             await self.nursery.ready()
             for _ in range(self.size):
@@ -48,8 +50,8 @@ class Fleet:
             raise
         self._serving = [asyncio.create_task(self._serve(worker)) for worker in self._workers]
 
-    async def exchange(self, tasks: Sequence[Task]) -> list[Task]:
-        """Take tasks, give verdicts, in the order of their completion.
+    async def exchange(self, tasks: Sequence[Task]) -> list[Answer]:
+        """Take tasks, give answers, in the order of their completion.
 
         Returns when nothing is left to wait for, else after a moment with what there is. Raises
         VerifierError when the nursery is lost.
@@ -82,8 +84,8 @@ class Fleet:
         except TimeoutError:
             pass
 
-    def _deliver(self, task: Task, verdict: bytes) -> None:
-        self._finished.append((task[0], verdict))
+    def _deliver(self, task: Task, answer: bytes) -> None:
+        self._finished.append((task[0], answer))
         self._running -= 1
         self._news.set()
 
@@ -96,7 +98,7 @@ class Fleet:
             while True:
                 how = DIED
                 while task := task or await self._next_task(worker):
-                    how = await worker.judge(task[1], self._config.timeout_s)
+                    how = await worker.answer(task[1], limit_s=task[2])
                     if how in ENDINGS:
                         break
                     self._deliver(task, how)

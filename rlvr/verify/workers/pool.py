@@ -14,13 +14,12 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlvr.config import VerifierConfig
 from rlvr.errors import VerifierError
 from rlvr.remote import answer, summary
-from rlvr.task import Prompt, Verdict
-from rlvr.verify.base import module_of
-from rlvr.verify.workers.fleet import PACE_S, Fleet
-from rlvr.verify.workers.worker import decode
+from rlvr.task import Prompt, Reply, Verdict
+from rlvr.verify.workers.fleet import PACE_S, Fleet, Task
+from rlvr.verify.workers.work import Work
+from rlvr.verify.workers.worker import decode, decode_reply
 
 _answer = partial(answer, error=VerifierError)
 
@@ -38,7 +37,7 @@ class _Slot:
     machine: str  # its Ray id
     actor: ActorHandle
     moves: bool = False  # to another machine, before its next task
-    tasks: dict[int, tuple[bytes, asyncio.Future[Verdict]]] = field(default_factory=dict)
+    tasks: dict[int, tuple[Task, asyncio.Future[bytes]]] = field(default_factory=dict)
     unsent: list[int] = field(default_factory=list)  # of the tasks
     work: asyncio.Event = field(default_factory=asyncio.Event)
     failures: int = 0  # since its last verdict
@@ -49,22 +48,14 @@ class VerifierPool:
     """Verifies responses on all verifier actors, driven from one asyncio loop.
 
     Args:
-        config: numbers and limits.
+        work: verifiers and environments, numbers and limits.
         options: Ray options of each actor (resources, placement, environment).
-        verifiers: names to import at the start; others are imported at their first response,
-            within its time limit.
     """
 
-    def __init__(
-        self,
-        config: VerifierConfig,
-        options: Mapping[str, Any] | None = None,
-        *,
-        verifiers: Sequence[str] = ("math",),
-    ) -> None:
-        self._config, self._verifiers = config, list(verifiers)
+    def __init__(self, work: Work, options: Mapping[str, Any] | None = None) -> None:
+        self._work = work
         self._options = {"num_cpus": 0, **(options or {})}
-        self._actors = config.actors or 1
+        self._actors = work.verifier.actors or 1
         self._slots: list[_Slot] = []
         self._serving: list[asyncio.Task[None]] = []
         self._room = asyncio.Semaphore(QUEUE * self._actors)
@@ -78,8 +69,7 @@ class VerifierPool:
 
     async def start(self) -> None:
         """Create the actors. Raises ConfigError or VerifierError if a verifier cannot be used."""
-        for name in self._verifiers:
-            module_of(name)
+        self._work.check()
         self._slots = []
         for i in range(self._actors):
             self._slots.append(_Slot(f"verifier actor {i}", *self._create()))
@@ -92,23 +82,35 @@ class VerifierPool:
 
         Waits while all queues are full. Raises VerifierError when the actors are lost for good.
         """
-        prompts = {id(prompt): replace(prompt, token_ids=()) for prompt, _ in items}
-        verdicts = []
-        for prompt, text in items:
-            payload = pickle.dumps((prompts[id(prompt)], text), protocol=5)
+        return list(map(decode, await self._answers(items, self._work.verifier.timeout_s)))
+
+    async def reply(self, turns: Sequence[tuple[Prompt, str, Any]]) -> list[Reply]:
+        """What each prompt's environment says to a turn's text, in its state (None: the first).
+
+        Waits and raises as ``verify`` does. What an environment does wrong is in ``Reply.failure``.
+        """
+        environment = self._work.environment
+        answers = await self._answers(turns, environment.timeout_s)
+        return [decode_reply(answer, environment) for answer in answers]
+
+    async def _answers(self, asked: Sequence[tuple[Any, ...]], limit_s: float) -> list[bytes]:
+        prompts = {id(prompt): replace(prompt, token_ids=()) for prompt, *_ in asked}
+        answers = []
+        for prompt, *rest in asked:
+            payload = pickle.dumps((prompts[id(prompt)], *rest), protocol=5)
             await self._room.acquire()
-            verdict = asyncio.get_running_loop().create_future()
-            verdict.add_done_callback(lambda _: self._room.release())
+            answer = asyncio.get_running_loop().create_future()
+            answer.add_done_callback(lambda _: self._room.release())
             if self._failure is not None:
-                verdict.cancel()
+                answer.cancel()
                 raise self._failure
             slot = min(self._slots, key=lambda s: len(s.tasks))
             task_id = next(self._ids)
-            slot.tasks[task_id] = payload, verdict
+            slot.tasks[task_id] = (task_id, payload, limit_s), answer
             slot.unsent.append(task_id)
             slot.work.set()
-            verdicts.append(verdict)
-        return await asyncio.gather(*verdicts)
+            answers.append(answer)
+        return await asyncio.gather(*answers)
 
     def spread(self) -> None:
         """Have an actor move to a machine that has come, from one that has more than it."""
@@ -153,15 +155,16 @@ class VerifierPool:
             raise
 
     async def _exchange(self, slot: _Slot) -> None:
-        tasks = [(task_id, slot.tasks[task_id][0]) for task_id in slot.unsent]
+        tasks = [slot.tasks[task_id][0] for task_id in slot.unsent]
         slot.unsent = []
         finished = await _answer(slot.actor.exchange.remote(tasks), slot.name, within_s=_ANSWER_S)
         for task_id, given in finished:
-            _, verdict = slot.tasks.pop(task_id)
-            if not verdict.done():  # it may have been cancelled
-                verdict.set_result(decode(given))
+            _, answer = slot.tasks.pop(task_id)
+            if not answer.done():  # it may have been cancelled
+                answer.set_result(given)
         now = time.monotonic()
-        patience = 2 * self._config.timeout_s + _ANSWER_S
+        limits = (limit_s for (_, _, limit_s), _ in slot.tasks.values())
+        patience = 2 * max(limits, default=0.0) + _ANSWER_S
         if finished:
             slot.last_verdict, slot.failures = now, 0
         elif now > slot.last_verdict + patience:
@@ -195,10 +198,10 @@ class VerifierPool:
         """Tell everybody who waits, and everybody who comes."""
         self._failure = error
         for slot in self._slots:
-            for _, verdict in slot.tasks.values():
-                if not verdict.done():
-                    verdict.set_exception(error)
-                    verdict.exception()  # who asked may be gone already
+            for _, waiting in slot.tasks.values():
+                if not waiting.done():
+                    waiting.set_exception(error)
+                    waiting.exception()  # who asked may be gone already
 
     def _create(self) -> tuple[str, ActorHandle]:
         """An actor where the fewest are. Ray's own spreading does not keep to that, and a soft
@@ -208,7 +211,7 @@ class VerifierPool:
         there = NodeAffinitySchedulingStrategy(machine, soft=False)
         options = {"scheduling_strategy": there, **self._options}
         actor_class: Any = ray.remote(Fleet)
-        return machine, actor_class.options(**options).remote(self._config, self._verifiers)
+        return machine, actor_class.options(**options).remote(self._work)
 
     def _here(self) -> Counter[str]:
         """How many actors each living machine has; one of another machine counts nowhere."""

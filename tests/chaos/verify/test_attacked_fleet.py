@@ -13,6 +13,7 @@ import pytest
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
 from rlvr.verify.workers.fleet import Fleet
+from rlvr.verify.workers.work import Work
 from rlvr.verify.workers.worker import decode
 
 CONFIG = VerifierConfig(
@@ -48,7 +49,7 @@ MATH_ATTACKS = [
 
 
 async def judge(fleet: Fleet, items: list[tuple[Prompt, str]], got: dict[int, bytes]) -> None:
-    tasks = [(number, pickle.dumps(item)) for number, item in enumerate(items)]
+    tasks = [(number, pickle.dumps(item), CONFIG.timeout_s) for number, item in enumerate(items)]
     async with asyncio.timeout(120):
         while len(got) < len(items):
             got.update(await fleet.exchange(tasks))
@@ -60,7 +61,7 @@ def verdicts(items: list[tuple[Prompt, str]], verifiers: list[str]) -> list[Verd
     got: dict[int, bytes] = {}
 
     async def scenario() -> None:
-        fleet = Fleet(CONFIG, verifiers)
+        fleet = Fleet(Work(CONFIG, verifiers))
         await fleet.start()
         try:
             await judge(fleet, items, got)
@@ -102,7 +103,7 @@ def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
 
     async def scenario() -> None:
         got: dict[int, bytes] = {}
-        fleet = Fleet(replace(CONFIG, processes=1), ["code"])
+        fleet = Fleet(Work(replace(CONFIG, processes=1), ["code"]))
         await fleet.start()
         try:
             item = prompt, f"{marker}\nimport time\ntime.sleep(60)"
@@ -145,7 +146,7 @@ def test_without_bubblewrap_nothing_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
 ) -> None:
     async def scenario() -> None:
-        fleet = Fleet(CONFIG, ["code"])
+        fleet = Fleet(Work(CONFIG, ["code"]))
         try:
             await fleet.start()
         finally:

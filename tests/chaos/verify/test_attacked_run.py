@@ -12,6 +12,7 @@ from attacks import FORGED, NEVER_ENDING, WASTEFUL
 from rlvr.config import CodeConfig, VerifierConfig
 from rlvr.task import Outcome, Prompt, Verdict
 from rlvr.verify.workers.pool import VerifierPool
+from rlvr.verify.workers.work import Work
 
 CONFIG = VerifierConfig(
     actors=2,
@@ -61,7 +62,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 async def judge(items: list[tuple[Prompt, str]], folder: Path) -> list[Verdict]:
     """The verdicts of a pool that is whole afterwards, and of which then nothing is left."""
     pool = VerifierPool(
-        CONFIG, {"runtime_env": {"env_vars": {"TMPDIR": str(folder)}}}, verifiers=["code"]
+        Work(CONFIG, ["code"]), {"runtime_env": {"env_vars": {"TMPDIR": str(folder)}}}
     )
     await pool.start()
     try:

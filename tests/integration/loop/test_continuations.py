@@ -21,6 +21,7 @@ from rlvr.loop.resolve import resolved
 from rlvr.rollout.pool import RolloutPool
 from rlvr.types import IN_USE, Group, Outcome, Prompt, Response, Sample, Verdict
 from rlvr.verify.workers.pool import VerifierPool
+from rlvr.verify.workers.work import Work
 
 STOP, SAMPLES = 1, 250
 
@@ -38,7 +39,7 @@ def bench(ray_here, tiny_model):
     config = resolved(config)
     loop = asyncio.new_event_loop()
     pool = RolloutPool(config, engine_options(config, None))
-    verifiers = VerifierPool(config.verifier, verifiers=["regex"])
+    verifiers = VerifierPool(Work(config.verifier, ["regex"]))
 
     def do(coroutine):
         return loop.run_until_complete(asyncio.wait_for(coroutine, 120))

@@ -10,8 +10,9 @@ import pytest
 from rlvr.choice import choices
 from rlvr.config import LoraConfig, RunConfig, Template
 from rlvr.errors import ConfigError
+from rlvr.loop.bounds import BOUNDS
 from rlvr.loop.resolve import resolved
-from rlvr.loop.validate import _BOUNDS, validated
+from rlvr.loop.validate import validated
 
 
 @pytest.fixture
@@ -164,9 +165,9 @@ def test_the_engine_is_given_no_more_length_than_the_run_needs(config):
     assert resolved(config).rollout.engine["max_model_len"] == 999
 
 
-@pytest.mark.parametrize("key", _BOUNDS)
+@pytest.mark.parametrize("key", BOUNDS)
 def test_a_number_below_its_least_is_named_and_so_is_none_at_all(tmp_path, key):
-    least = _BOUNDS[key][0]
+    least = BOUNDS[key][0]
     for value in (least - 1, math.nan):
         config = RunConfig()
         config.model.path, config.data.train, config.train.steps = str(tmp_path), ["x.jsonl"], 1

@@ -15,6 +15,7 @@ from rlvr.config import VerifierConfig
 from rlvr.errors import VerifierError
 from rlvr.task import Outcome, Prompt, Verdict
 from rlvr.verify.workers.fleet import Fleet
+from rlvr.verify.workers.work import Work
 from rlvr.verify.workers.worker import decode
 
 
@@ -25,14 +26,18 @@ class Verification:
         self.verifier = verifier
         self.verdicts: dict[int, Verdict] = {}
         self.order: list[int] = []
-        self.fleet = Fleet(config, [verifier])
+        self.limit_s = config.timeout_s
+        self.fleet = Fleet(Work(config, [verifier]))
         self._next = 0
 
     async def judge(self, texts: Sequence[str], gold: str = "ok") -> list[Verdict]:
         ids = range(self._next, self._next + len(texts))
         self._next += len(texts)
         prompt = Prompt("p", (), "", gold, self.verifier)
-        tasks = [(i, pickle.dumps((prompt, text))) for i, text in zip(ids, texts, strict=True)]
+        tasks = [
+            (i, pickle.dumps((prompt, text)), self.limit_s)
+            for i, text in zip(ids, texts, strict=True)
+        ]
         async with asyncio.timeout(60):
             while not self.verdicts.keys() >= set(ids):
                 for task_id, verdict in await self.fleet.exchange(tasks):
@@ -235,7 +240,7 @@ def test_the_same_verdicts_whatever_the_number_of_processes() -> None:
 
 def test_a_verifier_that_cannot_be_imported_says_so_at_the_start() -> None:
     async def scenario() -> None:
-        fleet = Fleet(VerifierConfig(), ["rlvr.no_such_verifier"])
+        fleet = Fleet(Work(VerifierConfig(), ["rlvr.no_such_verifier"]))
         with pytest.raises(VerifierError, match="no such module"):
             await fleet.start()
 
@@ -276,5 +281,5 @@ def test_workers_are_replaced_in_under_a_second(misbehaving: str) -> None:
 def test_the_number_of_workers_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for cpus, size in ((1, 1), (2, 1), (8, 2), (192, 48)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)))
-        assert Fleet(VerifierConfig(), []).size == size
-    assert Fleet(VerifierConfig(processes=3), []).size == 3
+        assert Fleet(Work(VerifierConfig())).size == size
+    assert Fleet(Work(VerifierConfig(processes=3))).size == 3

@@ -16,6 +16,7 @@ from rlvr.config import VerifierConfig
 from rlvr.errors import ConfigError, VerifierError
 from rlvr.types import Outcome, Prompt, Verdict
 from rlvr.verify.workers.pool import VerifierPool
+from rlvr.verify.workers.work import Work
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 async def running(verifier: str, **settings: float) -> AsyncIterator[VerifierPool]:
     config = VerifierConfig(**{"timeout_s": 2.0, "memory_mib": 256, **settings})
     path = {"PYTHONPATH": str(Path(__file__).parents[1])}
-    pool = VerifierPool(config, {"runtime_env": {"env_vars": path}}, verifiers=[verifier])
+    pool = VerifierPool(Work(config, [verifier]), {"runtime_env": {"env_vars": path}})
     await pool.start()
     try:
         yield pool

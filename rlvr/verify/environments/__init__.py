@@ -1,0 +1,1 @@
+"""What replies to the policy between the turns of a conversation."""
