@@ -1,7 +1,7 @@
 """Data sets: files of rows become prompts, and every row that cannot is reported."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlvr.config import DataConfig
 from rlvr.data.rows import Reason, Row, RowError, read_rows
-from rlvr.data.template import PromptTemplate, prompt_template
+from rlvr.data.template import PromptTemplate, Tool, prompt_template
 from rlvr.errors import DataError
 from rlvr.types import Prompt
 
@@ -62,14 +62,21 @@ class Dataset:
         return "\n".join(["; ".join(facts), *_first(self.contradictions), *_first(self.bad_rows)])
 
 
+Tools = Callable[[str], Sequence[Tool]]
+
+
 def load_dataset(
-    files: Sequence[str], config: DataConfig, tokenizer: PreTrainedTokenizerBase
+    files: Sequence[str],
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Tools = lambda _: (),
 ) -> Dataset:
     """Read, check, render and tokenise every row of ``files``.
 
     A row's verifier is its own ``verifier``, else what its source makes obvious, else
-    ``config.verifier``. Its id is its own or made of the file's name and its number; an id that
-    occurs again gets ``#2``, ``#3``, ... so that ids are unique, and the same in every run.
+    ``config.verifier``; so is its environment, of which ``tools`` are told the chat template. Its
+    id is its own or made of the file's name and its number; an id that occurs again gets ``#2``,
+    ``#3``, ... so that ids are unique, and the same in every run.
 
     Raises DataError if a file cannot be read, if no row can be used, or if one cannot and
     ``config.on_bad_row`` is ``error``; ConfigError if the template does not go with the tokenizer.
@@ -80,7 +87,7 @@ def load_dataset(
     first_with: dict[str, tuple[str, str]] = {}  # text -> answer, place
     for file in files:
         path, before = Path(file).expanduser(), len(data.prompts)
-        for number, row, text, tokens in _tokenised(path, config, template):
+        for number, row, text, tokens in _tokenised(path, config, template, tools):
             if isinstance(row, Row):
                 prompt_id, row = _unique(row.id, ids), _usable(row, tokens, config)
             if isinstance(row, RowError):
@@ -92,9 +99,8 @@ def load_dataset(
             if answer != row.answer:
                 told = f"{place}: answer {row.answer!r}, but {answer!r} in {first}"
                 data.contradictions.append(told)
-            data.prompts.append(
-                Prompt(prompt_id, tokens, text, row.answer, row.verifier, row.source, row.meta)
-            )
+            known = row.answer, row.verifier, row.source, row.meta, row.environment
+            data.prompts.append(Prompt(prompt_id, tokens, text, *known))
         data.sizes[file] = data.sizes.get(file, 0) + len(data.prompts) - before
     bad, first_bad = data.bad_rows, "\n".join(_first(data.bad_rows))
     if bad and config.on_bad_row == "error":
@@ -109,21 +115,24 @@ def load_dataset(
 
 
 def _tokenised(
-    path: Path, config: DataConfig, template: PromptTemplate
+    path: Path, config: DataConfig, template: PromptTemplate, tools: Tools
 ) -> Iterator[tuple[int, Row | RowError, str, list[int]]]:
     """Every row of a file with its number, the text of its prompt and the text's tokens."""
     rows = read_rows(path, config)
     while chunk := list(islice(rows, _CHUNK)):
-        rendered = [(number, *_rendered(row, template)) for number, row in chunk]
+        rendered = [(number, *_rendered(row, template, tools)) for number, row in chunk]
         encoded = template.encode([text for _, _, text in rendered])
         yield from ((*row, tokens) for row, tokens in zip(rendered, encoded, strict=True))
 
 
-def _rendered(row: Row | RowError, template: PromptTemplate) -> tuple[Row | RowError, str]:
+def _rendered(
+    row: Row | RowError, template: PromptTemplate, tools: Tools
+) -> tuple[Row | RowError, str]:
     if isinstance(row, RowError):
         return row, ""
     try:
-        return row, template.render(row.messages)
+        own = tools(row.environment) if row.environment else ()
+        return row, template.render(row.messages, own)
     except RowError as error:
         return error, ""
 

@@ -72,6 +72,7 @@ class Row:
     verifier: str
     source: str
     meta: Mapping[str, Any]
+    environment: str
 
 
 def read_rows(path: Path, config: DataConfig) -> Iterator[tuple[int, Row | RowError]]:
@@ -137,7 +138,10 @@ def _row(row: dict[str, Any], stem: str, number: int, config: DataConfig) -> Row
     source_key, source = _find(row, SOURCE_KEYS)
     source = _text(source, source_key) if source_key else stem
 
-    used = {problem_key, answer_key, source_key, "id", "verifier"}
+    named = row.get("environment")
+    environment = config.environment or "" if named is None else _text(named, "environment")
+
+    used = {problem_key, answer_key, source_key, "id", "verifier", "environment"}
     return Row(
         id=_id(row, stem, number),
         messages=_messages(problem, problem_key),
@@ -146,6 +150,7 @@ def _row(row: dict[str, Any], stem: str, number: int, config: DataConfig) -> Row
         source=source,
         # Names with two underscores are the index columns that pandas leaves in Parquet.
         meta={k: v for k, v in row.items() if k not in used and not k.startswith("__")},
+        environment=environment,
     )
 
 

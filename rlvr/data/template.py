@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from rlvr.config import DataConfig
 from rlvr.data.rows import Message, Reason, RowError
 from rlvr.errors import ConfigError
+
+Tool = dict[str, Any]  # what a chat template is told of one
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,13 @@ class PromptTemplate:
     tokenizer: PreTrainedTokenizerBase
     bos: list[int]  # the token that the tokenizer wants before a text, if it wants one
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The text of a prompt. Raises RowError where the chat template refuses the messages."""
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
+        """The text of a prompt, with ``tools`` if it is a chat template that knows of such.
+
+        Raises RowError where the chat template refuses the messages.
+        """
         if self.config.template == "chat":
-            return self._chat(messages)
+            return self._chat(messages, tools)
         problem = messages[-1]["content"]  # the user's: no other row gets here
         plain = self.config.template == "plain"
         return self.config.plain_template.format(problem=problem) if plain else problem
@@ -38,13 +44,13 @@ class PromptTemplate:
             for ids in encoded["input_ids"]
         ]
 
-    def _chat(self, messages: Sequence[Message]) -> str:
+    def _chat(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
         if (system_prompt := self.config.system_prompt) is not None:
             rest = [m for m in messages if m["role"] != "system"]
             messages = [{"role": "system", "content": system_prompt}, *rest]
         try:
             text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
+                list(messages), list(tools) or None, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # templates raise what they like about roles they do not know
             roles = ", ".join(m["role"] for m in messages)

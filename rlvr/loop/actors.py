@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -18,6 +18,7 @@ from rlvr.loop.placement import Placement
 from rlvr.rollout.pool import RolloutPool
 from rlvr.telemetry.progress import phase
 from rlvr.verify.workers.pool import VerifierPool
+from rlvr.verify.workers.work import Work
 from rlvr.weights.publish import WeightPublisher
 
 # How a request is sampled is the request's own affair.
@@ -34,32 +35,28 @@ class Actors:
         config: RunConfig,
         placement: Placement,
         pad_token_id: int,
-        verifier_names: Sequence[str],
+        work: Work,
     ) -> None:
-        self._built_from = _built_from(config, pad_token_id, verifier_names)
+        self._built_from = _built_from(config, pad_token_id, work)
         self._placement = placement
         self._pad_token_id = pad_token_id
         self._in_turns = config.cluster.placement == "colocated"
         self._learning = False  # whether it is the learners' turn
         self._version = 0  # that the engines serve
         self.rollout = RolloutPool(config, placement.engines, self._introduce)
-        self.verifiers = VerifierPool(
-            config.verifier, placement.verifiers, verifiers=verifier_names
-        )
+        self.verifiers = VerifierPool(work, placement.verifiers)
         self.learners = LearnerGroup(config, pad_token_id, placement.learners)
         self.weights: WeightPublisher
 
     @classmethod
-    async def start(
-        cls, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]
-    ) -> Self:
+    async def start(cls, config: RunConfig, pad_token_id: int, work: Work) -> Self:
         """Start all kinds; an error leaves none behind. It is then the learners' turn."""
         with phase("starting Ray"):
             connect(config)
         # Ray takes SIGTERM for itself when it connects; here it shall end a run as Ctrl-C does.
         interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, interrupt)
-        actors = cls(config, await reserve(config), pad_token_id, verifier_names)
+        actors = cls(config, await reserve(config), pad_token_id, work)
         try:
             await actors._start(config)
         except BaseException:
@@ -156,8 +153,8 @@ class Actors:
             await self.weights.start(engines)
         await self.weights.publish(self._version)
 
-    def matches(self, config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> bool:
-        return self._built_from == _built_from(config, pad_token_id, verifier_names)
+    def matches(self, config: RunConfig, pad_token_id: int, work: Work) -> bool:
+        return self._built_from == _built_from(config, pad_token_id, work)
 
     async def restart(self, config: RunConfig) -> None:
         """Make them what they were at the start, for a run of ``config``, which they must match."""
@@ -203,7 +200,7 @@ class Actors:
         self._placement.release()
 
 
-def _built_from(config: RunConfig, pad_token_id: int, verifier_names: Sequence[str]) -> Any:
+def _built_from(config: RunConfig, pad_token_id: int, work: Work) -> Any:
     """What the processes depend on."""
     return (
         config.model,
@@ -216,5 +213,7 @@ def _built_from(config: RunConfig, pad_token_id: int, verifier_names: Sequence[s
         config.cluster.torch_threads is None and config.train.max_staleness > 0,
         config.telemetry.worker_logs,
         pad_token_id,
-        tuple(verifier_names),
+        work.environment,
+        tuple(work.verifiers),
+        tuple(work.environments),
     )

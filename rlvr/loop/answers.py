@@ -26,7 +26,8 @@ class AnswerFinder:
         The sampled ids are never re-tokenised: the text is put together from the tokens' own
         pieces, so that a place in the text is a place among the tokens.
         """
-        pieces = self.pieces(sample.response.token_ids.tolist())
+        skipped = sample.response.last_turn
+        pieces = self.pieces(sample.response.token_ids[skipped:].tolist())
         text = "".join(pieces)
         try:
             answer = final_answer(text, self._pattern)
@@ -39,7 +40,7 @@ class AnswerFinder:
         ends = np.cumsum([len(p) for p in pieces])
         first = int(np.searchsorted(ends, begin, side="right"))
         last = int(np.searchsorted(ends, begin + len(answer), side="left"))
-        return first, last + 1
+        return skipped + first, skipped + last + 1
 
     def pieces(self, token_ids: Sequence[int]) -> list[str]:
         """What each token adds to the text, without special tokens."""

@@ -9,11 +9,13 @@ from rlvr.loop.actors import Actors
 from rlvr.loop.audit import Audit
 from rlvr.loop.checkpoint import Checkpoint
 from rlvr.loop.continuations import Continuations
+from rlvr.loop.conversations import check_conversations
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.groups import GroupSource
 from rlvr.loop.run import prompt_stream
 from rlvr.loop.tokenizer import check_model, load_tokenizer, stop_token_ids
-from rlvr.verify.base import names
+from rlvr.verify.environments.base import tools_of
+from rlvr.verify.workers.work import Work
 
 
 async def audit(
@@ -21,12 +23,15 @@ async def audit(
 ) -> str:
     """Audit ``model.path``, or what a checkpoint has of it; returns the result's table."""
     tokenizer = load_tokenizer(config)
-    data = load_dataset(files(config.data.train), config.data, tokenizer)
+    data = load_dataset(files(config.data.train), config.data, tokenizer, tools_of)
     check_model(config, tokenizer, data.prompts)
+    check_conversations(config, tokenizer, data.prompts, continued=True)
     stops = stop_token_ids(config, tokenizer)
     version = 0 if checkpoint is None else checkpoint.step
     budget = config.audit.continuations
-    actors = await Actors.start(config, int(tokenizer.pad_token_id or 0), names(data.prompts))
+    actors = await Actors.start(
+        config, int(tokenizer.pad_token_id or 0), Work.of(config, data.prompts)
+    )
     try:
         if checkpoint is not None:
             await actors.learners.load_checkpoint(str(checkpoint.learner))

@@ -11,14 +11,16 @@ from rlvr.data.dataset import load_dataset
 from rlvr.data.stream import PromptStream
 from rlvr.evaluation.folder import EvaluationFolder
 from rlvr.loop.cluster import connect, reserve
+from rlvr.loop.conversations import check_conversations
 from rlvr.loop.evaluation import SEED_STEP, measures
 from rlvr.loop.groups import GroupSource
 from rlvr.loop.tokenizer import check_model, load_tokenizer, stop_token_ids
 from rlvr.rollout.pool import RolloutPool
 from rlvr.telemetry.progress import phase
 from rlvr.types import Group
-from rlvr.verify.base import names
+from rlvr.verify.environments.base import tools_of
 from rlvr.verify.workers.pool import VerifierPool
+from rlvr.verify.workers.work import Work
 
 _PART_S = 20.0  # responses are kept, and progress told, so often
 
@@ -29,9 +31,10 @@ async def benchmark(config: RunConfig, folder: EvaluationFolder, step: int) -> N
     ``step`` is the one after which the model was saved, for the record.
     """
     tokenizer = load_tokenizer(config)
-    prompts = load_dataset(config.data.eval, config.data, tokenizer).prompts
+    prompts = load_dataset(config.data.eval, config.data, tokenizer, tools_of).prompts
     prompts = prompts[: config.evaluation.limit]
     check_model(config, tokenizer, prompts)
+    check_conversations(config, tokenizer, prompts)
     done = {name: set(answers.questions) for name, answers in folder.measures().items()}
     stops = stop_token_ids(config, tokenizer)
     wanted = [
@@ -44,7 +47,7 @@ async def benchmark(config: RunConfig, folder: EvaluationFolder, step: int) -> N
         connect(config)
     placement = await reserve(config)
     rollout = RolloutPool(config, placement.engines, _introduce)
-    verifiers = VerifierPool(config.verifier, placement.verifiers, verifiers=names(prompts))
+    verifiers = VerifierPool(Work.of(config, prompts), placement.verifiers)
     try:
         with phase(f"starting {config.rollout.workers} vLLM workers and the verifiers"):
             await asyncio.gather(rollout.start(), verifiers.start())

@@ -8,11 +8,13 @@ from typing import Any, Protocol
 from rlvr.config import RunConfig
 from rlvr.data.stream import Draw, PromptStream
 from rlvr.loop.batch import RolloutBatch
+from rlvr.loop.conversations import Conversations
 from rlvr.loop.judge import Judge
 from rlvr.loop.line import Line, Place
 from rlvr.rollout.pool import RolloutPool
 from rlvr.rollout.request import Request, Sampling, sample_seed
-from rlvr.types import Group, Prompt, Response
+from rlvr.rollout.routing import Sampled
+from rlvr.types import Group, Prompt
 from rlvr.verify.workers.pool import VerifierPool
 
 
@@ -43,9 +45,9 @@ class GroupSource:
     ) -> None:
         self._config = config
         self._stream = stream
-        self._rollout = rollout
         self._decoder = decoder
         self._judge = Judge(config, verifiers, decoder)
+        self._conversations = Conversations(config, rollout, verifiers, decoder)
         self.sampling = Sampling.of(config.rollout, stop_token_ids)
         self._calls = itertools.count()  # of ``_sample``, so that the ids of requests are unique
         self._line: Line | None = None
@@ -159,17 +161,18 @@ class GroupSource:
         """
         call = next(self._calls)
         where: dict[str, tuple[int, int]] = {}
-        requests = []
+        asked = []
         for p, (prompt, (step, repeat)) in enumerate(zip(prompts, turns, strict=True)):
             for i in range(samples):
                 number = repeat * samples + i
                 seed = sample_seed(self._config.train.seed, prompt.id, step, number)
-                requests.append(Request(f"{call}:{p}:{i}", prompt.token_ids, seed, sampling))
-                where[requests[-1].id] = p, i
+                request = Request(f"{call}:{p}:{i}", prompt.token_ids, seed, sampling)
+                where[request.id] = p, i
+                asked.append((request, prompt))
         cells: list[list[Any]] = [[None] * samples for _ in prompts]
         missing = [samples] * len(prompts)
 
-        async def verify(sampled: list[tuple[Request, Response]]) -> None:
+        async def verify(sampled: Sampled) -> None:
             responses = [response for _, response in sampled]
             at = [where[request.id] for request, _ in sampled]
             judged = await self._judge.samples([prompts[p] for p, _ in at], responses)
@@ -179,14 +182,18 @@ class GroupSource:
                 if not missing[p]:
                     finish(p, Group(prompts[p], cells[p]))
 
-        running = len(requests)
+        running = len(asked)
         try:
             async with asyncio.TaskGroup() as verifying:
-                async for sampled in self._rollout.sample(requests):
+
+                def arrived(sampled: Sampled) -> None:
+                    nonlocal running
                     verifying.create_task(verify(sampled))
                     running -= len(sampled)
                     self._free += len(sampled)
                     self._begin()
+
+                await self._conversations.each(asked, arrived)
         except ExceptionGroup as failures:  # of the task group: what failed speaks for itself
             raise (first := failures.exceptions[0]) from first.__cause__
         finally:

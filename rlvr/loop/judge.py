@@ -26,9 +26,9 @@ class Judge:
     async def samples(
         self, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Sample]:
-        """Each response to its prompt, in order."""
+        """Each response to its prompt, in order; of a conversation the last turn is judged."""
         texts = self._decoder.batch_decode(
-            [r.token_ids for r in responses], skip_special_tokens=True
+            [r.token_ids[r.last_turn :] for r in responses], skip_special_tokens=True
         )
         verdicts = await self._verifiers.verify(list(zip(prompts, texts, strict=True)))
         return [

@@ -18,7 +18,8 @@ class Reward:
 
     A verifier's reward places the response between incorrect (0) and correct (1); the other
     outcomes have a reward of their own. Each part's share stays in ``Verdict.components``:
-    ``outcome``, and where they are switched on ``format_bonus`` and ``overlong``.
+    ``outcome``, where they are switched on ``format_bonus`` and ``overlong``, and of a conversation
+    ``environment``, the sum over its turns.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -33,9 +34,11 @@ class Reward:
         if self._format.bonus:
             parts["format_bonus"] = self._format.bonus * well_formed(text, self._format.tags)
         if self._buffer:
-            length = torch.tensor([len(response.token_ids)])
+            length = torch.tensor([len(response.sequence)])
             penalty = overlong_penalty(length, self._limit, self._buffer, self._factor)
             parts["overlong"] = float(penalty)
+        if response.turns:
+            parts["environment"] = sum(turn.reward for turn in response.turns)
         components = {**verdict.components, **parts}
         # Not ``replace``, which takes longer than all of the rest.
         own = verdict.outcome, verdict.detail, verdict.seconds

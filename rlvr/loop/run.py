@@ -1,6 +1,5 @@
 """Runs, assembled and taken down."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -16,6 +15,7 @@ from rlvr.loop.actors import Actors
 from rlvr.loop.audit import Audit
 from rlvr.loop.checkpoints import Checkpoints
 from rlvr.loop.continuations import Continuations
+from rlvr.loop.conversations import check_conversations
 from rlvr.loop.credit_driver import CreditDriver
 from rlvr.loop.evaluation import Evaluation
 from rlvr.loop.groups import GroupSource
@@ -26,7 +26,8 @@ from rlvr.loop.watchdog import Watchdog
 from rlvr.remote import summary
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
-from rlvr.verify.base import names
+from rlvr.verify.environments.base import tools_of
+from rlvr.verify.workers.work import Work
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,13 @@ class _Inputs:
     @classmethod
     def read(cls, config: RunConfig) -> Self:
         tokenizer = load_tokenizer(config)
-        train_set = load_dataset(files(config.data.train), config.data, tokenizer)
+        train_set = load_dataset(files(config.data.train), config.data, tokenizer, tools_of)
         held_out = Dataset()
         if config.data.eval:
-            held_out = load_dataset(config.data.eval, config.data, tokenizer)
-        check_model(config, tokenizer, [*train_set.prompts, *held_out.prompts])
+            held_out = load_dataset(config.data.eval, config.data, tokenizer, tools_of)
+        prompts = [*train_set.prompts, *held_out.prompts]
+        check_model(config, tokenizer, prompts)
+        check_conversations(config, tokenizer, prompts)
         print(train_set.summary(), flush=True)
         return cls(tokenizer, train_set, held_out)
 
@@ -110,9 +113,9 @@ class Session:
         telemetry = Telemetry(config.telemetry, folder)
         state: RunState | None = None
         try:
-            verifier_names = names([*train_set.prompts, *held_out.prompts])
+            work = Work.of(config, [*train_set.prompts, *held_out.prompts])
             pad = int(tokenizer.pad_token_id or 0)
-            actors = await self._take_actors(config, pad, verifier_names)
+            actors = await self._take_actors(config, pad, work)
             stops = stop_token_ids(config, tokenizer)
             groups = GroupSource(config, stream, actors.rollout, actors.verifiers, tokenizer, stops)
             pools = actors.rollout, actors.verifiers
@@ -136,17 +139,15 @@ class Session:
                 await state.close()
             telemetry.close()
 
-    async def _take_actors(
-        self, config: RunConfig, pad: int, verifier_names: Sequence[str]
-    ) -> Actors:
-        if self._actors is not None and self._actors.matches(config, pad, verifier_names):
+    async def _take_actors(self, config: RunConfig, pad: int, work: Work) -> Actors:
+        if self._actors is not None and self._actors.matches(config, pad, work):
             if self._actors.may_grow(config) or await self._actors.learners.died():
                 await self._actors.replace_learners(config)
             else:
                 await self._actors.restart(config)
         else:
             await self.close()
-            self._actors = await Actors.start(config, pad, verifier_names)
+            self._actors = await Actors.start(config, pad, work)
         return self._actors
 
     async def close(self) -> None:
