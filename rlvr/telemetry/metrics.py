@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rlvr.types import Group, Outcome, samples_of
+from rlvr.types import Group, Outcome, Response, samples_of
 
 
 def rollout_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
@@ -32,8 +32,27 @@ def rollout_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
         "groups/with_spread": _share(g.has_spread for g in groups),
         "groups/all_correct": _share(all(c) for c in correct),
         "groups/all_wrong": _share(not any(c) for c in correct),
+        **_turns(responses),
         "staleness/mean": float(lag.mean()),
         "staleness/max": int(lag.max()),
+    }
+
+
+def _turns(responses: Sequence[Response]) -> dict[str, float]:
+    """Of conversations; nothing if there are none."""
+    talks = [r.turns for r in responses if r.turns]
+    if not talks:
+        return {}
+    number = [len(turns) for turns in talks]
+    return {
+        "turns/mean": float(np.mean(number)),
+        "turns/max": max(number),
+        "turns/out_of_turns": _share(r.finish_reason == "turns" for r in responses),
+        "turns/observed_tokens": float(
+            np.mean([sum(len(t.observation) for t in x) for x in talks])
+        ),
+        "turns/without_reply": _share(turn.failed for turns in talks for turn in turns),
+        "turns/reward": float(np.mean([sum(t.reward for t in turns) for turns in talks])),
     }
 
 

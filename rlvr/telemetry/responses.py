@@ -15,10 +15,12 @@ from rlvr.errors import ResponseLogError
 from rlvr.telemetry.metrics import json_clean
 from rlvr.telemetry.run_folder import replacing
 from rlvr.telemetry.tokens import Coefficients, LoggedTokens
-from rlvr.types import IN_USE, Group, samples_of
+from rlvr.types import IN_USE, Group, Turn, samples_of
 
 _ROW_GROUP = 512  # responses that are read at once, at least
 _DICTIONARY = 8 << 20  # bytes: a large vocabulary fits
+
+_TURNS = pa.list_(pa.struct([("end", pa.int32()), ("said", pa.string()), ("reward", pa.float64())]))
 
 Groups = Sequence[Group]
 Advantages = np.ndarray | None  # [S] A_i in sample order; None where nothing is trained
@@ -103,6 +105,8 @@ def response_table(
                 r.logp_rollout.mean() if len(r.token_ids) else None for r in responses
             ),
             "verifier_seconds": real(v.seconds for v in verdicts),
+            # of a conversation: where each turn ends among the sampled tokens, and the reply to it
+            "turns": pa.array(([_said(t) for t in r.turns] for r in responses), _TURNS),
             # of every token, those of the end included: its id, what it adds to the text, and c_t
             "response_token_ids": pa.array((r.token_ids for r in responses), pa.list_(pa.int32())),
             "tokens": pa.nulls(len(samples), pa.list_(pa.string())) if texts is None else texts,
@@ -112,6 +116,10 @@ def response_table(
             },
         }
     )
+
+
+def _said(turn: Turn) -> dict[str, object]:
+    return {"end": turn.end, "said": _storable(turn.said), "reward": turn.reward}
 
 
 def coefficient_column(label: str) -> str:

@@ -49,6 +49,7 @@ def packed_responses(table: pa.Table, methods: Sequence[str]) -> str:
     texts, tokens = _tokens(table)
     words = _without_texts(table)
     columns = map(coefficient_column, [IN_USE, *methods[1:]])
+    turns = table["turns"].to_pylist() if "turns" in table.column_names else [()] * len(table)
     credit = [_coefficients(table, column) for column in columns]
     groups: dict[int, dict[str, Any]] = {}
     for i, row in enumerate(map(json_clean, table.select(_PLAIN).to_pylist())):
@@ -65,6 +66,7 @@ def packed_responses(table: pa.Table, methods: Sequence[str]) -> str:
                 "length": row["response_tokens"],
                 "unit": "word" if words[i] else "token",
                 "tokens": tokens[i],
+                "turns": [[t["end"], t["said"], t["reward"]] for t in turns[i]],
                 "credit": [own[i] for own in credit],
             }
         )

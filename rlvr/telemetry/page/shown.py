@@ -18,7 +18,7 @@ PAGE_TOKENS = 8_000_000  # that a page has room for: about 30 MB
 
 _COLUMNS = (
     "group", "sample", "prompt_id", "prompt", "answer", "response", "reward", "outcome", "detail",
-    "advantage", "finish_reason", "response_tokens", "tokens",
+    "advantage", "finish_reason", "response_tokens", "turns", "tokens",
 )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ def test_a_row_a_sample(folder, make_group):
         "policy_version_max": 2,
         "logp_mean": -0.5,
         "verifier_seconds": 0.5,
+        "turns": [],
         "response_token_ids": [0, 1],
         "tokens": None,
         "coefficient": None,

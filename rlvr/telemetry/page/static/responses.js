@@ -8,6 +8,7 @@ function responseCard(group, response, scales, mode) {
     `reward ${figure(reward)}`,
     advantage === null ? "" : `A ${figure(advantage)}`,
     `${length.toLocaleString("en")} tokens`,
+    response.turns.length ? `${response.turns.length} turns` : "",
     finish === "stop" ? "" : finish,
   ];
   const head = element(

@@ -49,12 +49,17 @@ const visible = (text) =>
 function flow(response, variant, scale, mode) {
   const own = element("p", { className: "tokens" });
   flows.set(own, { response, variant, mode });
+  // What an environment said stands before the turn that it was said to, and has no color.
+  const observed = new Map(
+    response.turns.map(([end, said]) => [end, `▸ ${visible(said)}`]),
+  );
   const add = (from, to) => {
     const part = document.createDocumentFragment();
     for (let i = from; i < to; i++) {
       const token = document.createElement("span");
       token.textContent = visible(response.tokens[i]) || "·";
       token.className = tint(weight(variant, i, mode), scale);
+      if (observed.has(i)) token.dataset.observed = observed.get(i);
       part.append(token);
     }
     own.append(part);

@@ -17,7 +17,7 @@ from rlvr.registry import labelled
 from rlvr.telemetry.run_folder import RunFolder
 from rlvr.telemetry.run_log import Telemetry
 from rlvr.telemetry.tokens import TokenLog
-from rlvr.types import IN_USE, Group, Outcome, Prompt, Response, Sample, Verdict
+from rlvr.types import IN_USE, Group, Outcome, Prompt, Response, Sample, Turn, Verdict
 
 OPTIONS = (
     "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
@@ -29,10 +29,21 @@ def decode(sequences):
     return ["".join(chr(int(i)) for i in ids) for ids in sequences]
 
 
+SAID = "\x1d"  # stands around what an environment said, in the text of a response
+
+
 def response_of(text: str) -> Response:
-    ids = np.array([ord(c) for c in text], np.int32)
+    parts = text.split(SAID)
+    own, said = parts[::2], [*parts[1::2], ""]
+    ids = np.array([ord(c) for part in own for c in part], np.int32)
     zeros = np.zeros(len(ids))
-    return Response(ids, zeros.astype(np.float32) - 0.5, zeros.astype(np.int32), "stop")
+    ends = np.cumsum([len(part) for part in own]).tolist()
+    turns = tuple(
+        Turn(end, np.array([ord(c) for c in words], np.int32), words, 0.25)
+        for end, words in zip(ends, said, strict=True)
+    )
+    logp, version = zeros.astype(np.float32) - 0.5, zeros.astype(np.int32)
+    return Response(ids, logp, version, "stop", turns=turns if len(own) > 1 else ())
 
 
 def _group_of(number: int, texts) -> Group:
@@ -81,7 +92,8 @@ def write_run():
                 for g, own in enumerate(of_groups):
                     groups.append(_group_of(g, own))
                     advantages += [1.0 if t.startswith("right") else -0.5 for t in own]
-                    coefficients += [generator.random(len(t)).astype(np.float32) * 2 for t in own]
+                    lengths = [len(s.response.token_ids) for s in groups[-1].samples]
+                    coefficients += [generator.random(n).astype(np.float32) * 2 for n in lengths]
                 metrics = {"update/entropy": 1 / step + 0.1 * seed, "mismatch/kl": 1e-14}
                 timings = {"time/step_s": 2.0, "time/rollout_s": 1.5}
                 a = np.array(advantages)

@@ -145,6 +145,25 @@ def test_a_hostile_response_does_nothing_and_is_readable(browser, page):
     assert asked == "https://example.com/x.png", "which was refused, as one of the two says"
 
 
+def test_what_an_environment_said_stands_between_the_turns_and_does_nothing(
+    browser, write_run, tmp_path
+):
+    hostile = "<script>document.title = 'taken'</script>\u202e"
+    texts = [[[f"right ask\x1d{hostile}\x1dsays 4", "wrong at once"]]]
+    page = tmp_path / "page.html"
+    run = write_run(tmp_path / "run", texts)
+    RunsPage(page, lambda record: None).write([RunRecord.read(run)])
+    browser.open(page, "view=responses&step=1")
+    tokens = "document.querySelectorAll('.tokens')"
+    own = f"[...{tokens}[0].querySelectorAll('span')]"
+    assert browser.run(f"return {own}.map((e) => e.textContent).join('')") == "right asksays 4"
+    said = browser.run(f"return {own}.map((e) => e.dataset.observed ?? null)")
+    assert [i for i, words in enumerate(said) if words] == [len("right ask")]
+    assert said[9] == "▸ " + hostile.replace("\u202e", "⟨202e⟩")
+    assert browser.run("return document.title") != "taken"
+    assert any("2 turns" in facts for facts in browser.text(".response .facts"))
+
+
 def test_keys(browser, page):
     browser.open(page, "view=responses&run=0&step=1")
     browser.press("]")
