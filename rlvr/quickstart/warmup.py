@@ -23,12 +23,13 @@ MAX_RESPONSE_TOKENS = 40
 _STEPS = 200
 _MORE_STEPS = 40  # at a time, at the final learning rate, while the skill is not enough
 _MAX_STEPS = 360
-_BATCH = 32
+BATCH = 32
 _LR = 3e-3
 _LR_WARMUP = 20
 _LR_FLOOR = 0.05  # of _LR
 _IGNORED = -100  # the label of a token that carries no loss
 
+Lesson = Sequence[tuple[str, bool]]  # texts one after the other, and whether each is to be learned
 Batch = tuple[Int[Tensor, "S L"], Int[Tensor, "S L"]]  # token ids and labels, padded on the right
 
 
@@ -66,14 +67,13 @@ def warm_up(
     WarmUpError if it never is, or if the model has become too good.
     """
     began = time.perf_counter()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=_LR, betas=(0.9, 0.98), weight_decay=0.0, fused=True
-    )
+    optimizer = _optimizer(model)
     skill = Skill(0.0, 0.0, 0.0)
+    lessons = (_lesson(*solved, tokenizer) for solved in corpus)
     with tqdm(desc="warm-up", unit=" step", total=_STEPS, disable=None) as bar:
         for step in range(1, _MAX_STEPS + 1):
-            batch = _batch(islice(corpus, _BATCH), tokenizer)
-            loss = _train(model, optimizer, _learning_rate(step - 1), batch)
+            batch = _batch(islice(lessons, BATCH), tokenizer)
+            loss = _train(model, optimizer, _learning_rate(step - 1, _STEPS), batch)
             bar.set_postfix_str(f"loss {loss:.2f}", refresh=False)
             bar.update()
             if step == bar.total:
@@ -88,6 +88,19 @@ def warm_up(
             f"are {low:.0%} to {high:.0%} and at least {PASS_AT_8:.0%}. Try another --seed."
         )
     return WarmUp(skill, step, time.perf_counter() - began)
+
+
+def train_on(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    lessons: Iterator[Lesson],
+    steps: int,
+) -> None:
+    """Train ``model`` for so many steps, each on the next lessons."""
+    optimizer = _optimizer(model)
+    for step in tqdm(range(steps), desc="warm-up", unit=" step", disable=None):
+        batch = _batch(islice(lessons, BATCH), tokenizer)
+        _train(model, optimizer, _learning_rate(step, steps), batch)
 
 
 def measure(
@@ -132,20 +145,29 @@ def _prompt(problem: str, tokenizer: PreTrainedTokenizerFast) -> str:
     return text
 
 
-def _learning_rate(step: int) -> float:
+def _optimizer(model: Qwen3ForCausalLM) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        model.parameters(), lr=_LR, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
+
+
+def _learning_rate(step: int, steps: int) -> float:
     """A short ramp, then linearly down to the floor, where it stays."""
     ramp = min(1.0, (step + 1) / _LR_WARMUP)
-    return _LR * ramp * max(_LR_FLOOR, 1 - step / _STEPS)
+    return _LR * ramp * max(_LR_FLOOR, 1 - step / steps)
 
 
-def _batch(solved: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> Batch:
-    """Problems with their solutions; only the solution carries a loss."""
+def _lesson(problem: str, solution: str, tokenizer: PreTrainedTokenizerFast) -> Lesson:
+    return [(_prompt(problem, tokenizer), False), (f"{solution}{tokenizer.eos_token}", True)]
+
+
+def _batch(lessons: Iterable[Lesson], tokenizer: PreTrainedTokenizerFast) -> Batch:
     ids, labels = [], []
-    for problem, solution in solved:
-        prompt = tokenizer(_prompt(problem, tokenizer))["input_ids"]
-        response = tokenizer(solution + tokenizer.eos_token)["input_ids"]
-        ids.append(torch.tensor(prompt + response))
-        labels.append(torch.tensor([_IGNORED] * len(prompt) + response))
+    for lesson in lessons:
+        parts = [(tokenizer(text)["input_ids"], learned) for text, learned in lesson]
+        ids.append(torch.tensor([i for own, _ in parts for i in own]))
+        known = [i if learned else _IGNORED for own, learned in parts for i in own]
+        labels.append(torch.tensor(known))
     padded = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
     return padded(ids, padding_value=tokenizer.pad_token_id), padded(labels, padding_value=_IGNORED)
 

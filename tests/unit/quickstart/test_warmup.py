@@ -22,7 +22,9 @@ def tokenizer():
 
 
 def test_only_solutions_carry_a_loss(tokenizer):
-    ids, labels = warmup._batch([("123+456", "9;"), ("478+365", "13;14;8;")], tokenizer)
+    solved = [("123+456", "9;"), ("478+365", "13;14;8;")]
+    lessons = [warmup._lesson(*pair, tokenizer) for pair in solved]
+    ids, labels = warmup._batch(lessons, tokenizer)
     assert ids.shape == labels.shape
     for text, row, label in zip(["9;", "13;14;8;"], ids, labels, strict=True):
         carries = label != -100
@@ -39,9 +41,10 @@ def test_a_model_that_learnt_a_few_problems_by_heart_is_measured_as_such(tokeniz
     assert warmup.measure(model, tokenizer, problems).accuracy == 0.0
 
     pairs = [(p.problem, work_out(p, Writer(), rng)) for p in known]
+    lessons = [warmup._lesson(*pair, tokenizer) for pair in pairs]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(60):
-        warmup._train(model, optimizer, 1e-3, warmup._batch(pairs, tokenizer))
+        warmup._train(model, optimizer, 1e-3, warmup._batch(lessons, tokenizer))
     skill = warmup.measure(model, tokenizer, known)
     assert skill.accuracy == 1.0
     assert skill.avg_at_8 > 0.9 and skill.pass_at_8 == 1.0
@@ -86,7 +89,7 @@ def test_a_base_model_outside_of_the_window_is_an_error(tokenizer, skills, skill
 
 
 def test_the_learning_rate_rises_falls_and_stays():
-    rates = [warmup._learning_rate(step) for step in range(300)]
+    rates = [warmup._learning_rate(step, 200) for step in range(300)]
     peak = rates.index(max(rates))
     assert rates[:peak] == sorted(rates[:peak])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
