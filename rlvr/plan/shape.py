@@ -16,6 +16,8 @@ from rlvr.learner.model_folder import empty_model
 # hidden, intermediate, layers, heads, key-value heads, vocabulary, tied embeddings: config.json of
 # the repository of that name (or its siblings) on the Hugging Face hub.
 _PUBLISHED: dict[str, tuple[str, int, int, int, int, int, int, bool]] = {
+    "Qwen3-4B": ("qwen3", 2560, 9728, 36, 32, 8, 151936, True),
+    "qwen3-4b-sft-SGLang-RL": ("qwen3", 2560, 9728, 36, 32, 8, 151936, True),
     "Qwen3-8B": ("qwen3", 4096, 12288, 36, 32, 8, 151936, False),
     "Qwen3-14B": ("qwen3", 5120, 17408, 40, 40, 8, 151936, False),
     "Qwen2.5-7B": ("qwen2", 3584, 18944, 28, 28, 4, 152064, False),

@@ -14,7 +14,8 @@ from rlvr.plan.plan import plan_of
 from rlvr.plan.text import headline
 
 FOLDER = Path(CONFIG_PATH) / "recipe"
-RECIPES = sorted(p.stem for p in FOLDER.glob("*.yaml") if p.stem != "quickstart")  # on a laptop
+LAPTOP = {"quickstart", "calculator"}
+RECIPES = sorted(p.stem for p in FOLDER.glob("*.yaml") if p.stem not in LAPTOP)
 SHARED = "cluster.placement=colocated"
 MACHINES = {  # one node of eight for all others
     "lora_delta_qwen3_8b": ["cluster=1x1", SHARED],
