@@ -42,7 +42,7 @@ FOREIGN = {
     "sbatch",
     "ruff",
 }
-ENTRY_POINTS = {f"rlvr.{kind}" for kind in (*METHODS, "verifier", "weights", "sink")}
+ENTRY_POINTS = {f"rlvr.{kind}" for kind in (*METHODS, "verifier", "environment", "weights", "sink")}
 OMITTED = {"OVERRIDES", "...", "…"}  # what a guide writes for more words of the reader's own
 NEEDED = {"model.path": "model", "data.train": "[rows.jsonl]", "train.steps": "2"}
 ROWS = str(ROOT / "tests" / "data" / "math.jsonl")  # in place of files that only a reader has
