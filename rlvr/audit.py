@@ -23,7 +23,7 @@ from rlvr.loop.validate import validated
 from rlvr.storage import Folder
 
 _DEFAULTS = ["train.steps=1"]  # a run must have it
-_OF_A_RUN = ("model", "data", "rollout", "verifier", *METHODS, "shadow")
+_OF_A_RUN = ("model", "data", "rollout", "verifier", "environment", *METHODS, "shadow")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -25,7 +25,8 @@ from rlvr.prepare.needs import prepare_missing
 from rlvr.storage import Folder
 
 _NOTHING_TRAINED = ["data.train=[]", "train.steps=0", "learner.ranks=0"]
-_OF_A_RUN = ("model", "data", "rollout", "verifier", "evaluation")  # is asked as it was there
+# Is asked as it was in the run.
+_OF_A_RUN = ("model", "data", "rollout", "verifier", "environment", "evaluation")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

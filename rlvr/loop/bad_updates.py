@@ -58,6 +58,7 @@ def batch_table(
     prompts = [group.prompt.token_ids for group in batch.groups for _ in group.samples]
     columns: dict[str, list[object]] = {
         "prompt_token_ids": [list(ids) for ids in prompts],
+        "sequence_token_ids": [r.sequence for r in responses],  # with what was said between turns
         "logp_rollout": [r.logp_rollout for r in responses],
         "policy_version": [r.policy_version for r in responses],
     }

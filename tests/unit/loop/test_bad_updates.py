@@ -59,6 +59,9 @@ def test_the_batch_is_kept_with_all_that_the_update_read(tmp_path, batch, capsys
     assert [row["prompt_token_ids"] for row in rows] == [
         list(g.prompt.token_ids) for g in batch.groups for _ in g.samples
     ]
+    assert [row["sequence_token_ids"] for row in rows] == [
+        s.response.sequence.tolist() for s in samples
+    ]
     assert np.allclose([row["advantage"] for row in rows], advantages)
     assert [row["mini_batch"] for row in rows] == [0] * 8 + [1] * 8
     assert [row["skipped"] for row in rows] == [False] * 8 + [True] * 8

