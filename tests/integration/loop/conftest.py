@@ -52,6 +52,7 @@ def guessing(guesser) -> list[str]:
         "model.dtype=float32",
         f"data.train=[{guesser}/rows.jsonl]",
         "data.template=none",
+        "environment.plain_template='{observation}'",  # its tokenizer knows no white space
         "data.verifier=exact",
         "data.max_prompt_tokens=8",
         "rollout.max_response_tokens=12",

@@ -9,8 +9,13 @@ import pytest
 
 # The guesser ends a turn one time in sixty-four: of the responses of a step some have several.
 OWN = [
-    *("environment.plain_template='{observation}'", "rollout.group_size=8"),
-    *("train.prompts_per_step=8", "train.steps=2", "learner.lr=3e-3", "objective=dapo"),
+    *(
+        "rollout.group_size=8",
+        "train.prompts_per_step=8",
+        "train.steps=2",
+        "learner.lr=3e-3",
+        "objective=dapo",
+    ),
 ]
 
 

@@ -173,7 +173,6 @@ def test_an_evaluation_of_a_checkpoint_finds_what_its_run_found(
         "train.checkpoint_every=1",
         "train.checkpoint_dir=elsewhere",
         f"data.eval=[{talking}]",
-        "environment.plain_template='{observation}'",
         "environment.max_turns=2",
         "evaluation.at_end=true",
         "evaluation.samples=2",
