@@ -64,7 +64,8 @@ def base(tmp_path_factory) -> Path:
     dice = random.Random(0)
     for step in range(50):
         shown = dice.sample(training, 16)
-        batch = warmup._batch([(t.problem, slip(t.solution, dice)) for t in shown], tokenizer)
+        solved = [warmup._lesson(t.problem, slip(t.solution, dice), tokenizer) for t in shown]
+        batch = warmup._batch(solved, tokenizer)
         warmup._train(model, optimizer, 3e-3 * min(1, (step + 1) / 10), batch)
     torch.set_num_threads(threads)
     model.save_pretrained(folder / "model")
