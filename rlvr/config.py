@@ -29,6 +29,7 @@ FeatureStore = StrEnum("FeatureStore", ["auto", "device", "host", "recompute"])
 Offload = StrEnum("Offload", ["none", "during_rollout", "always"])
 Placement = StrEnum("Placement", ["disaggregated", "colocated"])
 BatchOrder = StrEnum("BatchOrder", ["prompt", "finished"])
+Publish = StrEnum("Publish", ["merged", "adapter"])
 Wandb = StrEnum("Wandb", ["online", "offline", "disabled"])
 
 
@@ -100,6 +101,8 @@ class LoraConfig:
     dropout: float = 0.0  # must be 0
     # Names of linear layers in the model's blocks, e.g. [q_proj, v_proj]; default: all of them
     targets: list[str] = field(default_factory=list)
+    # What engines get: all weights, with the adapters merged, or the adapters, for vLLM's LoRA
+    publish: Publish = Publish.merged
 
 
 @dataclass

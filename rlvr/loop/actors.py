@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from ray.actor import ActorHandle
 
-from rlvr.config import RunConfig
+from rlvr.config import Publish, RunConfig
 from rlvr.errors import EngineError
 from rlvr.learner.group import LearnerGroup
 from rlvr.loop.cluster import connect, reserve
@@ -207,6 +207,7 @@ def _built_from(config: RunConfig, pad_token_id: int, work: Work) -> Any:
         replace(config.rollout, **_SAMPLING),
         config.verifier,
         config.weights,
+        config.learner.lora if config.learner.lora.publish == Publish.adapter else None,
         config.cluster,
         config.learner.ranks,
         # Engines have fewer threads while the learner works at the same time.

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from rlvr.config import RunConfig
+from rlvr.config import Publish, RunConfig
 from rlvr.weights.base import default_backend
 
 
@@ -26,7 +26,8 @@ def resolved(config: RunConfig) -> RunConfig:
         workers = (cluster.gpus - ranks) // tp
     backend = config.weights.backend
     if backend == "auto":
-        backend = default_backend(cluster)
+        adapters = config.learner.lora.publish == Publish.adapter
+        backend = "adapter" if adapters else default_backend(cluster)
     engine = {"max_model_len": longest_sequence(config), **config.rollout.engine}
     return replace(
         config,

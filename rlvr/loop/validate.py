@@ -10,7 +10,7 @@ from rlvr.algorithm.compatibility import METHODS, compatible
 from rlvr.algorithm.credit.shadow import credit_methods
 from rlvr.algorithm.strength import STRENGTHS
 from rlvr.choice import choices, nearest, refused_choice
-from rlvr.config import RunConfig
+from rlvr.config import Publish, RunConfig
 from rlvr.data.sources import sources
 from rlvr.errors import ConfigError
 from rlvr.loop.bounds import BOUNDS
@@ -93,6 +93,20 @@ def _values(config: RunConfig) -> list[str]:
             lora.dropout != 0,
             f"learner.lora.dropout={lora.dropout:g}: must be 0. Scoring and update would each drop "
             "other elements, so that no ratio began at 1, and the engines sample with none dropped",
+        ),
+        (
+            lora.publish == Publish.adapter and not lora.rank,
+            "learner.lora.publish=adapter needs learner.lora.rank, e.g. 16",
+        ),
+        (
+            (lora.publish == Publish.adapter) != (backend == "adapter") and backend != "auto",
+            f"weights.backend={backend} does not go with learner.lora.publish={lora.publish}; use "
+            "weights.backend=auto",
+        ),
+        (
+            lora.publish == Publish.adapter and config.cluster.placement == "colocated",
+            "learner.lora.publish=adapter does not go with cluster.placement=colocated: an engine "
+            "that sleeps gives the model's own weights away. Use learner.lora.publish=merged",
         ),
         (
             lora.targets and not lora.rank,

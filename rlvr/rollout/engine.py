@@ -8,7 +8,8 @@ import numpy as np
 import ray
 import torch
 
-from rlvr.config import RunConfig
+from rlvr.config import Publish, RunConfig
+from rlvr.rollout.adapters import Adapters
 from rlvr.rollout.request import MOST_CHOICES, Request
 from rlvr.types import Response, TokenChoices
 
@@ -25,6 +26,8 @@ class Engine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         from vllm import EngineArgs, LLMEngine
 
+        lora = config.learner.lora
+        self._adapters = Adapters(lora) if lora.publish == Publish.adapter else None
         self._engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(config)))
         self._engine.set_weight_version("0")
         self._vocabulary = self._engine.model_config.get_vocab_size()
@@ -64,7 +67,8 @@ class Engine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompt = TokensPrompt(prompt_token_ids=list(request.token_ids))
-        self._engine.add_request(request.id, prompt, params)
+        adapter = self._adapters.request if self._adapters else None
+        self._engine.add_request(request.id, prompt, params, lora_request=adapter)
 
     def step(self) -> list[tuple[str, Response]]:
         return [
@@ -77,7 +81,8 @@ class Engine:
         self._engine.abort_request(ids)
 
     def init_weight_transfer(self, info: dict[str, Any]) -> None:
-        self._engine.collective_rpc("init_weight_transfer_engine", args=(info,))
+        if not self._adapters:
+            self._engine.collective_rpc("init_weight_transfer_engine", args=(info,))
 
     def update_weights(self, info: dict[str, Any], until: float) -> None:
         """Load a part of the next version; no step is taken from here to ``finish_update``.
@@ -87,6 +92,10 @@ class Engine:
         """
         if time.time() > until:
             raise TimeoutError("a version came too late: its publish was given up")
+        if self._adapters:
+            self._adapters.write(_arrived(info)["adapters"][0])
+            self._updating = True
+            return
         if not self._updating:
             # On GPUs vLLM schedules ahead: a batch in flight must have read the old weights.
             self._engine.collective_rpc("synchronize_device")
@@ -101,7 +110,10 @@ class Engine:
         Their cached keys and values, every cached prefix and what a batch in flight has sampled
         belong to the old version: they are dropped and recomputed.
         """
-        self._engine.collective_rpc("finish_weight_update")
+        if self._adapters:
+            self._engine.add_lora(self._adapters.renewal)
+        else:
+            self._engine.collective_rpc("finish_weight_update")
         self._updating = False
         self._engine.reset_prefix_cache(reset_running_requests=True)
         self._engine.set_weight_version(str(version))
@@ -157,8 +169,12 @@ def engine_arguments(config: RunConfig) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "enforce_eager": rollout.enforce_eager or not gpu,
         "disable_log_stats": True,
-        "weight_transfer_config": WeightTransferConfig(backend=config.weights.backend),
     }
+    if config.learner.lora.publish == Publish.adapter:
+        arguments |= Adapters.engine_arguments(config.learner.lora)
+    else:
+        transfer = WeightTransferConfig(backend=config.weights.backend)
+        arguments["weight_transfer_config"] = transfer
     if gpu:
         arguments["gpu_memory_utilization"] = rollout.memory_utilization
         arguments["enable_sleep_mode"] = config.cluster.placement == "colocated"

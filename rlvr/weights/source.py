@@ -78,6 +78,17 @@ class ShardedWeightSource:
                     for name, (p, adapter) in group.items()
                 ]
 
+    def adapters(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield (layer, A, B) of every layer that has an adapter; a collective.
+
+        The two are whole until the next begins.
+        """
+        for name, (_, adapter) in self._weights.items():
+            if adapter is not None:
+                with self._gather(adapter.parameters):
+                    a, b = adapter.parameters
+                    yield name.removesuffix(".weight"), a, b
+
     def _layers(self) -> list[Weights]:
         """Weights by decoder layer; those outside of any layer go alone, first to last."""
         groups: dict[str, dict[str, tuple[nn.Parameter, Adapter | None]]] = {}

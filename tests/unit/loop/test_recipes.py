@@ -225,7 +225,13 @@ SPO = {
 
 ADAPTERS = {
     "learner.lr": 1e-5,
-    "learner.lora": {"rank": 32, "alpha": 64.0, "dropout": 0.0, "targets": []},
+    "learner.lora": {
+        "rank": 32,
+        "alpha": 64.0,
+        "dropout": 0.0,
+        "targets": [],
+        "publish": "merged",
+    },
 }
 
 RETOOL = {

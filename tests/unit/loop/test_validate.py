@@ -61,6 +61,15 @@ def put(config: RunConfig, key: str, value: object) -> None:
         ({"learner.lora": LoraConfig(4, alpha=0)}, r"learner\.lora\.alpha=0: must be above 0"),
         ({"learner.lora": LoraConfig(4, dropout=0.1)}, r"dropout=0\.1: must be 0.*no ratio"),
         ({"learner.lora": LoraConfig(targets=["q_proj"])}, r"targets needs learner\.lora\.rank"),
+        ({"learner.lora": LoraConfig(publish="adapter")}, r"publish=adapter needs.*rank"),
+        ({"weights.backend": "adapter"}, r"adapter does not go with learner\.lora\.publish=merged"),
+        (
+            {
+                "learner.lora": LoraConfig(4, publish="adapter"),
+                "cluster.placement": "colocated",
+            },
+            r"publish=adapter does not go with cluster\.placement=colocated",
+        ),
         ({"learner.zero_stage": 0}, r"learner\.zero_stage=0 keeps no fp32 master weights"),
         ({"weights.backend": "object_store"}, r"weights\.backend=object_store is for CPUs"),
         ({"weights.backend": "ipc"}, r"weights\.backend=ipc needs cluster\.placement=colocated"),
