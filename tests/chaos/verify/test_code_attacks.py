@@ -118,7 +118,7 @@ def test_what_never_ends_is_a_timeout(attack: str) -> None:
     style = random.choice(STYLES)
     start = time.monotonic()
     assert doubles(NEVER_ENDING[attack], style) is Outcome.TIMEOUT, style
-    assert time.monotonic() - start < LIMITS.wall_s + 1
+    assert time.monotonic() - start < LIMITS.wall_s + 5
 
 
 @pytest.mark.parametrize("attack", WASTEFUL)

@@ -168,7 +168,7 @@ def test_a_second_call_finds_nothing_to_do(machine):
     begin = time.monotonic()
     result = machine.run()
     assert (result.returncode, result.stdout) == (0, "")
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize("name", ["launch/lock/cpu.txt", "pyproject.toml"])

@@ -113,7 +113,7 @@ def test_one_that_never_ends_costs_only_itself(misbehaving: str, text: str) -> N
                 expected = Outcome.CORRECT if given == "ok" else Outcome.TIMEOUT
                 assert verdict.outcome is expected
                 assert verdict.reward == float(given == "ok")
-            assert 1.0 <= took < 3.0
+            assert 1.0 <= took < 20.0  # the pool would wait for half a minute
             assert len(await verification.at_full_strength()) == 2
 
     asyncio.run(scenario())

@@ -117,7 +117,7 @@ def test_one_among_many_that_never_ends(misbehaving: str) -> None:
             items[dice := random.randrange(1000)] = item("spin")
             start = time.monotonic()
             verdicts = await pool.verify(items)
-            assert time.monotonic() - start < 6
+            assert time.monotonic() - start < 20  # else the pool would have replaced the actor
             timeouts = [i for i, v in enumerate(verdicts) if v.outcome is Outcome.TIMEOUT]
             assert timeouts == [dice]
             assert sum(v.outcome is Outcome.CORRECT for v in verdicts) == 999
@@ -125,9 +125,8 @@ def test_one_among_many_that_never_ends(misbehaving: str) -> None:
             # Meanwhile others are served.
             slow = asyncio.create_task(pool.verify([item("spin")]))
             await asyncio.sleep(0.3)
-            start = time.monotonic()
             await pool.verify([item("ok")] * 20)
-            assert time.monotonic() - start < 1.5
+            assert not slow.done()
             assert (await slow)[0].outcome is Outcome.TIMEOUT
 
     asyncio.run(scenario())
