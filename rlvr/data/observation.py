@@ -1,6 +1,7 @@
 """What an environment says, as the policy reads it: between two of its turns, in token ids."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -30,13 +31,14 @@ class ObservationTemplate:
         """
         before, end = self.before, self._text([ended_by] if ended_by is not None else [])
         before = before.removeprefix(end) if end else before
-        head, said, tail = (
-            self._ids(before),
-            self._ids(observation, split_special_tokens=True),
-            self._ids(self.after),
-        )
-        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
-        return [*head, *(i for i in said if i not in special), *tail]
+        said = self._ids(observation, split_special_tokens=True)
+        own = (i for i in said if i not in self._special)
+        return [*self._ids(before), *own, *self._ids(self.after)]
+
+    @cached_property
+    def _special(self) -> set[int]:
+        """Ids that are no text; asked once, for a tokenizer puts them together each time."""
+        return set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
 
     def _ids(self, text: str, **options: Any) -> list[int]:
         # The tokenizer's own special tokens, one at the beginning of a text, stay off.

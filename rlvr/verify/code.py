@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from rlvr.config import CodeConfig, VerifierConfig
-from rlvr.errors import ConfigError, SandboxError
+from rlvr.errors import ConfigError
 from rlvr.task import Prompt, Verdict
 from rlvr.verify.base import unparseable
 from rlvr.verify.sandbox import server
@@ -37,11 +37,7 @@ def verify_code(
     """
     limits = limits or CodeConfig()
     cases = read_tests(tests, entry_point)
-    try:
-        return judge(program, cases, prelude, limits)
-    except SandboxError:
-        server.end(limits.sandbox)
-        return judge(program, cases, prelude, limits)
+    return server.retried(limits.sandbox, lambda: judge(program, cases, prelude, limits))
 
 
 class Code:

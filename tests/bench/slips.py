@@ -11,22 +11,20 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from rlvr.quickstart import arithmetic
 from rlvr.quickstart.model import build_model
 from rlvr.quickstart.programs import tasks
 from rlvr.quickstart.tokenizer import build_tokenizer
+from rlvr.quickstart.warmup import Lesson, train_on
 
 TRAIN, EVAL = 4096, 256
-BATCH, LR, WARMUP = 32, 3e-3, 20
 
 
 @dataclass(frozen=True)
@@ -130,30 +128,9 @@ def first_slip(solution: str, response: str) -> int | None:
     return None if solution == response else min(len(solution), len(response))
 
 
-def base_model(
-    task: Task, corpus: Iterator[Problem], tokenizer: PreTrainedTokenizerFast, longest: int
-) -> Qwen3ForCausalLM:
-    """Trained for ``task.steps`` on what was written; a solution alone carries a loss."""
-    model = build_model(tokenizer, longest)
-    optimizer = torch.optim.AdamW(model.parameters(), LR, betas=(0.9, 0.98), weight_decay=0.0)
-    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    for step in range(task.steps):
-        rate = LR * min(1, (step + 1) / WARMUP) * max(0.05, 1 - step / task.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        ids, labels = [], []
-        for problem in islice(corpus, BATCH):
-            prompt = tokenizer(f"{problem.row['problem']}\n")["input_ids"]
-            response = tokenizer(problem.written + str(tokenizer.eos_token))["input_ids"]
-            ids.append(torch.tensor(prompt + response))
-            labels.append(torch.tensor([-100] * len(prompt) + response))
-        padded = pad(ids, padding_value=tokenizer.pad_token_id)
-        loss = model(input_ids=padded, labels=pad(labels, padding_value=-100)).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    return model
+def lesson(problem: Problem, eos: str) -> Lesson:
+    """What was written to a problem; that alone is to be learned."""
+    return [(f"{problem.row['problem']}\n", False), (f"{problem.written}{eos}", True)]
 
 
 def write(name: str, folder: Path, seed: int) -> None:
@@ -171,7 +148,9 @@ def write(name: str, folder: Path, seed: int) -> None:
     tokenizer = build_tokenizer(task.characters) if task.characters else build_tokenizer()
     longest = max(len(tokenizer(f"{r['problem']}\n")["input_ids"]) for r in rows) + task.longest
     began = time.perf_counter()
-    model = base_model(task, problems, tokenizer, longest + 16)
+    model = build_model(tokenizer, longest + 16)
+    lessons = (lesson(problem, str(tokenizer.eos_token)) for problem in problems)
+    train_on(model, tokenizer, lessons, task.steps)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     print(f"{folder}: {task.steps} steps in {time.perf_counter() - began:.0f} s", flush=True)

@@ -67,13 +67,14 @@ class OarG(Oar):
                 embeddings = features.policy.embed(packing.input_ids).detach()
                 noise, at = torch.zeros_like(embeddings), []
                 for begin, (part, dice) in zip(packing.cu_seqlens.tolist(), chunk, strict=False):
-                    at.append(begin + part.places)
-                    noise[at[-1]] = self.noise * torch.randn(
-                        noise[at[-1]].shape, generator=dice, device=noise.device, dtype=noise.dtype
+                    own, shape = begin + part.places, (part.reasoning, noise.shape[1])
+                    noise[own] = self.noise * torch.randn(
+                        shape, generator=dice, device=noise.device, dtype=noise.dtype
                     )
+                    at.append(own)
                 answers = [part.answer for part, _ in chunk] or [1]
                 saliency = self._saliency(embeddings, noise, packing, answers, head, features)
-                scores += [saliency[places] for places in at]
+                scores += [saliency[own] for own in at]
         return scores
 
     def _saliency(

@@ -13,7 +13,6 @@ from typing import Any
 from rlvr.config import EnvironmentConfig, VerifierConfig
 from rlvr.errors import ConfigError
 from rlvr.task import Prompt, Reply
-from rlvr.verify.environments.base import cut
 from rlvr.verify.environments.calls import code_call, tool
 from rlvr.verify.sandbox.judge import check
 from rlvr.verify.sandbox.script import run_script
@@ -67,7 +66,6 @@ class Python:
             )
         check(verifier.code)
         self._limits = verifier.code
-        self._most = config.max_characters
 
     def start(self, prompt: Prompt) -> Any:
         return []
@@ -80,7 +78,7 @@ class Python:
             return Reply(call.wrong, state)
         cells = [*state, call.argument]
         ran = run_script(_NOTEBOOK, json.dumps(cells), self._limits)
-        said = cut(ran.stdout.rstrip(), self._most) or ran.problem or "(no output)"
+        said = ran.stdout.rstrip() or ran.problem or "(no output)"
         return Reply(said, cells if ran.ended_well else state)
 
 

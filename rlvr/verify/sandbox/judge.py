@@ -16,11 +16,12 @@ from rlvr.errors import ConfigError, SandboxError
 from rlvr.task import Outcome, Verdict
 from rlvr.verify.base import judged, unparseable
 from rlvr.verify.forkserver import ended
-from rlvr.verify.sandbox import server, syscalls
+from rlvr.verify.sandbox import server
 from rlvr.verify.sandbox.cases import Asserts, Calls, Runs
 from rlvr.verify.sandbox.inside import comparer
 from rlvr.verify.sandbox.inside.plain import NotPlain
 from rlvr.verify.sandbox.sandbox import Sandbox
+from rlvr.verify.sandbox.script import begin, run
 
 _BROKEN = (
     "verifier 'code': {reason}\nIf namespaces are forbidden here, "
@@ -68,16 +69,7 @@ def check(limits: CodeConfig) -> None:
 
 
 def _test(box: Sandbox, program: str, cases: Runs | Calls | Asserts, prelude: str) -> Verdict:
-    try:
-        box.receive()
-    except EOFError:
-        raise SandboxError(f"the sandbox does not start: {box.server.last_words()}") from None
-    except TimeoutError:
-        limit = f"{box.limits.wall_s:g} s"
-        raise SandboxError(f"the sandbox does not start within {limit}") from None
-    calls = not isinstance(cases, Runs)
-    box.send({"program": program, "call": calls, "filter": syscalls.compiled()})
-    match box.receive():
+    match begin(box, program, call=not isinstance(cases, Runs)):
         case ["unparseable", str(why)]:
             return unparseable(why)
         case ["failed", str(why)]:
@@ -98,18 +90,12 @@ def _test(box: Sandbox, program: str, cases: Runs | Calls | Asserts, prelude: st
 
 
 def _run(box: Sandbox, given: str, expected: str, where: str) -> tuple[bool, str]:
-    box.write(given.encode("utf-8", "surrogatepass"))
-    match box.receive():
-        case [int(status), float(seconds)]:
-            stdout, stderr = box.read(), box.read()
-        case _:
-            raise NotPlain("not what the sandbox says")
-    if status == signal.SIGKILL and seconds >= box.limits.cpu_s - 0.5:
+    own = run(box, given)
+    if own.overran:
         raise TimeoutError(f"verifier.code.cpu_s={box.limits.cpu_s}, in {where}")
-    if status != 0:
-        words = stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        return False, f"{ended(status)} {words[: comparer.SHOWN]}"
-    return _compare(box, "output", expected, stdout)
+    if problem := own.problem(comparer.SHOWN):
+        return False, problem
+    return _compare(box, "output", expected, own.stdout)
 
 
 def _compare(box: Sandbox, kind: str, expected: object, given: bytes) -> tuple[bool, str]:

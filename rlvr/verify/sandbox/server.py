@@ -13,9 +13,11 @@ import subprocess
 import sys
 import sysconfig
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, SandboxError
 from rlvr.verify.forkserver import ForkServer
 from rlvr.verify.sandbox.inside import plain
 from rlvr.verify.sandbox.inside.confine import NOBODY
@@ -26,6 +28,8 @@ _APP = "/app"
 _INTERPRETER = os.path.realpath(sys.executable)
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 _STDERR = 2000
+
+Result = TypeVar("Result")
 
 _MISSING = (
     "verifier 'code' runs what a model has written, and needs bubblewrap for it, which is not "
@@ -101,6 +105,15 @@ def end(kind: str) -> None:
         found = _servers.pop((os.getpid(), kind), None)
     if found is not None:
         found.close()
+
+
+def retried(kind: str, call: Callable[[], Result]) -> Result:
+    """What ``call`` gives, at the second try with another fork server if the sandbox failed."""
+    try:
+        return call()
+    except SandboxError:
+        end(kind)
+        return call()
 
 
 def python(path: str) -> list[str]:
