@@ -20,6 +20,7 @@ from tests.chaos.machines import Machine, Machines, NoMachines
 
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 2}
 EVERYWHERE = {"LearnerWorker": 1, "RolloutWorker": 1, "Fleet": 1}
+SLOW_S = 300.0  # engines and ranks start beside each other, on whatever cores there are
 
 
 @pytest.fixture
@@ -106,29 +107,29 @@ class Watch:
         self._began = now
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_run_over_two_machines(machines, tmp_path):
     head, other = machines.all
     run = Run(head, tmp_path / "log", "cluster.rejoin_s=1")
-    run.goes_on(3, within_s=240)
+    run.goes_on(3, within_s=SLOW_S)
     assert actors(head) == actors(other) == EVERYWHERE
 
     other.cut()
     time.sleep(10)
     other.mend()
     watch = Watch()
-    run.goes_on(1, within_s=60)
+    run.goes_on(1, within_s=SLOW_S)
     watch.lap("from the mended link to the next step")
-    run.goes_on(1, within_s=60)
+    run.goes_on(1, within_s=SLOW_S)
     assert "replaced" not in run.text() and "again" not in run.text()
 
     watch = Watch()
     other.cut()  # for ever
-    run.tells(r"starts again \(1 of train.max_restarts=3\)", within_s=60)
+    run.tells(r"starts again \(1 of train.max_restarts=3\)", within_s=SLOW_S)
     watch.lap("from the loss of a machine to the restart of the ranks")
-    run.goes_on(1, within_s=60)
+    run.goes_on(1, within_s=SLOW_S)
     watch.lap("from there to the next step, with one of two ranks")
-    run.goes_on(2, within_s=60)
+    run.goes_on(2, within_s=SLOW_S)
     run.tells(r"host2 \(10.77.0.2\) is gone: the learner has 1 of 2 ranks", within_s=0)
     run.tells(r"no machine has room for rollout worker \d \(1 of 2 serve\)", within_s=0)
 
@@ -136,11 +137,11 @@ def test_a_run_over_two_machines(machines, tmp_path):
     watch = Watch()
     join(other, f"--address={head.address}:6379")
     watch.lap("ray start on another")
-    run.tells("There is room for more learner ranks", within_s=60)
-    run.tells(r"rollout worker \d serves \(2 of 2 serve\)", within_s=60)
-    run.until(lambda: actors(head) == actors(other) == EVERYWHERE, within_s=60)
+    run.tells("There is room for more learner ranks", within_s=SLOW_S)
+    run.tells(r"rollout worker \d serves \(2 of 2 serve\)", within_s=SLOW_S)
+    run.until(lambda: actors(head) == actors(other) == EVERYWHERE, within_s=SLOW_S)
     watch.lap("from there to both engines and both ranks")
-    run.goes_on(3, within_s=60)
+    run.goes_on(3, within_s=SLOW_S)
 
     head.kill()
     rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())

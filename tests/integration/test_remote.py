@@ -48,7 +48,7 @@ def test_the_first_error_does_not_wait_for_the_rest_and_keeps_its_words(clerk):
     started = time.monotonic()
     with pytest.raises(RunError, match=r"clerk 1 failed:[\s\S]*the ink is dry"):
         asyncio.run(answers(asked, within_s=60, error=RunError))
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 45
 
 
 def test_a_dead_actor_is_named(ray_here):

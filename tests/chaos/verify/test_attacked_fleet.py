@@ -65,7 +65,7 @@ def verdicts(items: list[tuple[Prompt, str]], verifiers: list[str]) -> list[Verd
         await fleet.start()
         try:
             await judge(fleet, items, got)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while len(workers(fleet)) < CONFIG.processes:
                     await asyncio.sleep(0.02)
             pids = workers(fleet)
@@ -94,7 +94,7 @@ def test_formulas_that_explode() -> None:
     # Nearly all of them are seen through before they cost any time.
     slow = [t[:80] for (_, t), v in zip(items, given, strict=True) if v.outcome is Outcome.TIMEOUT]
     assert len(slow) <= 2, slow
-    assert time.monotonic() - start < 40
+    assert time.monotonic() - start < 90
 
 
 def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
@@ -106,17 +106,17 @@ def test_a_worker_that_dies_takes_its_sandbox_along() -> None:
         fleet = Fleet(Work(replace(CONFIG, processes=1), ["code"]))
         await fleet.start()
         try:
-            item = prompt, f"{marker}\nimport time\ntime.sleep(60)"
+            item = prompt, f"{marker}\nimport time\ntime.sleep(600)"
             judging = asyncio.create_task(judge(fleet, [item], got))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 # bubblewrap, its init, the fork server, a keeper, the host, the program
                 while not workers(fleet) or len(started := descendants(workers(fleet)[0])) < 6:
                     await asyncio.sleep(0.01)
             os.kill(workers(fleet)[0], 9)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await judging
             assert decode(got[0]).outcome is Outcome.TIMEOUT  # it was tried again
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while any(os.path.exists(f"/proc/{pid}") for pid in started):
                     await asyncio.sleep(0.02)
         finally:

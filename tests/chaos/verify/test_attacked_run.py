@@ -54,7 +54,7 @@ def alive(pids: set[int]) -> set[int]:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.05)
 

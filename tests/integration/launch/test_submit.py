@@ -71,7 +71,7 @@ def head(folder):
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
         log.close()
 
 
@@ -112,7 +112,7 @@ def start(repository: Path, *arguments: str, **variables: str) -> subprocess.Pop
 
 def submit(repository: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
     process = start(repository, *arguments, **variables)
-    out, err = process.communicate(timeout=50)
+    out, err = process.communicate(timeout=200)
     return process.returncode, out, err
 
 
@@ -159,7 +159,7 @@ def test_a_job_is_stopped_as_by_ctrl_c(head, repository):
         assert follower.poll() is None
     code, out, err = submit(repository, *at, "--stop", job_id)
     assert (code, out) == (0, f"job {job_id}: stopped\n"), err
-    rest, err = follower.communicate(timeout=20)
+    rest, err = follower.communicate(timeout=200)
     assert "ended in order" in rest
     assert follower.returncode != 0 and "stopped" in err
     assert submit(repository, *at, "--stop", job_id)[1] == f"job {job_id}: stopped before\n"
@@ -204,7 +204,7 @@ def test_ctrl_c_ends_the_following_and_not_the_job(head, repository):
     while "waiting" not in follower.stdout.readline():
         assert follower.poll() is None
     follower.send_signal(signal.SIGINT)
-    _, err = follower.communicate(timeout=20)
+    _, err = follower.communicate(timeout=200)
     assert follower.returncode == 130
     assert f"--stop {job_id}" in err and "Traceback" not in err
     assert submit(repository, *at, "--stop", job_id)[1] == f"job {job_id}: stopped\n"

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -115,9 +114,8 @@ def test_one_among_many_that_never_ends(misbehaving: str) -> None:
         async with running(misbehaving, processes=2) as pool:
             items = [item("ok") for _ in range(1000)]
             items[dice := random.randrange(1000)] = item("spin")
-            start = time.monotonic()
             verdicts = await pool.verify(items)
-            assert time.monotonic() - start < 20  # else the pool would have replaced the actor
+            assert pool.replaced == 0
             timeouts = [i for i, v in enumerate(verdicts) if v.outcome is Outcome.TIMEOUT]
             assert timeouts == [dice]
             assert sum(v.outcome is Outcome.CORRECT for v in verdicts) == 999
