@@ -52,12 +52,15 @@ def train(ray_here):
         runner.run(session.close())
 
 
+@pytest.mark.parametrize("lora", [0, 4], ids=["all_weights", "adapters"])
 def test_the_ranks_start_again_from_the_last_checkpoint(
-    train, tiny_model, tmp_path, capfd, monkeypatch
+    train, tiny_model, tmp_path, capfd, monkeypatch, lora
 ):
     whole = configuration(tiny_model(True), tmp_path, "whole")
+    whole.learner.lora.rank = lora
     train(whole)
     disturbed = configuration(tiny_model(True), tmp_path, "disturbed")
+    disturbed.learner.lora.rank = lora
     score = LearnerGroup.score
 
     async def killed(group):

@@ -20,6 +20,7 @@ from rlvr.hydra_config import CONFIG_PATH, register, run_config
 from rlvr.loop.run import Session
 from rlvr.loop.validate import validated
 from rlvr.rollout.pool import RolloutPool
+from rlvr.verify.workers.pool import VerifierPool
 from rlvr.weights.publish import WeightPublisher
 
 STEPS = 3
@@ -66,6 +67,24 @@ def session(ray_here, tiny_model, tmp_path_factory):
 
         yield SimpleNamespace(train=train, pool=pool)
         runner.run(session.close())
+
+
+@pytest.fixture
+def talking(tmp_path) -> list[str]:
+    """Overrides of a run whose rows are conversations."""
+    replies = ["w1 w2", {"say": "w3", "reward": 0.5}]
+    rows = [
+        {
+            "problem": f"w{i} w{i + 1}",
+            "answer": ".*w5 .*",
+            "environment": "dialogue",
+            "replies": replies,
+        }
+        for i in range(3, 60)
+    ]
+    data = tmp_path / "talking.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [f"data.train=[{data}]", "environment.plain_template='{observation}'"]
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +167,31 @@ def test_who_fails_in_the_middle_of_a_step_is_replaced(
         assert " 0 requests" not in line
     assert [row["rollout/replaced"] for row in steps(tmp_path / "run")] == [0, victims, victims]
     assert responses(tmp_path / "run") == responses(undisturbed)
+
+
+def test_conversations_go_on_elsewhere(session, talking, tmp_path, monkeypatch, capfd):
+    """Whoever is killed has had turns of conversations whose next turns are still to come."""
+    session.train(tmp_path / "undisturbed", *talking)
+    reply, killed = VerifierPool.reply, []
+
+    async def replied(pool, items):
+        if not killed:
+            killed.append(process(session.pool().actors[0]))
+            os.kill(killed[0], signal.SIGKILL)
+        return await reply(pool, items)
+
+    monkeypatch.setattr(VerifierPool, "reply", replied)
+    session.train(tmp_path / "run", *talking)
+    assert capfd.readouterr().out.count("It is replaced") == 1
+    turns = [
+        [
+            pq.read_table(file).select(["response_token_ids", "turns"]).to_pylist()
+            for file in sorted((tmp_path / name / "responses").glob("*.parquet"))
+        ]
+        for name in ("undisturbed", "run")
+    ]
+    assert turns[0] == turns[1]
+    assert max(len(row["turns"]) for row in turns[0][1]) > 1
 
 
 def test_who_dies_with_half_a_version_is_replaced(

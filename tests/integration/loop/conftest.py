@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="session")
 def guesser(save_qwen3, tmp_path_factory):
-    r"""Folder of a model that writes ``\boxed{0|1|2}`` now and then, and of problems for it."""
+    r"""Folder of a model that writes ``\boxed{0|1|2}`` now and then, and of problems for it.
+
+    Now and then it asks for a search, too, in a word.
+    """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -23,6 +26,7 @@ def guesser(save_qwen3, tmp_path_factory):
     folder = tmp_path_factory.mktemp("guesser")
     words = ["<pad>", "</s>"]
     words += [f"\\boxed{{{i % 3}}}{' ' * (i // 3)}" for i in range(15)]
+    words += ["<search>w3 w5</search>", "<search>w11</search>", *"()123", "nothing", "found"]
     words += [f"w{i}" for i in range(64 - len(words))]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -1,4 +1,8 @@
-"""Engines and learners that share their machines take turns, and come to the same numbers."""
+"""Engines and learners that share their machines take turns, and come to the same numbers.
+
+The rows are conversations, so that engines are asked, tools reply and engines are asked again
+before the ranks have their turn.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import pytest
 import torch
 
 from rlvr.learner.group import LearnerGroup
+from rlvr.loop.conversations import Conversations
 from rlvr.rollout.pool import RolloutPool
 from rlvr.weights.publish import WeightPublisher
 
@@ -31,7 +36,7 @@ def calls(monkeypatch) -> list[str]:
 
         async def heard(self, *arguments, **options):
             plain = [str(a) for a in arguments if isinstance(a, str | int) and "/" not in str(a)]
-            seen.append(" ".join([who, name, *plain]))
+            seen.append(" ".join([who, name, *plain]).removesuffix(" each"))
             return await method(self, *arguments, **options)
 
         monkeypatch.setattr(kind, name, heard)
@@ -43,13 +48,7 @@ def calls(monkeypatch) -> list[str]:
     for name in ("save_checkpoint", "save_model"):
         listen(LearnerGroup, name, "learners")
     listen(WeightPublisher, "publish", "weights")
-    sample = RolloutPool.sample
-
-    def sampled(self, requests):
-        seen.append("engines sample")
-        return sample(self, requests)
-
-    monkeypatch.setattr(RolloutPool, "sample", sampled)
+    listen(Conversations, "each", "engines sample")
     return seen
 
 
@@ -82,9 +81,9 @@ def to_the_engines(version: int) -> list[str]:
 
 @pytest.mark.timeout(600)
 def test_turns_change_the_order_of_calls_and_nothing_else(
-    session, guesser, weights, tmp_path, calls, kill_a_rank_in_update, capfd
+    session, guesser, talking, weights, tmp_path, calls, kill_a_rank_in_update, capfd
 ):
-    own = [*OWN, f"data.eval=[{guesser}/rows.jsonl]"]
+    own = [*OWN, f"data.train=[{talking}]", f"data.eval=[{guesser}/rows.jsonl]"]
 
     def same(name: str) -> None:
         a, b = (weights(tmp_path / run) for run in ("apart", name))
@@ -93,6 +92,7 @@ def test_turns_change_the_order_of_calls_and_nothing_else(
             file = f"responses/step_{number:06d}.parquet"
             x, y = (pq.read_table(tmp_path / run / file) for run in ("apart", name))
             assert x["response"].to_pylist() == y["response"].to_pylist()
+            assert x["turns"].to_pylist() == y["turns"].to_pylist()
 
     step = ["engines sleep", "learners wake_up", "learners score", "learners update"]
     rest = ["learners save_checkpoint", "engines sample"]  # the second is the evaluation's
@@ -103,6 +103,8 @@ def test_turns_change_the_order_of_calls_and_nothing_else(
         "learners save_model",
     ]
     session.train(tmp_path / "apart", *own)
+    talks = pq.read_table(tmp_path / "apart" / "responses" / "step_000001.parquet")["turns"]
+    assert max(map(len, talks.to_pylist())) > 1
     calls.clear()
     own += COLOCATED
     session.train(tmp_path / "first", *own)
