@@ -58,35 +58,44 @@ def worked(rng: Random) -> Iterator[Problem]:
         )
 
 
-_OPERATIONS: dict[str, Callable[[int, int], int]] = {
+_SIGNS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
 }
+# Each takes the ten digits to ten others, modulo 10, so that no later step mends a slip.
+_OPERATIONS = [(s, by) for s in _SIGNS for by in ((3, 7, 9) if s == "*" else range(2, 10))]
+_FACTS = [(value, *operation) for value in range(10) for operation in _OPERATIONS]
 _CHAIN = 22  # operations, in 113 tokens
-_CHAIN_SLIPS = {"+": 0.01, "-": 0.01, "*": 0.2}
+_UNSURE = set(Random(0).sample(_FACTS, 20))  # of 190; 2.3 of them in a chain
+_KNOWN = 0.3  # how often these are right
+_SLIPS = 0.002  # at the others
 
 
 def chain(rng: Random) -> Iterator[Problem]:
-    r"""``7+4=?;*3=?;`` is to be filled in, from left to right, modulo 10: ``+4=1;*3=3;\boxed{3}``.
+    r"""``7;+4=?;*3=?;`` is to be filled in, from left to right, modulo 10: ``+4=1;*3=3;\boxed{3}``.
 
-    A slip spoils all that follows; products are where most happen.
+    Whoever wrote these is sure of most facts and takes one of two answers to the others: each is to
+    be found out from the outcome alone, and one slip spoils all that follows.
     """
     while True:
         first = rng.randrange(10)
-        operations = [(rng.choice("+-*"), rng.randrange(2, 10)) for _ in range(_CHAIN)]
+        operations = rng.choices(_OPERATIONS, k=_CHAIN)
 
         def filled(slips: bool, first: int = first, operations: Any = operations) -> str:
             value, text = first, ""
-            for sign, number in operations:
-                value = _OPERATIONS[sign](value, number) % 10
-                if slips and rng.random() < _CHAIN_SLIPS[sign]:
+            for sign, by in operations:
+                fact = value, sign, by
+                value = _SIGNS[sign](value, by) % 10
+                if slips and fact in _UNSURE and rng.random() > _KNOWN:
+                    value = (value + 1 + sum(map(ord, str(fact))) % 9) % 10  # always the same
+                elif slips and rng.random() < _SLIPS:
                     value = (value + rng.randrange(1, 10)) % 10
-                text += f"{sign}{number}={value};"
+                text += f"{sign}{by}={value};"
             return f"{text}\\boxed{{{value}}}"
 
         right = filled(slips=False)
-        sheet = "".join(f"{sign}{number}=?;" for sign, number in operations)
+        sheet = "".join(f"{sign}{by}=?;" for sign, by in operations)
         row = {"problem": f"{first};{sheet}", "answer": right[-2]}
         yield Problem(row, right, filled(slips=True))
 
@@ -112,7 +121,7 @@ def programs(rng: Random) -> Iterator[Problem]:
 _LETTERS = 'abcdefghijklmnopqrstuvwxyzR0123456789+-*/=;:,.?<>()[]{}%"_ \n'
 TASKS = {
     "worked": Task(worked, longest=40, steps=220),
-    "chain": Task(chain, longest=120, steps=500),
+    "chain": Task(chain, longest=120, steps=400),
     "programs": Task(programs, longest=48, steps=500, characters=_LETTERS),
 }
 

@@ -83,7 +83,8 @@ def to_the_engines(version: int) -> list[str]:
 def test_turns_change_the_order_of_calls_and_nothing_else(
     session, guesser, talking, weights, tmp_path, calls, kill_a_rank_in_update, capfd
 ):
-    own = [*OWN, f"data.train=[{talking}]", f"data.eval=[{guesser}/rows.jsonl]"]
+    data = [f"data.train=[{talking}]", f"data.eval=[{guesser}/rows.jsonl]"]
+    own = [*OWN, *data]
 
     def same(name: str) -> None:
         a, b = (weights(tmp_path / run) for run in ("apart", name))
@@ -102,6 +103,8 @@ def test_turns_change_the_order_of_calls_and_nothing_else(
         *("engines sample", *step, *to_the_engines(2), *rest),
         "learners save_model",
     ]
+    adapters = "learner.lora.rank=4"
+    session.train(tmp_path / "adapters_apart", *own, adapters)
     session.train(tmp_path / "apart", *own)
     talks = pq.read_table(tmp_path / "apart" / "responses" / "step_000001.parquet")["turns"]
     assert max(map(len, talks.to_pylist())) > 1
@@ -133,3 +136,8 @@ def test_turns_change_the_order_of_calls_and_nothing_else(
     assert "starts again (1 of train.max_restarts=3)" in capfd.readouterr().out
     a, b = (weights(tmp_path / run) for run in ("apart", "third"))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+    session.train(tmp_path / "adapters", *OWN, *data, *COLOCATED, adapters)
+    c, d = (weights(tmp_path / run) for run in ("adapters_apart", "adapters"))
+    assert all(torch.equal(c[k], d[k]) for k in c)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
