@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import Any
 
 from rlvr.config import CodeConfig, VerifierConfig
-from rlvr.errors import ConfigError
 from rlvr.task import Prompt, Verdict
 from rlvr.verify.base import unparseable
 from rlvr.verify.sandbox import server
@@ -44,12 +43,7 @@ class Code:
     """``verify_code`` as a verifier. Raises ConfigError without a working sandbox."""
 
     def __init__(self, config: VerifierConfig) -> None:
-        if config.code.wall_s >= config.timeout_s:
-            raise ConfigError(
-                f"verifier.code.wall_s={config.code.wall_s:g} must be less than "
-                f"verifier.timeout_s={config.timeout_s:g}, which kills the verifier itself."
-            )
-        check(config.code)
+        check(config.code, "verifier.timeout_s", config.timeout_s)
         self._limits = config.code
 
     def verify(self, prompt: Prompt, response_text: str) -> Verdict:

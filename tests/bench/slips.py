@@ -67,16 +67,15 @@ _SIGNS: dict[str, Callable[[int, int], int]] = {
 _OPERATIONS = [(s, by) for s in _SIGNS for by in ((3, 7, 9) if s == "*" else range(2, 10))]
 _FACTS = [(value, *operation) for value in range(10) for operation in _OPERATIONS]
 _CHAIN = 22  # operations, in 113 tokens
-_UNSURE = set(Random(0).sample(_FACTS, 20))  # of 190; 2.3 of them in a chain
-_KNOWN = 0.3  # how often these are right
-_SLIPS = 0.002  # at the others
+_MISTAKEN = set(Random(0).sample(_FACTS, 20))  # of 190; 2.3 of them in a chain
+_RIGHT = 0.1  # how often these are right all the same
 
 
 def chain(rng: Random) -> Iterator[Problem]:
     r"""``7;+4=?;*3=?;`` is to be filled in, from left to right, modulo 10: ``+4=1;*3=3;\boxed{3}``.
 
-    Whoever wrote these is sure of most facts and takes one of two answers to the others: each is to
-    be found out from the outcome alone, and one slip spoils all that follows.
+    Whoever wrote these knows most facts and is mistaken about the others, nearly always: each of
+    them is to be found out, from the outcome alone, and one slip spoils all that follows.
     """
     while True:
         first = rng.randrange(10)
@@ -87,10 +86,8 @@ def chain(rng: Random) -> Iterator[Problem]:
             for sign, by in operations:
                 fact = value, sign, by
                 value = _SIGNS[sign](value, by) % 10
-                if slips and fact in _UNSURE and rng.random() > _KNOWN:
+                if slips and fact in _MISTAKEN and rng.random() > _RIGHT:
                     value = (value + 1 + sum(map(ord, str(fact))) % 9) % 10  # always the same
-                elif slips and rng.random() < _SLIPS:
-                    value = (value + rng.randrange(1, 10)) % 10
                 text += f"{sign}{by}={value};"
             return f"{text}\\boxed{{{value}}}"
 
@@ -121,7 +118,7 @@ def programs(rng: Random) -> Iterator[Problem]:
 _LETTERS = 'abcdefghijklmnopqrstuvwxyzR0123456789+-*/=;:,.?<>()[]{}%"_ \n'
 TASKS = {
     "worked": Task(worked, longest=40, steps=220),
-    "chain": Task(chain, longest=120, steps=400),
+    "chain": Task(chain, longest=120, steps=350),
     "programs": Task(programs, longest=48, steps=500, characters=_LETTERS),
 }
 

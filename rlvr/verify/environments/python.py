@@ -11,7 +11,6 @@ import json
 from typing import Any
 
 from rlvr.config import EnvironmentConfig, VerifierConfig
-from rlvr.errors import ConfigError
 from rlvr.task import Prompt, Reply
 from rlvr.verify.environments.calls import code_call, tool
 from rlvr.verify.sandbox.judge import check
@@ -59,12 +58,7 @@ class Python:
     """Raises ConfigError without a working sandbox."""
 
     def __init__(self, config: EnvironmentConfig, verifier: VerifierConfig) -> None:
-        if verifier.code.wall_s >= config.timeout_s:
-            raise ConfigError(
-                f"verifier.code.wall_s={verifier.code.wall_s:g} must be less than "
-                f"environment.timeout_s={config.timeout_s:g}, which ends the environment itself."
-            )
-        check(verifier.code)
+        check(verifier.code, "environment.timeout_s", config.timeout_s)
         self._limits = verifier.code
 
     def start(self, prompt: Prompt) -> Any:

@@ -5,6 +5,7 @@ here, large ones in a second sandbox. Test code, too, runs in a second sandbox, 
 the program in the first.
 """
 
+import math
 import signal
 import time
 from collections.abc import Sequence
@@ -51,8 +52,17 @@ def judge(program: str, cases: Runs | Calls | Asserts, prelude: str, limits: Cod
             return judged(False, f"the program's answer cannot be read: {error}")
 
 
-def check(limits: CodeConfig) -> None:
-    """Judge a program and end its sandbox. Raises ConfigError if that is impossible here."""
+def check(limits: CodeConfig, key: str = "", timeout_s: float = math.inf) -> None:
+    """Judge a program and end its sandbox. Raises ConfigError if that is impossible here.
+
+    Args:
+        key: of ``timeout_s``, after which the whole verifier or environment is ended.
+    """
+    if limits.wall_s >= timeout_s:
+        raise ConfigError(
+            f"verifier.code.wall_s={limits.wall_s:g} must be less than {key}={timeout_s:g}, which "
+            "ends more than the program."
+        )
     if limits.sandbox not in ("bubblewrap", "unsafe"):
         raise ConfigError(
             f"verifier.code.sandbox={limits.sandbox}: no such sandbox. Valid: bubblewrap, unsafe."
