@@ -24,7 +24,7 @@ from sections import replace_section
 
 HEADING = "## Does credit help?"
 PICTURE = "helps.png"
-BASELINE, WINDOW = "uniform", 10  # steps, of the curves that are drawn
+BASELINE, WINDOW = "uniform", 20  # steps, of the curves that are drawn
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def main() -> None:
         HEADING,
         "",
         "`bash tests/bench/helps.sh`: chains of 22 operations in 113 tokens, 20 facts of 190 to be "
-        f"found out, {len(base[0].curve.tokens)} steps of 64 responses in two updates, "
+        f"found out, {len(base[0].curve.tokens)} steps of 16 responses in groups of 4, "
         f"{grid_of(found)[-1] / 1e6:.2f} million response tokens, {len(base)} paired seeds; "
         f"{rates + 'another seed' if tried else 'one rate'}. Uniform goes from {ends[0]:.0%} to "
         f"{ends[1]:.0%} of the rollouts. Differences are means over seeds with 95 % intervals "
