@@ -18,7 +18,7 @@ from rlvr.verify.code import verify_code
 from rlvr.verify.sandbox import server
 from rlvr.verify.sandbox.inside import plain
 
-LIMITS = CodeConfig(wall_s=5.0, cpu_s=2, memory_mib=256, output_mib=1)
+LIMITS = CodeConfig(wall_s=30.0, cpu_s=2, memory_mib=256, output_mib=1)
 
 
 def test_scripts(seed: int) -> None:
