@@ -142,14 +142,17 @@ def main() -> None:
     base = found[BASELINE]
     ends = [np.mean([run.curve.accuracy[i] for run in base]) for i in (0, -1)]
     tried = sorted({run.rate for own in tuned.values() for run in own})
-    rates = f"the rate of each method is the best of {', '.join(f'{rate:g}' for rate in tried)} on "
+    grid = ", ".join(f"{rate:g}" for rate in tried)
+    rates = (
+        f"the rate of each method is the best of {grid} on another seed" if tried else "one rate"
+    )
     lines = [
         HEADING,
         "",
         "`bash tests/bench/helps.sh`: chains of 22 operations in 113 tokens, 20 facts of 190 to be "
         f"found out, {len(base[0].curve.tokens)} steps of 16 responses in groups of 4, "
         f"{grid_of(found)[-1] / 1e6:.2f} million response tokens, {len(base)} paired seeds; "
-        f"{rates + 'another seed' if tried else 'one rate'}. Uniform goes from {ends[0]:.0%} to "
+        f"{rates}. Uniform goes from {ends[0]:.0%} to "
         f"{ends[1]:.0%} of the rollouts. Differences are means over seeds with 95 % intervals "
         "(Student's t over the pairs), in points.",
         "",

@@ -67,15 +67,16 @@ _SIGNS: dict[str, Callable[[int, int], int]] = {
 _OPERATIONS = [(s, by) for s in _SIGNS for by in ((3, 7, 9) if s == "*" else range(2, 10))]
 _FACTS = [(value, *operation) for value in range(10) for operation in _OPERATIONS]
 _CHAIN = 22  # operations, in 113 tokens
-_MISTAKEN = set(Random(0).sample(_FACTS, 20))  # of 190; 2.3 of them in a chain
+# How far off the answers to these are taken to be: 20 facts of 190, of which 2.3 are in a chain.
+_MISTAKEN = {fact: 1 + sum(map(ord, str(fact))) % 9 for fact in Random(0).sample(_FACTS, 20)}
 _RIGHT = 0.2  # how often these are right all the same
 
 
 def chain(rng: Random) -> Iterator[Problem]:
     r"""``7;+4=?;*3=?;`` is to be filled in, from left to right, modulo 10: ``+4=1;*3=3;\boxed{3}``.
 
-    Whoever wrote these knows most facts and is mistaken about the others, nearly always: each of
-    them is to be found out, from the outcome alone, and one slip spoils all that follows.
+    Whoever wrote these knows most facts and is mistaken about the others, mostly in the same way:
+    each of them is to be found out, from the outcome alone, and one slip spoils all that follows.
     """
     while True:
         first = rng.randrange(10)
@@ -84,10 +85,10 @@ def chain(rng: Random) -> Iterator[Problem]:
         def filled(slips: bool, first: int = first, operations: Any = operations) -> str:
             value, text = first, ""
             for sign, by in operations:
-                fact = value, sign, by
+                off = _MISTAKEN.get((value, sign, by), 0)
                 value = _SIGNS[sign](value, by) % 10
-                if slips and fact in _MISTAKEN and rng.random() > _RIGHT:
-                    value = (value + 1 + sum(map(ord, str(fact))) % 9) % 10  # always the same
+                if slips and off and rng.random() > _RIGHT:
+                    value = (value + off) % 10
                 text += f"{sign}{by}={value};"
             return f"{text}\\boxed{{{value}}}"
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlvr.algorithm.credit import CREDITS
 from rlvr.config import RunConfig
 from rlvr.errors import LearnerError
 from rlvr.learner.group import LearnerGroup
@@ -81,8 +82,12 @@ def test_the_ranks_start_again_from_the_last_checkpoint(
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_rank_that_raises_ends_the_run_with_its_own_traceback(train, tiny_model, tmp_path, capfd):
+def test_a_rank_that_raises_ends_the_run_with_its_own_traceback(
+    train, tiny_model, tmp_path, monkeypatch, capfd
+):
     """It would do so again."""
+    CREDITS.names()  # those at home are known from here on
+    monkeypatch.setattr(CREDITS, "_entries", dict(CREDITS._entries))  # other tests list them
     config = configuration(tiny_model(True), tmp_path, "run")
     config.learner.entropy_bonus = 0.0
     config.credit = {"name": "tests.chaos.broken_credit"}

@@ -27,13 +27,17 @@ STEPS = 3
 AHEAD = ["train.max_staleness=1", "objective=dapo", "correction=tis"]
 
 
+def write_rows(file: Path, **more: object) -> None:
+    rows = [{"problem": f"w{i} w{i + 1}", "answer": ".*w5 .*", **more} for i in range(3, 60)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.fixture(scope="module")
 def session(ray_here, tiny_model, tmp_path_factory):
     """``train(folder, *overrides)`` on two engines, which the runs share as far as they live."""
     register()
     data = tmp_path_factory.mktemp("rows") / "train.jsonl"
-    rows = [{"problem": f"w{i} w{i + 1}", "answer": ".*w5 .*"} for i in range(3, 60)]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(data)
     common = [
         f"model.path={tiny_model(True)}",
         "model.dtype=float32",
@@ -72,18 +76,9 @@ def session(ray_here, tiny_model, tmp_path_factory):
 @pytest.fixture
 def talking(tmp_path) -> list[str]:
     """Overrides of a run whose rows are conversations."""
-    replies = ["w1 w2", {"say": "w3", "reward": 0.5}]
-    rows = [
-        {
-            "problem": f"w{i} w{i + 1}",
-            "answer": ".*w5 .*",
-            "environment": "dialogue",
-            "replies": replies,
-        }
-        for i in range(3, 60)
-    ]
     data = tmp_path / "talking.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    replies = ["w1 w2", {"say": "w3", "reward": 0.5}]
+    write_rows(data, environment="dialogue", replies=replies)
     return [f"data.train=[{data}]", "environment.plain_template='{observation}'"]
 
 

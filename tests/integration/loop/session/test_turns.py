@@ -31,23 +31,23 @@ def calls(monkeypatch) -> list[str]:
     """What the driver asks of its actors, in order; everything happens all the same."""
     seen: list[str] = []
 
-    def listen(kind: type, name: str, who: str) -> None:
+    def listen(kind: type, name: str, words: str) -> None:
         method = getattr(kind, name)
 
         async def heard(self, *arguments, **options):
             plain = [str(a) for a in arguments if isinstance(a, str | int) and "/" not in str(a)]
-            seen.append(" ".join([who, name, *plain]).removesuffix(" each"))
+            seen.append(" ".join([words, *plain]))
             return await method(self, *arguments, **options)
 
         monkeypatch.setattr(kind, name, heard)
 
     for name in ("start", "sleep", "wake_up"):
-        listen(RolloutPool, name, "engines")
+        listen(RolloutPool, name, f"engines {name}")
     for name in ("start", "rebuild", "sleep", "wake_up", "score", "update"):
-        listen(LearnerGroup, name, "learners")
+        listen(LearnerGroup, name, f"learners {name}")
     for name in ("save_checkpoint", "save_model"):
-        listen(LearnerGroup, name, "learners")
-    listen(WeightPublisher, "publish", "weights")
+        listen(LearnerGroup, name, f"learners {name}")
+    listen(WeightPublisher, "publish", "weights publish")
     listen(Conversations, "each", "engines sample")
     return seen
 
@@ -83,8 +83,7 @@ def to_the_engines(version: int) -> list[str]:
 def test_turns_change_the_order_of_calls_and_nothing_else(
     session, guesser, talking, weights, tmp_path, calls, kill_a_rank_in_update, capfd
 ):
-    data = [f"data.train=[{talking}]", f"data.eval=[{guesser}/rows.jsonl]"]
-    own = [*OWN, *data]
+    own = [*OWN, f"data.train=[{talking}]", f"data.eval=[{guesser}/rows.jsonl]"]
 
     def same(name: str) -> None:
         a, b = (weights(tmp_path / run) for run in ("apart", name))
@@ -109,7 +108,7 @@ def test_turns_change_the_order_of_calls_and_nothing_else(
     talks = pq.read_table(tmp_path / "apart" / "responses" / "step_000001.parquet")["turns"]
     assert max(map(len, talks.to_pylist())) > 1
     calls.clear()
-    own += COLOCATED
+    apart, own = own, [*own, *COLOCATED]
     session.train(tmp_path / "first", *own)
     assert calls == ["engines start", "engines sleep", "learners start", *steps]
     same("first")
@@ -137,7 +136,7 @@ def test_turns_change_the_order_of_calls_and_nothing_else(
     a, b = (weights(tmp_path / run) for run in ("apart", "third"))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
-    session.train(tmp_path / "adapters", *OWN, *data, *COLOCATED, adapters)
+    session.train(tmp_path / "adapters", *apart, *COLOCATED, adapters)
     c, d = (weights(tmp_path / run) for run in ("adapters_apart", "adapters"))
     assert all(torch.equal(c[k], d[k]) for k in c)
     assert not all(torch.equal(a[k], c[k]) for k in a)
