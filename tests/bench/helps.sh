@@ -6,8 +6,9 @@
 # runs, and is not written down. What can tell methods apart takes two hours:
 #   CREDITS=uniform,delta,thr SEEDS=0,1,2,3,4 RATES=35e-6,70e-6,140e-6 STEPS=240 \
 #       bash tests/bench/helps.sh
-# A call that was interrupted goes on when it is repeated. The table goes into RESULTS.md, the
-# picture beside it. Overrides may follow, for all runs.
+# As many runs at a time as there are cores (JOBS): a model this small keeps one busy. A call that
+# was interrupted goes on when it is repeated. The table goes into RESULTS.md, the picture beside it.
+# Overrides may follow, for all runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 bash launch/setup.sh
@@ -17,31 +18,43 @@ credits=${CREDITS:-uniform,delta}
 seeds=${SEEDS:-0}
 rates=${RATES:-7e-5}
 steps=${STEPS:-50}
+jobs=${JOBS:-$(nproc)}
 base=outputs/credit/chain
 runs=outputs/helps/steps_$steps
 [[ -f $base/model/config.json ]] || python tests/bench/slips.py chain "$base"
 
 settings=(
-    cluster=local_cpu "model.path=$base/model" model.dtype=float32 objective=dapo
+    cluster=local_cpu cluster.torch_threads=1 "model.path=$base/model" model.dtype=float32
     "data.train=[$base/train.jsonl]" "data.eval=[$base/eval.jsonl]" data.max_prompt_tokens=120
-    rollout.max_response_tokens=120 rollout.workers=1 rollout.group_size=4
-    learner.ranks=2 learner.zero_stage=2 learner.gradient_checkpointing=false
+    rollout.max_response_tokens=120 rollout.workers=1 rollout.group_size=4 objective=dapo
+    learner.ranks=1 learner.gradient_checkpointing=false
     train.prompts_per_step=4 "train.steps=$steps"
     evaluation.at_end=true evaluation.greedy=false evaluation.samples=8
     train.resume=auto "train.checkpoint_every=$steps" train.keep_checkpoints=1
     telemetry.wandb=disabled telemetry.log_responses=false telemetry.progress=false
 )
+
+# Reads lines of CREDIT RATE SEED; what a run prints goes beside its folder below $runs/$1.
+train() {
+    while read -r credit rate seed; do
+        folder=$runs/$1/${credit}_${rate}_$seed
+        [[ -f $folder/summary.json ]] ||
+            echo "train.output_dir=$folder" "credit=$credit" "learner.lr=$rate" "train.seed=$seed"
+    done | xargs -r -P "$jobs" -L 1 bash -c '
+        log=${*: -4:1} && log=${log#*=}.log && mkdir -p "${log%/*}"
+        echo "${*: -3}: $log" && exec "$@" >"$log" 2>&1
+    ' run python -m rlvr.train "${settings[@]}" "${@:2}"
+}
+
 if [[ $rates == *,* ]]; then # on a seed that the comparison does not see
-    python -m rlvr.train --multirun "${settings[@]}" "$@" evaluation.at_end=false \
-        "credit=$credits" "learner.lr=$rates" train.seed=100 "train.output_dir=$runs/tuned"
+    for credit in ${credits//,/ }; do
+        printf "$credit %s 100\n" ${rates//,/ }
+    done | train tuned "$@" evaluation.at_end=false
     best=$(python tests/bench/helps.py rates "$runs")
 else
     best=$(printf "%s $rates\n" ${credits//,/ })
 fi
 while read -r credit rate; do
-    python -m rlvr.train --multirun "${settings[@]}" "$@" \
-        "credit=$credit" "learner.lr=$rate" "train.seed=$seeds" \
-        "train.output_dir=$runs/compared/$credit" \
-        </dev/null
-done <<<"$best"
+    printf "$credit $rate %s\n" ${seeds//,/ }
+done <<<"$best" | train compared "$@"
 python tests/bench/helps.py table "$runs" tests/bench
