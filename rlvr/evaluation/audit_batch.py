@@ -1,5 +1,6 @@
 """Responses with their credit, and the values that continuations gave to their beginnings."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ Values = Mapping[tuple[int, int], np.ndarray]  # of (response, tokens of it): re
 
 _METHOD = "coefficient:"
 _LOGP = "logp_rollout"  # of every token
+_SECONDS = b"seconds"  # in the metadata
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class AuditBatch:
     groups: Sequence[Group]
     advantages: np.ndarray  # float64 [S]
     coefficients: Mapping[str, Sequence[np.ndarray | None]]  # by method, c_t of each response
+    seconds: Mapping[str, float]  # that each method took, once the policy had scored the batch
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -93,7 +96,7 @@ class AuditBatch:
         for name, own in self.coefficients.items():
             column = pa.array(own, pa.list_(pa.float32()), from_pandas=False)
             table = table.append_column(_METHOD + name, column)
-        return table
+        return table.replace_schema_metadata({_SECONDS: json.dumps(dict(self.seconds))})
 
     @classmethod
     def read(cls, table: pa.Table, prompts: Mapping[str, Prompt]) -> "AuditBatch":
@@ -113,7 +116,9 @@ class AuditBatch:
                 own = row[_METHOD + name]
                 coefficients[name].append(None if own is None else np.array(own, np.float32))
         found = [Group(prompt, samples) for prompt, samples in groups]
-        return cls(found, np.array(table["advantage"].to_pylist()), coefficients)
+        advantages = np.array(table["advantage"].to_pylist())
+        seconds = json.loads((table.schema.metadata or {}).get(_SECONDS, "{}"))
+        return cls(found, advantages, coefficients, seconds)
 
 
 def reliability(before: np.ndarray, after: np.ndarray) -> float:

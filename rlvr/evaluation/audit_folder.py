@@ -76,6 +76,7 @@ class AuditFolder:
             "tokens": len(effects.delta),
             "decisive": int(effects.decisive.sum()),
             "reliability": _number(effects.reliability),
+            "seconds": dict(batch.seconds),
             "methods": told,
         }
         write_text(self.path / "result.json", json.dumps(summary, indent=2) + "\n")

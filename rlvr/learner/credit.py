@@ -1,5 +1,6 @@
 """Credit on a rank: the method in use, its shadows, and how they agree."""
 
+import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from rlvr.algorithm.credit import CreditAssigner, Features, Needs, Ranks
 from rlvr.algorithm.credit.agreement import correlation, gradient_cosines
-from rlvr.algorithm.metrics import Mean, Metric
+from rlvr.algorithm.metrics import Max, Mean, Metric
 from rlvr.learner.features import JoinedFeatures, ScoringFeatures
 from rlvr.types import IN_USE, TokenBatch
 
@@ -82,22 +83,29 @@ class CreditStage:
         self._features, self._reached = {}, None  # hidden states are the largest thing in memory
         return report, found
 
-    def tried(self, batch: TokenBatch) -> dict[str, PerToken]:
+    def tried(self, batch: TokenBatch) -> tuple[Report, dict[str, PerToken]]:
         """What ``assign`` would find, with the methods and every generator left as they were."""
         states = [getattr(method, "state", {}) for method in self.methods.values()]
         before = deepcopy(states)
         with torch.random.fork_rng(self._generators):
-            _, found = self.assign(batch)
+            answer = self.assign(batch)
         for state, old in zip(states, before, strict=True):
             state.clear()
             state.update(old)
-        return found
+        return answer
 
     def _assigned(self, label: str, batch: TokenBatch, room: str) -> tuple[Report, PerToken]:
         own = replace(batch, inputs=batch.inputs.of(label))
+        began = self._now()
         credit = self.methods[label].assign(own, self._features[label], self._ranks)
+        coefficients = credit.coefficients.to(self._device)
         report: Report = {f"{room}/{k}": Mean(v, 1.0) for k, v in credit.metrics.items()}
-        return report, credit.coefficients.to(self._device)
+        return report | {f"{room}/assign_s": Max(self._now() - began)}, coefficients
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
     def _agreement(self, batch: TokenBatch, found: Mapping[str, PerToken]) -> Report:
         """Of each shadow with the method in use; what is not defined is left out."""

@@ -106,9 +106,10 @@ class LearnerGroup:
         reports, tokens = zip(*await self._stage("assign_credit", wanted, strength), strict=True)
         return values(summed(reports)), self._by_response(filter(None, tokens))
 
-    async def try_credit(self) -> dict[str, list[np.ndarray | None]]:
-        """The coefficients that ``assign_credit`` would find, as if it had not been asked."""
-        return self._by_response(await self._stage("try_credit"))
+    async def try_credit(self) -> tuple[dict[str, float], dict[str, list[np.ndarray | None]]]:
+        """What ``assign_credit`` would return, as if it had not been asked."""
+        reports, tokens = zip(*await self._stage("try_credit"), strict=True)
+        return values(summed(reports)), self._by_response(tokens)
 
     def _by_response(
         self, parts: Iterable[TokenCoefficients]

@@ -133,9 +133,10 @@ class ScoringRank:
         return report, TokenCoefficients.of(self.batch, found) if wanted else None
 
     @torch.no_grad()
-    def try_credit(self) -> TokenCoefficients:
-        """The coefficients that ``assign_credit`` would find, by every method; changes nothing."""
-        return TokenCoefficients.of(self.batch, self.credit.tried(self.batch))
+    def try_credit(self) -> tuple[Report, TokenCoefficients]:
+        """What ``assign_credit`` would report and find, by every method; changes nothing."""
+        report, found = self.credit.tried(self.batch)
+        return report, TokenCoefficients.of(self.batch, found)
 
     def _against_old(self, logp: PerToken, micro: TokenBatch) -> tuple[TokenBatch, Report]:
         """Fill in log-probabilities that were not scored (ratio 1) and the importance weights."""

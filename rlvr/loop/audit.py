@@ -68,10 +68,12 @@ class Audit:
         await self.actors.learners_turn()
         await learners.load(groups, advantages, inputs)
         await learners.score()
-        found = await learners.try_credit()
+        report, found = await learners.try_credit()
         await self.actors.engines_turn(version)
+        rooms = {label: f"shadow/{label}" if label else "credit" for label in found}
+        seconds = {label or self.in_use: report[f"{rooms[label]}/assign_s"] for label in found}
         coefficients = {label or self.in_use: c for label, c in found.items()}
-        return AuditBatch(groups, advantages, coefficients)
+        return AuditBatch(groups, advantages, coefficients, seconds)
 
     async def values(
         self,

@@ -32,6 +32,8 @@ OF_SEEDS = {  # side and figure of an audit
     "decisive, incorrect: AUC": ("negative", "auc"),
 }
 
+SECONDS = "seconds"
+
 Figures = dict[str, list[float]]  # by method, of each response or seed
 
 
@@ -56,7 +58,7 @@ def measured(task: Path) -> tuple[dict[str, Figures], int, int]:
     solutions = {row["id"]: row["solution"] for row in map(json.loads, lines)}
     tokenizer = AutoTokenizer.from_pretrained(task / "model")
     found: dict[str, Figures] = {
-        name: defaultdict(list) for name in ("slip auc", "slip ndcg", *OF_SEEDS)
+        name: defaultdict(list) for name in ("slip auc", "slip ndcg", *OF_SEEDS, SECONDS)
     }
     responses = 0
     audits = sorted(file.parent for file in task.glob("seed_*/result.json"))
@@ -69,10 +71,13 @@ def measured(task: Path) -> tuple[dict[str, Figures], int, int]:
                 method = name.removeprefix(METHOD)
                 found["slip auc"][method].append(auc(c, gain))
                 found["slip ndcg"][method].append(ndcg(c, gain.astype(float)))
-        for method, sides in json.loads((audit / "result.json").read_text())["methods"].items():
+        result = json.loads((audit / "result.json").read_text())
+        for method, sides in result["methods"].items():
             for name, (side, figure) in OF_SEEDS.items():
                 if (value := sides[side][figure]["value"]) is not None:
                     found[name][method].append(value)
+        for method, value in result["seconds"].items():
+            found[SECONDS][method].append(value)
     return found, responses, len(audits)
 
 
@@ -81,13 +86,13 @@ def table(task: Path) -> list[str]:
     lines = [
         f"`{task.name}`: {responses} incorrect responses, {seeds} seed{'s' * (seeds > 1)}",
         "",
-        f"| credit | slip: AUC | slip: NDCG | {' | '.join(OF_SEEDS)} |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| credit | slip: AUC | slip: NDCG | {' | '.join(OF_SEEDS)} | {SECONDS} |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     order = sorted(found["slip auc"], key=lambda m: -float(np.mean(found["slip auc"][m])))
     for method in order:
         slips = [told(estimate(np.array(found[f][method]))) for f in ("slip auc", "slip ndcg")]
-        audits = [over_seeds(found[f].get(method, [])) for f in OF_SEEDS]
+        audits = [over_seeds(found[f].get(method, [])) for f in (*OF_SEEDS, SECONDS)]
         lines.append(f"| `{method}` | {' | '.join([*slips, *audits])} |")
     return [*lines, ""]
 
@@ -113,7 +118,8 @@ def main() -> None:
         "than the others (AUC 0.5 is chance; 95 % intervals over responses). Δ is what a token "
         "did to the outcome, by 20,000 continuations a seed, 64 from a prefix: its correlation is "
         "with c_t A_i, and decisive tokens, whose 99 % interval leaves out 0, are found by c_t "
-        "among the others of correct and of incorrect responses (range over seeds).",
+        "among the others of correct and of incorrect responses (range over seeds). Seconds are "
+        "those of the method itself on two ranks, after the scoring pass.",
         "",
     ]
     for name in TASKS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def batch(draw_groups, seed):
         for name in ("delta", "thr")
     }
     coefficients["thr"][1] = None
-    return AuditBatch(groups, advantages, coefficients)
+    return AuditBatch(groups, advantages, coefficients, {"delta": 0.25, "thr": 0.5})
 
 
 def test_effects_are_differences_of_means(batch, seed):
@@ -62,7 +63,7 @@ def test_results_are_called_after_the_run_that_saved_the_model():
 
 def test_what_has_no_credit_or_no_advantage_is_not_audited(batch):
     assert {a.response for a in batch.planned(0, 10_000)} == {0, 2, 3, 4, 5}
-    silent = AuditBatch(batch.groups, 0 * batch.advantages, batch.coefficients)
+    silent = replace(batch, advantages=0 * batch.advantages)
     assert silent.planned(0, 10_000) == []
     with pytest.raises(DataError, match="nothing can be audited"):
         silent.effects([], {})
@@ -105,6 +106,7 @@ def test_the_folder_gives_back_what_it_was_given(batch, tmp_path, seed):
     table = folder.finish("Credit of m", again, effects, agreements(effects))
     assert "| delta | negative | " in table
     result = json.loads((folder.path / "result.json").read_text())
+    assert result["seconds"] == {"delta": 0.25, "thr": 0.5}
     assert result["tokens"] == len(effects.delta) and set(result["methods"]) == {"delta", "thr"}
     rows = parquet.read_table(folder.path / "effects.parquet").to_pylist()
     assert [r["delta"] for r in rows] == effects.delta.tolist()

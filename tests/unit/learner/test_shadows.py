@@ -116,6 +116,8 @@ def bench(module_seed, tiny_model, draw_groups):
             rank.load(batch)
             report = rank.score()
             told, found = rank.assign_credit(wanted=True)
+        times = [name for name in told if name.endswith("/assign_s")]
+        assert len(times) == 1 + len(shadows) and all(told.pop(t).value > 0 for t in times)
         return rank, report | told, found.coefficient
 
     return assigned

@@ -32,7 +32,7 @@ def test_what_is_known_is_not_asked_again(draw_groups, seed):
     for sample in groups[0].samples:
         sample.response.logp_rollout[:] = -1.0  # nothing is certain
     credit = [np.ones(n, np.float32) for n in lengths]
-    batch = AuditBatch(groups, advantages, {"uniform": credit})
+    batch = AuditBatch(groups, advantages, {"uniform": credit}, {})
     continuations = Counted()
     audit = Audit(RunConfig(), [], None, None, continuations, None)
     audited = audit.planned(batch, 10_000)

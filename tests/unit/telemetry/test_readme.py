@@ -40,6 +40,7 @@ def test_the_guide_names_every_metric_and_no_other(make_group):
     c, advantage = torch.tensor([1.0, 2.0]), torch.tensor([1.0, -1.0])
     found |= {f"credit/{name}" for name in coefficient_metrics(c, advantage, SoloRanks())}
     found |= {f"credit/{k}" for k in keys("algorithm/credit") if re.fullmatch(r"[a-z]+_\w+", k)}
+    found.add("credit/assign_s")  # of the stage, which reports the same of shadows
     for folder in ("algorithm", "learner", "loop", "telemetry"):
         found |= {k for k in keys(folder) if re.fullmatch(rf"({ROOMS})/[a-z_]+", k)}
     loop = (ROOT / "rlvr" / "loop" / "trainer.py").read_text()
