@@ -8,7 +8,7 @@ import numpy as np
 
 from rlvr.config import VerifierConfig
 from rlvr.types import Sample
-from rlvr.verify.answer import NoAnswer, answer_pattern, final_answer
+from rlvr.verify.answer import NoAnswer, answer_pattern, place_of_answer
 
 
 class AnswerFinder:
@@ -30,16 +30,12 @@ class AnswerFinder:
         pieces = self.pieces(sample.response.token_ids[skipped:].tolist())
         text = "".join(pieces)
         try:
-            answer = final_answer(text, self._pattern)
+            begin, end = place_of_answer(text, self._pattern)
         except NoAnswer:
-            return -1, -1
-        box = -1 if self._pattern else text.rfind("\\boxed")
-        begin = text.find(answer, box) if box >= 0 else text.rfind(answer)
-        if begin < 0:
             return -1, -1
         ends = np.cumsum([len(p) for p in pieces])
         first = int(np.searchsorted(ends, begin, side="right"))
-        last = int(np.searchsorted(ends, begin + len(answer), side="left"))
+        last = int(np.searchsorted(ends, end, side="left"))
         return skipped + first, skipped + last + 1
 
     def pieces(self, token_ids: Sequence[int]) -> list[str]:

@@ -59,6 +59,13 @@ def final_answer(text: str, pattern: re.Pattern[str] | None = None) -> str:
     return _answers(text, pattern)[-1][1]
 
 
+def place_of_answer(text: str, pattern: re.Pattern[str] | None = None) -> tuple[int, int]:
+    """[start, end) of ``final_answer`` in the text. Raises what that raises."""
+    _, _, (start, end) = _answers(text, pattern)[-1]
+    own = text[start:end]
+    return end - len(own.lstrip()), start + len(own.rstrip())
+
+
 def closing_answer(text: str, pattern: re.Pattern[str] | None = None) -> str:
     r"""``final_answer``, but boxes at the end that commas, "and" or "or" join are one list.
 
@@ -66,35 +73,38 @@ def closing_answer(text: str, pattern: re.Pattern[str] | None = None) -> str:
     """
     answers = _answers(text, pattern)
     written = answers[0][1]
-    for (_, before), (joint, answer) in zip(answers, answers[1:], strict=False):
+    for (_, before, _), (joint, answer, _) in zip(answers, answers[1:], strict=False):
         written += f"{joint}{answer}" if answer != before else ""
     return written
 
 
-def _answers(text: str, pattern: re.Pattern[str] | None) -> list[tuple[str, str]]:
+_Place = tuple[int, int]  # [start, end) in the text
+
+
+def _answers(text: str, pattern: re.Pattern[str] | None) -> list[tuple[str, str, _Place]]:
     """The final answer, after those that it is joined to; each with the joint before it."""
     if pattern is not None:
-        found = deque(pattern.finditer(text), maxlen=1)
-        answers = [("", found[0][min(1, pattern.groups)] or "")] if found else []
+        matches = deque(pattern.finditer(text), maxlen=1)
+        found = [("", m.span(min(1, pattern.groups))) for m in matches]
         wanted = pattern.pattern
     else:
-        after = text.rpartition("</think>")[2]
-        text = after if after.strip() else text
+        first = len(text) - len(text.rpartition("</think>")[2])
+        first = first if text[first:].strip() else 0
         wanted = "\\boxed{} and no line that starts with 'Answer:'"
-        answers = _last_boxes(text) or [("", answer) for answer in _last_label(text)]
-    if not answers:
+        found = _last_boxes(text, first) or [("", place) for place in _last_label(text, first)]
+    if not found:
         raise NoAnswer(f"no {wanted}")
-    answers = [(joint, _BOX.sub("", answer).strip()) for joint, answer in answers]
+    answers = [(j, _BOX.sub("", text[slice(*place)]).strip(), place) for j, place in found]
     if not answers[-1][1]:
         raise NoAnswer("the final answer is empty")
     return answers
 
 
-def _last_boxes(text: str) -> list[tuple[str, str]]:
+def _last_boxes(text: str, first: int) -> list[tuple[str, _Place]]:
     """The content of the box that closes last, and of those before it that it is joined to."""
     opened: list[tuple[int, int]] = []  # (start, content) of every open brace; start -1: no box
     boxes: list[tuple[int, int, int, int]] = []  # (start, content, its end, end), none in another
-    for brace in _BRACES.finditer(text):
+    for brace in _BRACES.finditer(text, first):
         kind = brace.group()
         if kind == "{":
             opened.append((-1, -1))
@@ -111,24 +121,30 @@ def _last_boxes(text: str) -> list[tuple[str, str]]:
             boxes.append((brace.start(), inside, brace.end(), brace.end()))
     if any(box > (boxes[-1][0] if boxes else -1) for box, _ in opened):
         raise NoAnswer("the last \\boxed{ is never closed")
-    answers: list[tuple[str, str]] = []
-    end = 0  # of the box before
+    answers: list[tuple[str, _Place]] = []
+    end = first  # of the box before
     for start, inside, closing, after in boxes[-_MAX_JOINED:]:
         between = text[end:start]
         if len(between) > 80 or not _JOINED.fullmatch(between):
             answers.clear()
         joint = " or " if re.search(r"\bor\b", between[:80]) else ", "
-        answers.append((joint, text[inside:closing]))
+        answers.append((joint, (inside, closing)))
         end = after
     return answers
 
 
-def _last_label(text: str) -> list[str]:
-    following = ""  # the next line that is not empty
-    for line in reversed(text.split("\n")):
+def _last_label(text: str, first: int) -> list[_Place]:
+    end, following = len(text), (first, first)  # the next line that is not empty
+    for line in reversed(text[first:].split("\n")):
+        start = end - len(line)
         if labelled := _LABEL.match(line) or _PHRASE.search(line):
-            return [_HOPE.sub("", _bare(labelled.group(1))) or following]
-        following = _bare(line) or following
+            said = _HOPE.sub("", _bare(labelled.group(1)))
+            begin = start + line.index(said, labelled.start(1))
+            return [(begin, begin + len(said)) if said else following]
+        if bare := _bare(line):
+            begin = start + line.index(bare)
+            following = begin, begin + len(bare)
+        end = start - 1
     return []
 
 

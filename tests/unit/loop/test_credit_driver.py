@@ -48,6 +48,11 @@ def span(pieces, pattern=None):
         (["so \\bo", "xed{1", "0", "5} ok"], (1, 4)),
         (["5 then \\boxed{5}", " and \\boxed{", "7", "1", "}", ""], (2, 4)),
         (["Answer: ", "4", "2"], (1, 3)),
+        (["\\boxed{5} ", "</think>", "Answer: ", "5"], (3, 4)),
+        (["\\fbox{", "5", "}", " since 5"], (1, 2)),
+        (["\\boxed{", "\\boxed{", "5", "}", "}"], (1, 4)),
+        (["Answer: ", "5", "\nfor 5"], (1, 2)),
+        (["Answer:", "\n\n", "**", "5", "**", "\nfor 5"], (3, 4)),
         (["no", " answer", " here"], (-1, -1)),
         (["\\boxed{", "never closed"], (-1, -1)),
     ],
@@ -59,6 +64,7 @@ def test_span(pieces, expected):
 def test_span_of_a_configured_pattern():
     assert span(["\\boxed{7} ", "#### ", "7", "1", "\n\\boxed{2}"], PATTERN) == (2, 4)
     assert span(["\\boxed{", "7", "}"], PATTERN) == (-1, -1)
+    assert span(["#### ", "7", "\nsince 7"], PATTERN) == (1, 2)
 
 
 def test_what_else_it_knows():
