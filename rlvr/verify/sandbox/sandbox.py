@@ -30,17 +30,24 @@ class Sandbox:
     Args:
         program: of ``rlvr.verify.sandbox.inside``: ``host``, ``tester`` or ``comparer``.
         limits: the program sets them on itself.
-        deadline: on ``time.monotonic``.
+        deadline: on ``time.monotonic``; by default ``limits.wall_s`` from now on, or from when the
+            server is there.
         keep: further descriptors for the process; it has them as 3, 4, ...
 
     Raises SandboxError if there is no sandbox to start it in, or ConfigError without bubblewrap.
     """
 
     def __init__(
-        self, program: str, limits: CodeConfig, deadline: float, keep: Sequence[int] = ()
+        self,
+        program: str,
+        limits: CodeConfig,
+        deadline: float | None = None,
+        keep: Sequence[int] = (),
     ) -> None:
-        self.limits, self.deadline = limits, deadline
+        self.limits = limits
         self.server = self._running()
+        self.start = time.monotonic()
+        self.deadline = self.start + limits.wall_s if deadline is None else deadline
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         request: dict[str, Any] = {"program": program, "folder": "/tmp", "cpu_s": limits.cpu_s}
         for kind in ("disk", "memory", "output"):
@@ -61,11 +68,12 @@ class Sandbox:
 
     def _running(self) -> server.SandboxServer:
         """The fork server, as soon as there is room for its process, if it is not there."""
+        until = time.monotonic() + self.limits.wall_s
         while True:
             try:
                 return server.running(self.limits.sandbox)
             except BlockingIOError as error:
-                if time.monotonic() > self.deadline:
+                if time.monotonic() > until:
                     raise SandboxError(f"no room for another process: {error}") from None
                 time.sleep(0.1)
 

@@ -28,6 +28,7 @@ _APP = "/app"
 _INTERPRETER = os.path.realpath(sys.executable)
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 _STDERR = 2000
+_START_S = 60.0
 
 Result = TypeVar("Result")
 
@@ -40,7 +41,10 @@ _MISSING = (
 
 
 class SandboxServer(ForkServer):
-    """A fork server of the kind ``bubblewrap`` or ``unsafe``; ConfigError without bubblewrap."""
+    """A fork server of the kind ``bubblewrap`` or ``unsafe``, ready to fork.
+
+    Raises ConfigError without bubblewrap, SandboxError if it does not come up.
+    """
 
     def __init__(self, kind: str) -> None:
         bare = kind == "unsafe"
@@ -51,6 +55,16 @@ class SandboxServer(ForkServer):
         except OSError:
             os.close(self._stderr)
             raise
+        self.socket.settimeout(_START_S)
+        try:
+            ready = self.socket.recv(1)
+        except OSError:  # late, or gone
+            ready = b""
+        self.socket.settimeout(None)
+        if not ready:
+            words = self.last_words()
+            self.close()
+            raise SandboxError(f"the sandbox does not start: {words or f'in {_START_S:g} s'}")
 
     def _start(self, command: list[str], as_nobody: bool) -> None:
         """Start it, with a second user in its namespace for the programs to become.

@@ -85,7 +85,7 @@ def marked(mark: str) -> list[str]:
 
 def test_the_search_for_what_is_left_can_find_it() -> None:
     limits = replace(LIMITS, wall_s=60.0)
-    with Sandbox("host", limits, time.monotonic() + 60.0) as box:
+    with Sandbox("host", limits) as box:
         assert box.receive() == ["started"]
         assert len(marked(server._ENVIRONMENT["MARK"])) == SERVER + 2  # keeper and program
 

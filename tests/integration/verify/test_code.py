@@ -52,6 +52,32 @@ def test_what_the_detail_says() -> None:
     assert slow.outcome is Outcome.TIMEOUT and "wall_s=0.5" in slow.detail
 
 
+def begins_late(command):
+    """``server.python``, but what it starts does ``command`` before it serves."""
+    python = server.python
+    return lambda path: [*python(path)[:-1], f"{command}; {python(path)[-1]}"]
+
+
+def test_the_servers_start_is_not_the_programs_time(monkeypatch) -> None:
+    server.end("bubblewrap")
+    monkeypatch.setattr(server, "python", begins_late("import time; time.sleep(1.5)"))
+    tests = {"inputs": ["1"], "outputs": ["1"]}
+    program = "while True: pass"
+    slow = verify_code(program, tests, limits=replace(LIMITS, wall_s=1.0))
+    assert slow.outcome is Outcome.TIMEOUT and "wall_s=1" in slow.detail
+    server.end("bubblewrap")
+    right = verify_code("print(input())", tests, limits=replace(LIMITS, wall_s=1.0))
+    assert right.outcome is Outcome.CORRECT, right.detail
+
+
+def test_a_server_that_does_not_start_says_why(monkeypatch) -> None:
+    server.end("bubblewrap")
+    monkeypatch.setattr(server, "python", begins_late("import no_such_module"))
+    with pytest.raises(SandboxError, match="does not start: .*(?s:.)*no_such_module"):
+        verify_code("print(1)", {"inputs": [""], "outputs": ["1"]}, limits=LIMITS)
+    server.end("bubblewrap")
+
+
 def test_functions() -> None:
     tests = {"inputs": [[[3, 1, 2]], [[]]], "outputs": [[1, 2, 3], []], "fn_name": "order"}
     for program in (

@@ -32,8 +32,13 @@ _PROGRAMS = {"host": host.main, "tester": tester.main, "comparer": comparer.main
 
 
 def main() -> None:
-    """Serve until the socket ends. Also returns in each forked program, at its end."""
-    keeper.serve(socket.socket(fileno=0), _start)
+    """Say that it is there, and serve until the socket ends.
+
+    Also returns in each forked program, at its end.
+    """
+    requests = socket.socket(fileno=0)
+    requests.send(b"-")
+    keeper.serve(requests, _start)
 
 
 def _start(request: bytes, descriptors: list[int]) -> None:
