@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr.algorithm.credit import CREDITS, SoloRanks
+from rlvr.algorithm.credit.agreement import gradient_cosines
 from rlvr.algorithm.credit.groups import GroupedResponses
 from rlvr.algorithm.credit.oar import rank_correlation
 from rlvr.algorithm.credit.oar_segments import segments
@@ -321,3 +322,37 @@ def test_real(scored, name):
     (expected,) = torch.autograd.grad(literal, free)
     weights = objective.response_weights(mean, batch.reward, batch.group_id, totals)
     torch.testing.assert_close(weights.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_covariances(scored):
+    """Whom KL-Cov and Clip-Cov hold back; of a sure token log π is known to 1e-5."""
+    batch, n = scored.batch, len(scored.own)
+    c = torch.rand(n)
+    a, x = (batch.token_advantage * c).double(), scored.own.log()
+    exact = (x - x.mean()) * (a - a.mean())
+    held = OBJECTIVES.build({"name": "kl_cov", "share": 0.2}, "objective")
+    own = held.selected(scored.features.logp, batch, c, SoloRanks())
+    assert int(own.sum()) == int(0.2 * n)
+    least = exact.sort().values[-int(0.2 * n)]
+    clear = (exact - least).abs() > 1e-4
+    assert torch.equal(own[clear], (exact >= least)[clear])
+
+    low, high = exact.quantile(0.3).item(), exact.quantile(0.9).item()
+    node = {"name": "clip_cov", "share": 0.2, "low": low, "high": high}
+    batch = replace(batch, logp_old=scored.features.logp)
+    own = OBJECTIVES.build(node, "objective").selected(scored.features.logp, batch, c, SoloRanks())
+    assert int(own.sum()) == int(0.2 * n)
+    assert ((exact[own] > low - 1e-4) & (exact[own] < high + 1e-4)).all()
+
+
+def test_agreement_of_gradients(scored):
+    """Of lm_head, as shadows have it."""
+    batch = scored.batch
+    g = -scored.p.clone()
+    g[torch.arange(len(g)), batch.target] += 1
+    weights = [batch.token_advantage * torch.rand(len(g)) ** 3 for _ in range(3)]
+    gradients = [((w.double()[:, None] * g).T @ scored.hidden).flatten() for w in weights]
+    first, *others = gradients
+    expected = [float(first @ other / first.norm() / other.norm()) for other in others]
+    found = gradient_cosines(weights, batch, scored.features, SoloRanks())
+    assert found == pytest.approx(expected, abs=1e-4)
