@@ -189,6 +189,23 @@ def test_conversations_go_on_elsewhere(session, talking, tmp_path, monkeypatch, 
     assert max(len(row["turns"]) for row in turns[0][1]) > 1
 
 
+def test_values_are_sampled_elsewhere(session, in_the_middle, tmp_path, capfd):
+    """Whoever is killed has begun with the continuations that the credit of a step asks for."""
+    vine = "credit=vine credit.segment=tokens credit.every=25 credit.samples=2 train.steps=2"
+    session.train(tmp_path / "undisturbed", "advantage=unit", *vine.split())
+    in_the_middle(send(signal.SIGKILL), 1)  # the second to be sampled are those of step 1
+    session.train(tmp_path / "run", "advantage=unit", *vine.split())
+    [told] = [line for line in capfd.readouterr().out.splitlines() if "is replaced" in line]
+    assert " 0 requests" not in told
+    columns = ["response_token_ids", "coefficient"]
+    a, b = (
+        pq.read_table(tmp_path / name / "responses", columns=columns)
+        for name in ("undisturbed", "run")
+    )
+    assert a.num_rows == 2 * 32 and a.equals(b)
+    assert len({c for own in a["coefficient"].to_pylist() for c in own}) > 5
+
+
 def test_who_dies_with_half_a_version_is_replaced(
     session, undisturbed, tmp_path, monkeypatch, capfd
 ):
