@@ -34,15 +34,20 @@ settings=(
     telemetry.wandb=disabled telemetry.log_responses=false telemetry.progress=false
 )
 
+# What the upper reference needs besides its name: values by continuations, every other operation.
+values="credit.samples=3 credit.equal_groups=false credit.segment=tokens credit.every=10"
+declare -A own=([vine]="advantage=unit $values")
+
 # Reads lines of CREDIT RATE SEED; what a run prints goes beside its folder below $runs/$1.
 train() {
     while read -r credit rate seed; do
         folder=$runs/$1/${credit}_${rate}_$seed
         [[ -f $folder/summary.json ]] ||
-            echo "train.output_dir=$folder" "credit=$credit" "learner.lr=$rate" "train.seed=$seed"
+            echo "${own[$credit]-}" "learner.lr=$rate" "train.seed=$seed" "credit=$credit" \
+                "train.output_dir=$folder"
     done | xargs -r -P "$jobs" -L 1 bash -c '
-        log=${*: -4:1} && log=${log#*=}.log && mkdir -p "${log%/*}"
-        echo "${*: -3}: $log" && exec "$@" >"$log" 2>&1
+        log=${*: -1} && log=${log#*=}.log && mkdir -p "${log%/*}"
+        echo "${*: -4:3}: $log" && exec "$@" >"$log" 2>&1
     ' run python -m rlvr.train "${settings[@]}" "${@:2}"
 }
 
