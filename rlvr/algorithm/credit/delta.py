@@ -64,6 +64,10 @@ class Delta(DeltaOptions):
         require_one_of("proxy", self.proxy, ("realised", "topk_hidden"))
         require(self.top_k >= 1, f"top_k must be at least 1, not {self.top_k}")
         require_one_of("scope", self.scope, ("global", "rank"))
+        require(
+            self.scope == "global" or self.fixed_gamma != "first_step",
+            "fixed_gamma=first_step is one scale for the whole run: it needs scope=global",
+        )
         require_one_of("select", self.select, ("all", "top", "bottom", "random"))
         require(0 < self.share <= 1, f"share must be in (0, 1], not {self.share}")
         self.state: dict[str, list[float]] = {}  # kept in checkpoints

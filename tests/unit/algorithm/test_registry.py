@@ -50,6 +50,11 @@ def test_every_method_is_built_from_its_name_or_its_whole_node(kind):
         ("credit", {"name": "delta", "refinements": "many"}, r"credit\.refinements: .*many"),
         ("credit", {"name": "delta", "lambda_range": [1.2, 0.8]}, r"credit: lambda_range"),
         ("credit", {"name": "delta", "proxy": "full"}, r"credit: proxy must be one of"),
+        (
+            "credit",
+            {"name": "delta", "fixed_gamma": "first_step", "scope": "rank"},
+            r"credit: fixed_gamma=first_step is one scale",
+        ),
         ("credit", {"name": "thr", "p": 2.0}, r"credit: p must be"),
         ("credit", {"name": "oar_p", "max_positions": 1}, r"credit: max_positions"),
         ("credit", {"name": "oar_g", "mode": "middle"}, r"credit: mode must be one of first"),
