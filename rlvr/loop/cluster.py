@@ -47,17 +47,25 @@ def connect(config: RunConfig) -> None:
         join(address, **common)
     else:
         actors = _ranks(config) + (config.rollout.workers or 1)
-        cpus = max(os.cpu_count() or 1, actors + (config.verifier.actors or 1))
-        try:
-            # Without "local" it would join a cluster that happens to run here, of anybody's.
-            ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
-        except Exception as error:  # of no class of its own
-            if "timed out during startup" not in str(error):
-                raise
+        common["num_cpus"] = max(os.cpu_count() or 1, actors + (config.verifier.actors or 1))
+        if not _started(common) and not _started(common):
             raise RunError(
-                "Ray did not come up on this machine within its half a minute: too much else runs "
-                "here, or memory is short. Try again when there is room."
-            ) from error
+                "Ray did not come up on this machine within twice its half a minute: too much else "
+                "runs here, or memory is short. Try again when there is room."
+            )
+
+
+def _started(options: Options) -> bool:
+    """Whether a Ray of our own has come up in time, which Ray sets."""
+    try:
+        # Without "local" it would join a cluster that happens to run here, of anybody's.
+        ray.init("local", include_dashboard=False, **options)
+    except Exception as error:  # of no class of its own
+        if "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
+        return False
+    return True
 
 
 def join(address: str, **options: Any) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import fields
 
 import pytest
+import ray
 import torch
 
 from rlvr.config import RunConfig
-from rlvr.errors import LearnerError
+from rlvr.errors import LearnerError, RunError
 from rlvr.learner.engine import deepspeed_config
 from rlvr.learner.worker import LearnerWorker
-from rlvr.loop.cluster import engine_options, learner_options, resource_bundles
+from rlvr.loop.cluster import connect, engine_options, learner_options, resource_bundles
 from rlvr.loop.resolve import learner_threads, resolved, rollout_threads
 from rlvr.rollout.engine import engine_arguments
 from rlvr.weights.base import Meeting, backend_class
@@ -143,3 +145,22 @@ def test_deepspeed_configuration(stage, offload):
     from deepspeed.runtime.config import DeepSpeedConfig
 
     DeepSpeedConfig(made)  # DeepSpeed accepts it
+
+
+@pytest.mark.parametrize("late", [1, 2])
+def test_a_ray_that_is_late_once_is_started_again(monkeypatch, late):
+    """As on a machine that is busy with something else."""
+    begun = []
+
+    def init(address, **options):
+        begun.append((address, options["num_cpus"]))
+        if len(begun) <= late:
+            raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # other tests have their own
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with nullcontext() if late == 1 else pytest.raises(RunError, match="too much else runs here"):
+        connect(RunConfig())
+    assert len(begun) == 2 and len(set(begun)) == 1
