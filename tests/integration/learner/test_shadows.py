@@ -47,4 +47,5 @@ def test_weights_and_metrics_are_the_same(results, method):
             assert torch.equal(weight, beside["weights"][name]), name
         assert any(name.startswith("shadow/thr/") for name in beside["metrics"])
         for name, metric in alone["metrics"].items():
-            assert beside["metrics"][name] == metric or name == "score/tokens", name
+            told = name in ("score/tokens", "credit/assign_s")  # which are others' too, or a time
+            assert beside["metrics"][name] == metric or told, name
