@@ -143,12 +143,11 @@ def in_the_middle(monkeypatch):
 @pytest.mark.parametrize(
     ("harm", "victims", "words"),
     [
-        (send(signal.SIGKILL), 1, "The actor died unexpectedly"),
         (send(signal.SIGKILL), 2, "The actor died unexpectedly"),
         (send(signal.SIGSTOP), 1, "did not answer within 10 s (rollout.stall_timeout_s)"),
         (fail_engine, 1, "ArithmeticError: the dice are loaded"),
     ],
-    ids=["killed", "all_killed", "stopped", "raises"],
+    ids=["killed", "stopped", "raises"],
 )
 def test_who_fails_in_the_middle_of_a_step_is_replaced(
     session, undisturbed, in_the_middle, tmp_path, capfd, harm, victims, words
