@@ -20,6 +20,11 @@ Members = Bool[Tensor, "S"]
 PerToken = Float[Tensor, "N"]
 
 
+def room(label: str) -> str:
+    """Where what a method reports lies, that in use and its shadows."""
+    return f"shadow/{label}" if label else "credit"
+
+
 class CreditStage:
     """Credit methods by their labels: that in use, and those computed beside it.
 
@@ -72,11 +77,11 @@ class CreditStage:
 
     def assign(self, batch: TokenBatch) -> tuple[Report, dict[str, PerToken]]:
         """What there is to report, and c_t by every method; gives the features back. Collective."""
-        report, own = self._assigned(IN_USE, batch, "credit")
+        report, own = self._assigned(IN_USE, batch)
         found = {IN_USE: own}
         with torch.random.fork_rng(self._generators, enabled=bool(self.shadows)):
             for label in self.shadows:
-                told, found[label] = self._assigned(label, batch, f"shadow/{label}")
+                told, found[label] = self._assigned(label, batch)
                 report |= told
         if self.shadows:
             report |= self._agreement(batch, found)
@@ -94,13 +99,13 @@ class CreditStage:
             state.update(old)
         return answer
 
-    def _assigned(self, label: str, batch: TokenBatch, room: str) -> tuple[Report, PerToken]:
+    def _assigned(self, label: str, batch: TokenBatch) -> tuple[Report, PerToken]:
         own = replace(batch, inputs=batch.inputs.of(label))
         began = self._now()
         credit = self.methods[label].assign(own, self._features[label], self._ranks)
         coefficients = credit.coefficients.to(self._device)
-        report: Report = {f"{room}/{k}": Mean(v, 1.0) for k, v in credit.metrics.items()}
-        return report | {f"{room}/assign_s": Max(self._now() - began)}, coefficients
+        report: Report = {f"{room(label)}/{k}": Mean(v, 1.0) for k, v in credit.metrics.items()}
+        return report | {f"{room(label)}/assign_s": Max(self._now() - began)}, coefficients
 
     def _now(self) -> float:
         if self._device.type == "cuda":

@@ -13,6 +13,7 @@ from rlvr.errors import DataError
 from rlvr.evaluation.audit_batch import AuditBatch, Values
 from rlvr.evaluation.audit_plan import Audited
 from rlvr.evaluation.effects import Effects
+from rlvr.learner.credit import room
 from rlvr.loop.actors import Actors
 from rlvr.loop.batch import RolloutBatch
 from rlvr.loop.continuations import Continuations
@@ -70,8 +71,7 @@ class Audit:
         await learners.score()
         report, found = await learners.try_credit()
         await self.actors.engines_turn(version)
-        rooms = {label: f"shadow/{label}" if label else "credit" for label in found}
-        seconds = {label or self.in_use: report[f"{rooms[label]}/assign_s"] for label in found}
+        seconds = {label or self.in_use: report[f"{room(label)}/assign_s"] for label in found}
         coefficients = {label or self.in_use: c for label, c in found.items()}
         return AuditBatch(groups, advantages, coefficients, seconds)
 
