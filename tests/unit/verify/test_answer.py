@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from rlvr.config import VerifierConfig
 from rlvr.errors import ConfigError
 from rlvr.task import Prompt
-from rlvr.verify.answer import NoAnswer, answer_pattern, closing_answer, final_answer
+from rlvr.verify.answer import (
+    NoAnswer,
+    answer_pattern,
+    closing_answer,
+    final_answer,
+    place_of_answer,
+)
 from rlvr.verify.base import load
 
 FOUND = [
@@ -117,6 +123,47 @@ def test_any_balanced_content_comes_back(before: str, content: str, after: str) 
     text = f"{before} \\boxed{{{before}}} {before} \\boxed{{{content}}} {after}"
     if content.strip():
         assert final_answer(text) == content.strip()
+
+
+PIECES = [
+    "\\boxed{",
+    "\\fbox{",
+    "\\boxed 5",
+    "{",
+    "}",
+    "5",
+    "x",
+    "\\",
+    " ",
+    "\n",
+    "\t",
+    ",",
+    " or ",
+    "**",
+]
+PIECES += [
+    "Answer:",
+    "the answer is: ",
+    "final answer is",
+    "I hope it is correct.",
+    "</think>",
+    "#### ",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join), st.booleans())
+def test_the_place_of_an_answer_is_where_it_stands(text: str, own: bool) -> None:
+    pattern = answer_pattern(VerifierConfig(answer_pattern="#### (.*)" if own else None))
+    try:
+        answer = final_answer(text, pattern)
+    except NoAnswer:
+        with pytest.raises(NoAnswer):
+            place_of_answer(text, pattern)
+        return
+    start, end = place_of_answer(text, pattern)
+    said = text[start:end]
+    assert said == said.strip() != ""
+    assert said.replace("\\boxed", "").replace("\\fbox", "").strip() == answer
 
 
 @pytest.mark.parametrize(
