@@ -111,11 +111,11 @@ def kill_one(processes: list[psutil.Process], actor: str) -> None:
 @pytest.fixture(params=["disaggregated", "colocated"])
 def replaced(run, request):
     """A run whose killed rollout worker has been replaced, what it said of that, its processes."""
-    own = [f"cluster.placement={request.param}", "train.max_restarts=0"]
+    own = [f"cluster.placement={request.param}", "rollout.workers=2", "train.max_restarts=0"]
     r = run(*own)
     r.wait_for_step(2)
     kill_one(r.descendants(), "RolloutWorker")
-    line = r"^rollout worker 0 failed: .*died.* It is replaced .*requests are asked again$"
+    line = r"^rollout worker [01] failed: .*died.* It is replaced .*requests are asked again$"
     r.wait_for(line)
     done = max(int(step) for step in re.findall(r"step +(\d+)/", r.log.read_text()))
     r.wait_for_step(done + 2)  # the one after that may have been under way
