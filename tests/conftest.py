@@ -94,6 +94,17 @@ def module_seed(request) -> int:
     return _begin(request)
 
 
+@pytest.fixture
+def own_registry(monkeypatch):
+    """``own_registry(registry)``: what the test registers there, others do not find."""
+
+    def arrange(registry) -> None:
+        registry.names()  # those at home are known from here on
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+    return arrange
+
+
 @pytest.fixture(scope="session")
 def ray_here():
     """One local Ray for all tests that start actors."""

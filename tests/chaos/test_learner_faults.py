@@ -83,11 +83,10 @@ def test_the_ranks_start_again_from_the_last_checkpoint(
 
 
 def test_a_rank_that_raises_ends_the_run_with_its_own_traceback(
-    train, tiny_model, tmp_path, monkeypatch, capfd
+    train, tiny_model, tmp_path, own_registry, capfd
 ):
     """It would do so again."""
-    CREDITS.names()  # those at home are known from here on
-    monkeypatch.setattr(CREDITS, "_entries", dict(CREDITS._entries))  # other tests list them
+    own_registry(CREDITS)
     config = configuration(tiny_model(True), tmp_path, "run")
     config.learner.entropy_bonus = 0.0
     config.credit = {"name": "tests.chaos.broken_credit"}

@@ -118,14 +118,13 @@ def commands(guide: Path) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def examples(tmp_path, monkeypatch) -> None:
+def examples(tmp_path, monkeypatch, own_registry) -> None:
     """The modules that guides show in whole, under the names that they give them.
 
     What they register is forgotten afterwards, and they are.
     """
     for registry in METHODS.values():
-        registry.names()  # those at home are known from here on
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+        own_registry(registry)
     for guide in GUIDES:
         for code in re.findall(r"^```python\n(# .*?)^```$", guide.read_text(), re.S | re.M):
             if found := re.match(r"# (\w+/\w+\.py)\n", code):

@@ -112,10 +112,11 @@ class Mine:
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
+def module(tmp_path, monkeypatch, own_registry):
     """Writes a module that can be imported during the test, and forgets its methods after."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    before, written = dict(CREDITS._entries), []
+    own_registry(CREDITS)
+    written = []
 
     def write(name: str, text: str) -> str:
         package = tmp_path / f"{name}_package"
@@ -127,7 +128,6 @@ def module(tmp_path, monkeypatch):
         return f"{name}_package.method"
 
     yield write
-    CREDITS._entries = before
     for name in written:
         sys.modules.pop(f"{name}.method", None)
         sys.modules.pop(name, None)

@@ -75,7 +75,7 @@ def test_a_cluster_of_any_size():
     assert (config.cluster.nodes, config.cluster.gpus_per_node) == (3, 5)
 
 
-def test_a_method_outside_of_the_package(tmp_path, monkeypatch):
+def test_a_method_outside_of_the_package(tmp_path, monkeypatch, own_registry):
     (tmp_path / "my_methods_for_a_test").mkdir()
     (tmp_path / "my_methods_for_a_test" / "half.py").write_text(
         "from dataclasses import dataclass\n"
@@ -89,7 +89,7 @@ def test_a_method_outside_of_the_package(tmp_path, monkeypatch):
         "    def __init__(self, config): pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(CREDITS, "_entries", {n: CREDITS.find(n, "") for n in CREDITS.names()})
+    own_registry(CREDITS)
     config = configure("credit=my_methods_for_a_test.half", "credit.value=0.25")
     assert config.credit == {"name": "my_methods_for_a_test.half", "value": 0.25}
 

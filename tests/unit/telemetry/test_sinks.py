@@ -120,12 +120,12 @@ class Lines(Sink):
 
 
 @pytest.mark.parametrize("name", ["lines", "their_package.their_sink"])
-def test_a_sink_of_another_package(folder, tmp_path, monkeypatch, name):
+def test_a_sink_of_another_package(folder, tmp_path, monkeypatch, own_registry, name):
     (tmp_path / "their_package").mkdir()
     (tmp_path / "their_package" / "their_sink.py").write_text(THIRD_PARTY)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "their_package.their_sink", raising=False)
-    monkeypatch.setattr(SINKS, "_entries", dict(SINKS._entries))
+    own_registry(SINKS)
     point = importlib.metadata.EntryPoint("lines", "their_package.their_sink", "rlvr.sink")
     monkeypatch.setattr(
         registry, "entry_points", lambda group: [point] if group == "rlvr.sink" else []

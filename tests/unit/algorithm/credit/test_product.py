@@ -84,9 +84,8 @@ class Counting:
 
 
 @pytest.fixture
-def _counting(monkeypatch):
-    CREDITS.names()
-    monkeypatch.setattr(CREDITS, "_entries", dict(CREDITS._entries))
+def _counting(own_registry):
+    own_registry(CREDITS)
 
     @dataclass
     class Options:
