@@ -84,6 +84,28 @@ def best(tuned: Methods) -> dict[str, float]:
     }
 
 
+def short(rate: float) -> str:
+    return np.format_float_scientific(rate, trim="-", exp_digits=1)
+
+
+def tried(tuned: Methods) -> list[str]:
+    """The accuracy over the tokens of every method at every rate; nothing if rates were not tried.
+
+    A run that is not there has no figure.
+    """
+    if not tuned:
+        return []
+    grid, rates = grid_of(tuned), sorted({r.rate for runs in tuned.values() for r in runs})
+    lines = [
+        f"| on the other seed | {' | '.join(map(short, rates))} |",
+        "| --- " * (1 + len(rates)) + "|",
+    ]
+    for credit, runs in tuned.items():
+        found = {r.rate: f"{100 * r.curve.at(grid).mean():.1f} %" for r in runs}
+        lines.append(f"| `{credit}` | {' | '.join(found.get(rate, '') for rate in rates)} |")
+    return [*lines, ""]
+
+
 def paired(values: list[float], baseline: list[float]) -> str:
     """Mean difference with its 95 % interval, in points."""
     off = 100 * (np.array(values) - np.array(baseline))
@@ -110,7 +132,7 @@ def table(found: Methods) -> list[str]:
         runs = found[credit]
         if [r.seed for r in runs] != [r.seed for r in base]:
             sys.exit(f"{credit} and {BASELINE} have not run with the same seeds")
-        cells = [f"`{credit}`", f"{runs[0].rate:g}"]
+        cells = [f"`{credit}`", short(runs[0].rate)]
         for figure in figures.values():
             own, other = (list(map(figure, side)) for side in (runs, base))
             cells += [f"{100 * np.mean(own):.1f} %", "" if runs is base else paired(own, other)]
@@ -141,11 +163,7 @@ def main() -> None:
     found = read(Path(runs) / "compared")
     base = found[BASELINE]
     ends = [np.mean([run.curve.accuracy[i] for run in base]) for i in (0, -1)]
-    tried = sorted({run.rate for own in tuned.values() for run in own})
-    grid = ", ".join(f"{rate:g}" for rate in tried)
-    rates = (
-        f"the rate of each method is the best of {grid} on another seed" if tried else "one rate"
-    )
+    rates = "the rate of each method is its best on another seed" if tuned else "one rate"
     lines = [
         HEADING,
         "",
@@ -158,6 +176,7 @@ def main() -> None:
         "",
         *table(found),
         "",
+        *tried(tuned),
         f"![accuracy against tokens]({PICTURE})",
         "",
     ]

@@ -3,8 +3,8 @@
 # spoils the rest, and 20 facts of 190, of which the base model is mistaken, are to be found out.
 # Every method at the learning rate that is best for it on a seed of its own, on paired seeds, with
 # equal tokens. By default one seed and few steps: this takes ten minutes on two cores, shows that it
-# runs, and is not written down. What can tell methods apart takes two hours:
-#   CREDITS=uniform,delta,thr SEEDS=0,1,2,3,4 RATES=35e-6,70e-6,140e-6 STEPS=240 \
+# runs, and is not written down. The full form takes an hour and a quarter:
+#   CREDITS=uniform,delta,thr SEEDS=0,1,2,3,4 RATES=35e-6,70e-6,140e-6,280e-6 STEPS=240 \
 #       bash tests/bench/helps.sh
 # As many runs at a time as there are cores (JOBS): a model this small keeps one busy. A call that
 # was interrupted goes on when it is repeated. The table goes into RESULTS.md, the picture beside it.
