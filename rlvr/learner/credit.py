@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlvr.algorithm.credit import CreditAssigner, Features, Needs, Ranks
 from rlvr.algorithm.credit.agreement import correlation, gradient_cosines
+from rlvr.algorithm.credit.shadow import room
 from rlvr.algorithm.metrics import Max, Mean, Metric
 from rlvr.learner.features import JoinedFeatures, ScoringFeatures
 from rlvr.types import IN_USE, TokenBatch
@@ -18,11 +19,6 @@ from rlvr.types import IN_USE, TokenBatch
 Report = dict[str, Metric]
 Members = Bool[Tensor, "S"]
 PerToken = Float[Tensor, "N"]
-
-
-def room(label: str) -> str:
-    """Where what a method reports lies, that in use and its shadows."""
-    return f"shadow/{label}" if label else "credit"
 
 
 class CreditStage:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from rlvr.choice import nearest
 from rlvr.config import LoraConfig
@@ -57,9 +56,7 @@ def weights_of(network: nn.Module) -> dict[str, tuple[nn.Parameter, Adapter | No
     return weights
 
 
-def add_adapters(
-    network: PreTrainedModel, lora: LoraConfig, seed: int, *, meta: bool = False
-) -> None:
+def add_adapters(network: nn.Module, lora: LoraConfig, seed: int, *, meta: bool = False) -> None:
     """Put an adapter on every target, and freeze all else; B is 0, so the function is the same.
 
     On ``meta`` they are shapes without memory.
@@ -96,7 +93,7 @@ class Base:
             return self._engine(*arguments)
 
 
-def linear_layers(network: PreTrainedModel) -> dict[str, nn.Linear]:
+def linear_layers(network: nn.Module) -> dict[str, nn.Linear]:
     """Those of the model's blocks, by their full names."""
     return {
         name: module

@@ -8,12 +8,12 @@ import numpy as np
 
 from rlvr.algorithm.advantages import ADVANTAGES
 from rlvr.algorithm.credit import Prefix
+from rlvr.algorithm.credit.shadow import room
 from rlvr.config import RunConfig
 from rlvr.errors import DataError
 from rlvr.evaluation.audit_batch import AuditBatch, Values
 from rlvr.evaluation.audit_plan import Audited
 from rlvr.evaluation.effects import Effects
-from rlvr.learner.credit import room
 from rlvr.loop.actors import Actors
 from rlvr.loop.batch import RolloutBatch
 from rlvr.loop.continuations import Continuations

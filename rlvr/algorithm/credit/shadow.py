@@ -24,6 +24,11 @@ def credit_methods(config: RunConfig) -> dict[str, CreditAssigner]:
     return methods
 
 
+def room(label: str) -> str:
+    """Where what a method reports lies among the metrics, that in use and its shadows."""
+    return f"shadow/{label}" if label else "credit"
+
+
 async def prepared(
     methods: Mapping[str, CreditAssigner], groups: Sequence[Group], driver: Driver
 ) -> CreditInputs | None:
