@@ -19,6 +19,7 @@ from rlvr.types import Response
 from rlvr.verify.workers.pool import VerifierPool
 
 _At = tuple[int, int | slice]  # a prefix, and which of its samples
+_Answer = tuple[str, str, str]  # what a reward depends on: prompt, ids, and how they ended
 
 
 class Continuations:
@@ -26,7 +27,8 @@ class Continuations:
 
     All that the engines, the verifiers and the reward do to a response of the run is done to
     the beginning with its continuation. What is whole already (it ends with a stop token, or has
-    as many tokens as a response may have) is verified once, and nothing is sampled.
+    as many tokens as a response may have) is verified, and nothing is sampled. Where several come
+    to the same response, as those of a policy that is sure do, it is verified once.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Continuations:
         where: dict[str, _At] = {}
         requests: list[Request] = []
         whole: list[_At] = []
+        judged: dict[_Answer, asyncio.Future[float]] = {}
         for p, prefix in enumerate(prefixes):
             left = self._sampling.max_tokens - len(prefix.token_ids)
             if left <= 0 or self._stopped(prefix):
@@ -77,9 +80,19 @@ class Continuations:
         async def judge(places: Sequence[_At], ends: Sequence[Response]) -> None:
             begun = [prefixes[p] for p, _ in places]
             responses = list(map(_joined, begun, ends))
-            samples = await self._judge.samples([prefix.prompt for prefix in begun], responses)
-            for (p, i), sample in zip(places, samples, strict=True):
-                rewards[p][i] = sample.verdict.reward
+            answers = [
+                (prefix.prompt.id, _digest(response.token_ids), response.finish_reason)
+                for prefix, response in zip(begun, responses, strict=True)
+            ]
+            new = {answer: at for at, answer in enumerate(answers) if answer not in judged}
+            judged.update((answer, asyncio.Future()) for answer in new)
+            samples = await self._judge.samples(
+                [begun[at].prompt for at in new.values()], [responses[at] for at in new.values()]
+            )
+            for answer, sample in zip(new, samples, strict=True):
+                judged[answer].set_result(sample.verdict.reward)
+            for (p, i), answer in zip(places, answers, strict=True):
+                rewards[p][i] = await judged[answer]
                 if not np.isnan(rewards[p]).any():
                     finish(p, rewards[p])
 
@@ -125,5 +138,5 @@ def _nothing_after(stop: bool) -> Response:
     return Response(nothing, nothing.astype(np.float32), nothing, "stop" if stop else "length")
 
 
-def _digest(ids: Sequence[int]) -> str:
+def _digest(ids: Sequence[int] | np.ndarray) -> str:
     return hashlib.blake2b(np.asarray(ids, np.int32).tobytes(), digest_size=16).hexdigest()

@@ -27,6 +27,8 @@ class Judge:
         self, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Sample]:
         """Each response to its prompt, in order; of a conversation the last turn is judged."""
+        if not responses:
+            return []
         texts = self._decoder.batch_decode(
             [r.token_ids[r.last_turn :] for r in responses], skip_special_tokens=True
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +95,27 @@ def test_the_mean_of_continuations_is_the_value(bench, seed):
     np.testing.assert_array_equal(rewards, again[::-1])
     with pytest.raises(RunError, match="asked of policy version 3.*answered for 0"):
         do(continuations.rewards(prefixes, 1, 3))
+
+
+def test_the_same_response_is_verified_once(bench, monkeypatch, seed):
+    """However many continuations come to it, at whatever time; each has its reward all the same."""
+    do, _, continuations, _ = bench
+    ids = np.random.default_rng(seed).integers(3, 128, 4).tolist()
+    prompt = Prompt("p", ids[:3], "", r".*w\d*[02468]", "regex")
+    other = replace(prompt, id="q", answer=r".*w\d*[13579]")
+    verify, asked = VerifierPool.verify, []
+
+    async def counted(pool, items):
+        asked.extend((prompt.id, text) for prompt, text in items)
+        return await verify(pool, items)
+
+    monkeypatch.setattr(VerifierPool, "verify", counted)
+    prefixes = [Prefix(prompt, ids[3:]), Prefix(other, ids[3:]), Prefix(prompt, ids[3:])]
+    even, odd, again = do(continuations.rewards(prefixes, SAMPLES, 0))
+    assert len(asked) < SAMPLES
+    assert max(Counter(asked).values()) <= 2  # both special tokens are no text
+    np.testing.assert_array_equal(even, again)
+    assert set(even) >= {-1.0, 0.0} and not np.array_equal(even, odd)
 
 
 def test_step_advantages_are_the_changes_of_the_value(bench, seed):
