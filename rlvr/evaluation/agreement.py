@@ -1,6 +1,6 @@
 """Whether credit lies where the outcome was decided: coefficients against audited effects."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +11,9 @@ from rlvr.evaluation.intervals import Estimate, estimate, interval
 
 _RESAMPLES = 2000
 _NOTHING = Estimate(np.nan, np.nan, np.nan)
+_OfSums = Callable[[np.ndarray], np.ndarray]
 
-Agreement = dict[str, Estimate]  # correlation, auc, ndcg; NaN: there is nothing to tell it from
+Agreement = dict[str, Estimate]  # by figure; NaN: there is nothing to tell it from
 
 
 def agreements(effects: Effects) -> dict[str, dict[str, Agreement]]:
@@ -21,7 +22,8 @@ def agreements(effects: Effects) -> dict[str, dict[str, Agreement]]:
     ``correlation``: of the ranks of c_t · A_i and Δ_t, among all tokens. ``auc``: how probably a
     decisive token has a larger |c_t| than another one of its response. ``ndcg``: how high the
     decisive tokens stand in their response when it is ordered by |c_t|, each counted by |Δ_t|.
-    ``uniform`` has an auc of 0.5, and an ndcg that says what chance gives.
+    ``uniform`` has an auc of 0.5, and an ndcg that says what chance gives. ``gradient_share``: see
+    there.
     """
     sides = effects.sides()
     return {
@@ -53,6 +55,7 @@ def _agreement(effects: Effects, coefficients: Float[np.ndarray, "K"]) -> Agreem
         "correlation": rank_correlation(credit, effects.delta, effects.response),
         "auc": _mean(areas),
         "ndcg": _mean(orders),
+        "gradient_share": gradient_share(effects, coefficients),
     }
 
 
@@ -70,16 +73,40 @@ def rank_correlation(
     if len(x) < 2:
         return _NOTHING
     a, b = (_ranks(v) - (len(v) + 1) / 2 for v in (x, y))
-    _, place = np.unique(cluster, return_inverse=True)
     terms = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b])
+    return _of_sums(terms, cluster, _correlation)
+
+
+def gradient_share(effects: Effects, coefficients: Float[np.ndarray, "K"]) -> Estimate:
+    """Of the gradient, what pushes decisive tokens their way, less what pushes them the other way.
+
+    Σ_decisive g_t sign(Δ_t) / Σ |g_t| with g_t = c_t A_i (1 − π_t), the gradient on a token's own
+    logit: where the policy is sure there is none, whatever the coefficient.
+    """
+    g = coefficients * effects.advantage * effects.doubt
+    terms = np.stack([g * np.sign(effects.delta) * effects.decisive, np.abs(g)])
+    return _of_sums(terms, effects.response, _share)
+
+
+def _share(sums: Float[np.ndarray, "2 ..."]) -> Float[np.ndarray, "..."]:
+    part, whole = sums
+    with np.errstate(invalid="ignore"):
+        return part / whole
+
+
+def _of_sums(
+    terms: Float[np.ndarray, "k K"], cluster: Int[np.ndarray, "K"], figure: _OfSums
+) -> Estimate:
+    """``figure`` of the terms' sums [k]; the bootstrap draws whole clusters."""
+    _, place = np.unique(cluster, return_inverse=True)
     sums = np.stack([np.bincount(place, weights=t) for t in terms], axis=1)
-    value = _correlation(sums.sum(axis=0))
+    value = float(figure(sums.sum(axis=0)))
     if np.isnan(value) or len(sums) < 2:
-        return replace(_NOTHING, value=float(value))
+        return replace(_NOTHING, value=value)
     drawn = np.random.default_rng(0).multinomial(
         len(sums), np.full(len(sums), 1 / len(sums)), size=_RESAMPLES
     )
-    return interval(float(value), _correlation((drawn @ sums).T))
+    return interval(value, figure((drawn @ sums).T))
 
 
 def _correlation(sums: Float[np.ndarray, "6 ..."]) -> Float[np.ndarray, "..."]:

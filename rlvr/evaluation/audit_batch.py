@@ -39,14 +39,17 @@ class AuditBatch:
         """Of each response."""
         return [group.prompt for group in self.groups for _ in group.samples]
 
+    @cached_property
+    def doubt(self) -> list[np.ndarray]:
+        """1 − π_t of every token of each response, float64."""
+        return [-np.expm1(s.response.logp_rollout.astype(float)) for s in self.samples]
+
     def planned(self, most: int, budget: int) -> list[Audited]:
         """See ``audit_plan.planned``; responses that no method has credit for are left out."""
         credited = zip(*self.coefficients.values(), strict=True)
         doubt = [
-            -np.expm1(s.response.logp_rollout.astype(float))
-            if all(c is not None for c in own)
-            else np.zeros(0)
-            for s, own in zip(self.samples, credited, strict=True)
+            own if all(c is not None for c in found) else np.zeros(0)
+            for own, found in zip(self.doubt, credited, strict=True)
         ]
         group = [g for g, own in enumerate(self.groups) for _ in own.samples]
         return planned(doubt, self.advantages, group, most, budget)
@@ -80,6 +83,7 @@ class AuditBatch:
             response,
             np.concatenate([a.positions for a in audited]),
             self.advantages[response],
+            np.concatenate([self.doubt[i][t] for i, t in at]),
             *difference_interval(first, second, bottom, top),
             reliability(first, second),
             {

@@ -20,6 +20,12 @@ from rlvr.telemetry.run_folder import replacing, write_text, writing
 from rlvr.types import Prompt
 
 Result = Mapping[str, Mapping[str, Agreement]]  # by method and side
+_COLUMNS = {
+    "correlation": "correlation",
+    "auc": "AUC",
+    "ndcg": "NDCG",
+    "gradient_share": "gradient",
+}
 
 
 class AuditFolder:
@@ -122,18 +128,18 @@ def markdown(title: str, effects: Effects, result: Result) -> str:
         f"{len(effects.delta):,} tokens of {len(set(effects.response.tolist())):,} responses; "
         f"{share:.1%} of them are decisive. Reliability of the effects: {effects.reliability:.2f}.",
         "",
-        "| credit | advantage | correlation | AUC | NDCG |",
-        "|---|---|---|---|---|",
+        f"| credit | advantage | {' | '.join(_COLUMNS.values())} |",
+        "|---|---|" + "---|" * len(_COLUMNS),
     ]
     for name, by_side in result.items():
         for side, own in by_side.items():
-            cells = " | ".join(_cell(own[k]) for k in ("correlation", "auc", "ndcg"))
+            cells = " | ".join(_cell(own[k]) for k in _COLUMNS)
             lines.append(f"| {name} | {side} | {cells} |")
     lines += [
         "",
         "Correlation of the ranks of c_t A_i and of what the token did to the outcome; AUC and "
-        "NDCG of finding the decisive tokens of a response by c_t. With the 95 % interval of a "
-        "bootstrap over responses.",
+        "NDCG of finding the decisive tokens of a response by c_t; the share of the gradient that "
+        "pushes them their way. With the 95 % interval of a bootstrap over responses.",
     ]
     return "\n".join(lines) + "\n"
 

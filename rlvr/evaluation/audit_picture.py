@@ -10,6 +10,7 @@ _PANELS = {
     "correlation": ("correlation with effects", 0.0),
     "auc": ("AUC of decisive tokens", 0.5),
     "ndcg": ("NDCG of decisive tokens", None),
+    "gradient_share": ("share of the gradient", None),
 }
 _COLOURS = {"positive": "#0072b2", "negative": "#d55e00"}  # told apart by the colour-blind too
 
@@ -18,7 +19,7 @@ def draw(result: Mapping[str, Mapping[str, Agreement]], path: Path) -> None:
     """Write a PNG: a panel a figure, a row a method, a mark for either side with its interval."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 2 + 0.5 * len(result)), layout="constrained")
+    figure = Figure(figsize=(16, 2 + 0.5 * len(result)), layout="constrained")
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for axes, (name, (title, chance)) in zip(panels, _PANELS.items(), strict=True):
         axes.set_title(title)

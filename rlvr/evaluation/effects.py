@@ -20,6 +20,7 @@ class Effects:
     response: Int[np.ndarray, "K"]  # which response a token is of
     position: Int[np.ndarray, "K"]  # its place in it
     advantage: Float[np.ndarray, "K"]  # A_i of the response
+    doubt: Float[np.ndarray, "K"]  # 1 − π_t
     delta: Float[np.ndarray, "K"]
     low: Float[np.ndarray, "K"]
     high: Float[np.ndarray, "K"]
@@ -36,6 +37,7 @@ class Effects:
             self.response[chosen],
             self.position[chosen],
             self.advantage[chosen],
+            self.doubt[chosen],
             self.delta[chosen],
             self.low[chosen],
             self.high[chosen],

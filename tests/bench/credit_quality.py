@@ -30,6 +30,7 @@ OF_SEEDS = {  # side and figure of an audit
     "correlation with Δ": ("all", "correlation"),
     "decisive, correct: AUC": ("positive", "auc"),
     "decisive, incorrect: AUC": ("negative", "auc"),
+    "gradient": ("all", "gradient_share"),
 }
 
 SECONDS = "seconds"
@@ -87,7 +88,7 @@ def table(task: Path) -> list[str]:
         f"`{task.name}`: {responses} incorrect responses, {seeds} seed{'s' * (seeds > 1)}",
         "",
         f"| credit | slip: AUC | slip: NDCG | {' | '.join(OF_SEEDS)} | {SECONDS} |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| --- " * (len(OF_SEEDS) + 4) + "|",
     ]
     order = sorted(found["slip auc"], key=lambda m: -float(np.mean(found["slip auc"][m])))
     for method in order:
@@ -118,8 +119,10 @@ def main() -> None:
         "than the others (AUC 0.5 is chance; 95 % intervals over responses). Δ is what a token "
         "did to the outcome, by 20,000 continuations a seed, 64 from a prefix: its correlation is "
         "with c_t A_i, and decisive tokens, whose 99 % interval leaves out 0, are found by c_t "
-        "among the others of correct and of incorrect responses (range over seeds). Seconds are "
-        "those of the method itself on two ranks, after the scoring pass.",
+        "among the others of correct and of incorrect responses. Gradient: of Σ |c_t A_i| "
+        "(1 − π_t), the share that pushes decisive tokens their way, less what pushes them the other way. "
+        "Seconds are those of the method itself on one rank of one thread, after the scoring "
+        "pass, while another audit ran. Of these the range over seeds.",
         "",
     ]
     for name in TASKS:

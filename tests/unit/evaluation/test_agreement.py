@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise, permutations
 
 import numpy as np
@@ -83,6 +84,7 @@ def test_of_audited_tokens_by_side():
         response=np.repeat([4, 9], 3),
         position=np.tile([0, 1, 2], 2),
         advantage=np.repeat([1.0, -1.0], 3),
+        doubt=np.array([0.5, 0.2, 0.4, 0.3, 0.0, 0.1]),
         delta=delta,
         low=delta - reach,
         high=delta + reach,
@@ -104,3 +106,10 @@ def test_of_audited_tokens_by_side():
     assert found["right"]["positive"]["correlation"].value == pytest.approx(1.0)
     assert found["right"]["all"]["correlation"].value > found["uniform"]["all"]["correlation"].value
     assert np.isnan(found["uniform"]["negative"]["correlation"].value)
+    share = {name: own["all"]["gradient_share"].value for name, own in found.items()}
+    assert share["uniform"] == pytest.approx((0.2 + 0.3) / 1.5)
+    assert share["right"] == pytest.approx((0.4 + 0.6) / (0.25 + 0.4 + 0.24 + 0.6 + 0.05))
+    good = replace(effects, delta=np.abs(delta), low=np.abs(delta) - reach)
+    assert agreements(good)["uniform"]["all"]["gradient_share"].value == pytest.approx(-0.1 / 1.5)
+    sure = agreements(replace(effects, doubt=np.zeros(6)))
+    assert np.isnan(sure["uniform"]["all"]["gradient_share"].value)
