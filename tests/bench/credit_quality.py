@@ -120,7 +120,8 @@ def main() -> None:
         "did to the outcome, by 20,000 continuations a seed, 64 from a prefix: its correlation is "
         "with c_t A_i, and decisive tokens, whose 99 % interval leaves out 0, are found by c_t "
         "among the others of correct and of incorrect responses. Gradient: of Σ |c_t A_i| "
-        "(1 − π_t), the share that pushes decisive tokens their way, less what pushes them the other way. "
+        "(1 − π_t), the share that pushes decisive tokens their way, less what pushes them the "
+        "other way. "
         "Seconds are those of the method itself on one rank of one thread, after the scoring "
         "pass, while another audit ran. Of these the range over seeds.",
         "",

@@ -10,17 +10,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rlvr.telemetry.ledger import verdict
+from tests.chaos.child import Run
 from tests.chaos.machines import Machine, Machines, NoMachines
 
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 2}
 EVERYWHERE = {"LearnerWorker": 1, "RolloutWorker": 1, "Fleet": 1}
-SLOW_S = 300.0  # engines and ranks start beside each other, on whatever cores there are
 
 
 @pytest.fixture
@@ -54,45 +53,19 @@ def actors(machine: Machine) -> Counter[str]:
     return Counter(re.findall(r"ray::(\w+Worker|Fleet)", machine.run(["ps", "ax"]).stdout))
 
 
-class Run:
-    """A run, by what it prints."""
-
-    def __init__(self, head: Machine, log: Path, *overrides: str) -> None:
-        self.log = log
-        command = [
-            *(sys.executable, "-m", "rlvr.train", "model.path=/mnt/model", "model.dtype=float32"),
-            *("data.train=[/mnt/rows.jsonl]", "data.template=none", "data.verifier=exact"),
-            *("data.max_prompt_tokens=16", "rollout.max_response_tokens=16"),
-            *("telemetry.wandb=disabled", "telemetry.progress=false"),
-            *("cluster.nodes=2", "cluster.gpus_per_node=0"),
-            *(f"cluster.address={head.address}:6379", "train.output_dir=/mnt/run"),
-            *("rollout.group_size=4", "train.prompts_per_step=4", "train.steps=100000"),
-            *("learner.zero_stage=3", "train.checkpoint_every=2", *overrides),
-        ]
-        with log.open("w") as out:
-            self.process = head.popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=ENVIRONMENT
-            )
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def steps(self) -> int:
-        return max(map(int, re.findall(r"^step +(\d+)/", self.text(), re.M)), default=0)
-
-    def until(self, happened: Callable[[], object], within_s: float) -> None:
-        limit = time.monotonic() + within_s
-        while not happened():
-            assert self.process.poll() is None, self.text()[-3000:]
-            assert time.monotonic() < limit, self.text()[-3000:]
-            time.sleep(0.1)
-
-    def goes_on(self, steps: int, within_s: float) -> None:
-        reached = self.steps() + steps
-        self.until(lambda: self.steps() >= reached, within_s)
-
-    def tells(self, words: str, within_s: float) -> None:
-        self.until(lambda: re.search(words, self.text()), within_s)
+def training(head: Machine, log: Path, *overrides: str) -> Run:
+    command = [
+        *(sys.executable, "-m", "rlvr.train", "model.path=/mnt/model", "model.dtype=float32"),
+        *("data.train=[/mnt/rows.jsonl]", "data.template=none", "data.verifier=exact"),
+        *("data.max_prompt_tokens=16", "rollout.max_response_tokens=16"),
+        *("telemetry.wandb=disabled", "telemetry.progress=false"),
+        *("cluster.nodes=2", "cluster.gpus_per_node=0"),
+        *(f"cluster.address={head.address}:6379", "train.output_dir=/mnt/run"),
+        *("rollout.group_size=4", "train.prompts_per_step=4", "train.steps=100000"),
+        *("learner.zero_stage=3", "train.checkpoint_every=2", *overrides),
+    ]
+    with log.open("w") as out:
+        return Run(head.popen(command, stdout=out, stderr=subprocess.STDOUT, env=ENVIRONMENT), log)
 
 
 class Watch:
@@ -110,26 +83,26 @@ class Watch:
 @pytest.mark.timeout(1800)
 def test_a_run_over_two_machines(machines, tmp_path):
     head, other = machines.all
-    run = Run(head, tmp_path / "log", "cluster.rejoin_s=1")
-    run.goes_on(3, within_s=SLOW_S)
+    run = training(head, tmp_path / "log", "cluster.rejoin_s=1")
+    run.goes_on(3)
     assert actors(head) == actors(other) == EVERYWHERE
 
     other.cut()
     time.sleep(10)
     other.mend()
     watch = Watch()
-    run.goes_on(1, within_s=SLOW_S)
+    run.goes_on(1)
     watch.lap("from the mended link to the next step")
-    run.goes_on(1, within_s=SLOW_S)
+    run.goes_on(1)
     assert "replaced" not in run.text() and "again" not in run.text()
 
     watch = Watch()
     other.cut()  # for ever
-    run.tells(r"starts again \(1 of train.max_restarts=3\)", within_s=SLOW_S)
+    run.tells(r"starts again \(1 of train.max_restarts=3\)")
     watch.lap("from the loss of a machine to the restart of the ranks")
-    run.goes_on(1, within_s=SLOW_S)
+    run.goes_on(1)
     watch.lap("from there to the next step, with one of two ranks")
-    run.goes_on(2, within_s=SLOW_S)
+    run.goes_on(2)
     run.tells(r"host2 \(10.77.0.2\) is gone: the learner has 1 of 2 ranks", within_s=0)
     run.tells(r"no machine has room for rollout worker \d \(1 of 2 serve\)", within_s=0)
 
@@ -137,11 +110,11 @@ def test_a_run_over_two_machines(machines, tmp_path):
     watch = Watch()
     join(other, f"--address={head.address}:6379")
     watch.lap("ray start on another")
-    run.tells("There is room for more learner ranks", within_s=SLOW_S)
-    run.tells(r"rollout worker \d serves \(2 of 2 serve\)", within_s=SLOW_S)
-    run.until(lambda: actors(head) == actors(other) == EVERYWHERE, within_s=SLOW_S)
+    run.tells("There is room for more learner ranks")
+    run.tells(r"rollout worker \d serves \(2 of 2 serve\)")
+    run.until(lambda: actors(head) == actors(other) == EVERYWHERE)
     watch.lap("from there to both engines and both ranks")
-    run.goes_on(3, within_s=SLOW_S)
+    run.goes_on(3)
 
     head.kill()
     rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
