@@ -77,7 +77,7 @@ def test_the_table_says_who_is_right(tmp_path):
     ids = tokenizer(wrong)["input_ids"]
     at = (np.arange(len(ids)) == 4).astype(np.float32)
     made = SimpleNamespace(right=1 + at, wrong=1 - at, uniform=0 * at)
-    told = {"all": {"correlation": {"value": 0.25}}}
+    told = {"all": {"correlation": {"value": 0.25}, "gradient_share": {"value": 0.7}}}
     told |= {"positive": {"auc": {"value": None}}, "negative": {"auc": {"value": 0.75}}}
     for seed in range(2):
         folder = task / f"seed_{seed}"
@@ -92,6 +92,6 @@ def test_the_table_says_who_is_right(tmp_path):
     assert [line.split("|")[1].strip() for line in lines] == ["`right`", "`uniform`", "`wrong`"]
     assert (
         "| 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 0.25 (0.25–0.25) | – | 0.75 (0.75–0.75) "
-        "| 1.50 (1.00–2.00) |" in lines[0]
+        "| 0.70 (0.70–0.70) | 1.50 (1.00–2.00) |" in lines[0]
     )
     assert "| 0.50 [0.50, 0.50] |" in lines[1] and "| 0.00 [0.00, 0.00] |" in lines[2]
