@@ -11,6 +11,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,12 @@ OF_SEEDS = {  # side and figure of an audit
     "gradient": ("all", "gradient_share"),
 }
 
+OF_SLIPS = {  # of coefficients and of where the slip is
+    "slip: AUC": auc,
+    "slip: NDCG": lambda c, slip: ndcg(c, slip.astype(float)),
+}
 SECONDS = "seconds"
+PICTURE = "credit.png"
 
 Figures = dict[str, list[float]]  # by method, of each response or seed
 
@@ -53,49 +59,87 @@ def slip_tokens(folder: Path, solutions: dict[str, str], tokenizer: object) -> I
             yield row, int(after[0])
 
 
-def measured(task: Path) -> tuple[dict[str, Figures], int, int]:
-    """By figure and method what every response, or every seed, says; responses and seeds."""
-    lines = (task / "train.jsonl").read_text().splitlines()
-    solutions = {row["id"]: row["solution"] for row in map(json.loads, lines)}
-    tokenizer = AutoTokenizer.from_pretrained(task / "model")
-    found: dict[str, Figures] = {
-        name: defaultdict(list) for name in ("slip auc", "slip ndcg", *OF_SEEDS, SECONDS)
-    }
-    responses = 0
-    audits = sorted(file.parent for file in task.glob("seed_*/result.json"))
-    for audit in audits:
-        for row, slip in slip_tokens(audit, solutions, tokenizer):
-            responses += 1
-            gain = np.arange(len(row["response_token_ids"])) == slip
-            for name in (n for n in row if n.startswith(METHOD)):
-                c = np.array(row[name])
-                method = name.removeprefix(METHOD)
-                found["slip auc"][method].append(auc(c, gain))
-                found["slip ndcg"][method].append(ndcg(c, gain.astype(float)))
-        result = json.loads((audit / "result.json").read_text())
-        for method, sides in result["methods"].items():
-            for name, (side, figure) in OF_SEEDS.items():
-                if (value := sides[side][figure]["value"]) is not None:
-                    found[name][method].append(value)
-        for method, value in result["seconds"].items():
-            found[SECONDS][method].append(value)
-    return found, responses, len(audits)
+@dataclass(frozen=True)
+class Measured:
+    """What the audits of a task say."""
+
+    task: str
+    responses: int  # incorrect ones with a slip
+    seeds: int
+    found: dict[str, Figures]
+
+    @classmethod
+    def read(cls, task: Path) -> Measured:
+        lines = (task / "train.jsonl").read_text().splitlines()
+        solutions = {row["id"]: row["solution"] for row in map(json.loads, lines)}
+        tokenizer = AutoTokenizer.from_pretrained(task / "model")
+        found: dict[str, Figures] = {
+            name: defaultdict(list) for name in (*OF_SLIPS, *OF_SEEDS, SECONDS)
+        }
+        responses = 0
+        audits = sorted(file.parent for file in task.glob("seed_*/result.json"))
+        for audit in audits:
+            for row, slip in slip_tokens(audit, solutions, tokenizer):
+                responses += 1
+                gain = np.arange(len(row["response_token_ids"])) == slip
+                for name in (n for n in row if n.startswith(METHOD)):
+                    c, method = np.array(row[name]), name.removeprefix(METHOD)
+                    for figure, of in OF_SLIPS.items():
+                        found[figure][method].append(of(c, gain))
+            result = json.loads((audit / "result.json").read_text())
+            for method, sides in result["methods"].items():
+                for name, (side, figure) in OF_SEEDS.items():
+                    if (value := sides[side][figure]["value"]) is not None:
+                        found[name][method].append(value)
+            for method, value in result["seconds"].items():
+                found[SECONDS][method].append(value)
+        return cls(task.name, responses, len(audits), found)
+
+    @property
+    def methods(self) -> list[str]:
+        """The best at finding slips first."""
+        areas = self.found["slip: AUC"]
+        return sorted(areas, key=lambda method: -float(np.mean(areas[method])))
+
+    def table(self) -> list[str]:
+        lines = [
+            f"`{self.task}`: {self.responses} incorrect responses, "
+            f"{self.seeds} seed{'s' * (self.seeds > 1)}",
+            "",
+            f"| credit | {' | '.join(self.found)} |",
+            "| --- " * (len(self.found) + 1) + "|",
+        ]
+        for method in self.methods:
+            slips = [told(estimate(np.array(self.found[f][method]))) for f in OF_SLIPS]
+            audits = [over_seeds(self.found[f].get(method, [])) for f in (*OF_SEEDS, SECONDS)]
+            lines.append(f"| `{method}` | {' | '.join([*slips, *audits])} |")
+        return [*lines, ""]
 
 
-def table(task: Path) -> list[str]:
-    found, responses, seeds = measured(task)
-    lines = [
-        f"`{task.name}`: {responses} incorrect responses, {seeds} seed{'s' * (seeds > 1)}",
-        "",
-        f"| credit | slip: AUC | slip: NDCG | {' | '.join(OF_SEEDS)} | {SECONDS} |",
-        "| --- " * (len(OF_SEEDS) + 4) + "|",
-    ]
-    order = sorted(found["slip auc"], key=lambda m: -float(np.mean(found["slip auc"][m])))
-    for method in order:
-        slips = [told(estimate(np.array(found[f][method]))) for f in ("slip auc", "slip ndcg")]
-        audits = [over_seeds(found[f].get(method, [])) for f in (*OF_SEEDS, SECONDS)]
-        lines.append(f"| `{method}` | {' | '.join([*slips, *audits])} |")
-    return [*lines, ""]
+def draw(every: list[Measured], path: Path) -> None:
+    """A row a figure, a column a task; the mean and the range over seeds, or the interval."""
+    from matplotlib.figure import Figure
+
+    shown = {"slip: AUC": 0.5, "correlation with Δ": 0.0, "gradient": None}
+    methods = every[0].methods
+    figure = Figure(figsize=(4 * len(every), 3 * len(shown)), layout="constrained")
+    rows = figure.subplots(len(shown), len(every), sharex="row", sharey=True, squeeze=False)
+    for axes_of, (name, chance) in zip(rows, shown.items(), strict=True):
+        for axes, task in zip(axes_of, every, strict=True):
+            for place, method in enumerate(methods):
+                values = np.array(task.found[name][method])
+                e = estimate(values)
+                low, high = (e.low, e.high) if name in OF_SLIPS else (values.min(), values.max())
+                reach = [[e.value - low], [high - e.value]]
+                colour = "black" if method == "uniform" else "#0072b2"
+                axes.errorbar(e.value, place, xerr=reach, fmt="o", color=colour, capsize=3)
+            if chance is not None:
+                axes.axvline(chance, color="grey", linewidth=1, linestyle=":")
+            axes.set_title(f"{task.task}, {name}", fontsize="medium")
+            axes.grid(axis="x", alpha=0.3)
+    rows[0][0].set_yticks(range(len(methods)), methods)
+    rows[0][0].invert_yaxis()
+    figure.savefig(path, dpi=110)
 
 
 def told(e: Estimate) -> str:
@@ -126,10 +170,13 @@ def main() -> None:
         "pass, while another audit ran. Of these the range over seeds.",
         "",
     ]
-    for name in TASKS:
-        if list((audits / name).glob("seed_*/result.json")):
-            lines += table(audits / name)
+    judged = [audits / name for name in TASKS if [*(audits / name).glob("seed_*/result.json")]]
+    every = [Measured.read(task) for task in judged]
+    for task in every:
+        lines += task.table()
+    lines += [f"![credit quality by task]({PICTURE})", ""]
     print("\n".join(lines))
+    draw(every, folder / PICTURE)
     replace_section(folder / "RESULTS.md", HEADING, lines)
 
 

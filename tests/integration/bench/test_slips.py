@@ -88,10 +88,13 @@ def test_the_table_says_who_is_right(tmp_path):
         parquet.write_table(pa.table(table), folder / "responses.parquet")
         result = {"methods": {name: told for name in vars(made)}, "seconds": {"right": 1 + seed}}
         (folder / "result.json").write_text(json.dumps(result))
-    lines = [line for line in quality.table(task) if line.startswith("| `")]
+    measured = quality.Measured.read(task)
+    lines = [line for line in measured.table() if line.startswith("| `")]
     assert [line.split("|")[1].strip() for line in lines] == ["`right`", "`uniform`", "`wrong`"]
     assert (
         "| 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 0.25 (0.25–0.25) | – | 0.75 (0.75–0.75) "
         "| 0.70 (0.70–0.70) | 1.50 (1.00–2.00) |" in lines[0]
     )
     assert "| 0.50 [0.50, 0.50] |" in lines[1] and "| 0.00 [0.00, 0.00] |" in lines[2]
+    quality.draw([measured], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
