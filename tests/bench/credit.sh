@@ -2,7 +2,7 @@
 # Is credit right? Every method on tasks where the first slip of a response is known, and against
 # what single tokens do to the outcome: for each task and seed an audit of an imperfect base model.
 # One seed of two tasks by default, 20 minutes on two cores; TASKS="worked chain programs"
-# SEEDS="0 1 2 3 4" is the full form, an hour and a half. As many audits at a time as there are
+# SEEDS="0 1 2 3 4" is the full form, an hour. As many audits at a time as there are
 # cores (JOBS): a model this small keeps one busy. A call that was interrupted goes on when it is
 # repeated. The table goes into RESULTS.md. Overrides may follow, for all audits.
 set -euo pipefail
