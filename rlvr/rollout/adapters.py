@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,21 +16,23 @@ _NAME, _NUMBER = "policy", 1
 
 
 class Adapters:
-    """The version's adapters, in a folder of PEFT's kind that vLLM reads.
+    """A version is its adapters, in a folder of PEFT's kind that vLLM reads.
 
     Requests name the adapter, so that those under way go on with the next version of it.
     """
 
     def __init__(self, lora: LoraConfig) -> None:
         self._lora = lora
-        self._folder = tempfile.TemporaryDirectory(prefix="rlvr-adapters-")
 
-    @staticmethod
-    def engine_arguments(lora: LoraConfig) -> dict[str, Any]:
-        """Of vLLM: room for one adapter."""
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="rlvr-adapters-")
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """Room for one adapter."""
         from vllm.config.lora import MaxLoRARanks
 
-        least = min(rank for rank in get_args(MaxLoRARanks) if rank >= lora.rank)
+        least = min(rank for rank in get_args(MaxLoRARanks) if rank >= self._lora.rank)
         return {"enable_lora": True, "max_loras": 1, "max_lora_rank": least}
 
     @property
@@ -37,12 +40,16 @@ class Adapters:
         """What goes with a request for a response."""
         return self._request(load_inplace=False)
 
-    @property
-    def renewal(self) -> Any:
-        """What has vLLM read the folder again."""
-        return self._request(load_inplace=True)
+    def begin(self, engine: Any, info: dict[str, Any]) -> None:
+        """Nothing is to be arranged."""
 
-    def write(self, layers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    def load(self, engine: Any, info: dict[str, Any], first: bool) -> None:
+        self._write(info["adapters"][0])
+
+    def finish(self, engine: Any) -> None:
+        engine.add_lora(self._request(load_inplace=True))  # it reads the folder again
+
+    def _write(self, layers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
         """Put a version's A and B, by layer, in the place of those before."""
         folder = Path(self._folder.name)
         lora = self._lora

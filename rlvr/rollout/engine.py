@@ -11,6 +11,7 @@ import torch
 from rlvr.config import Publish, RunConfig
 from rlvr.rollout.adapters import Adapters
 from rlvr.rollout.request import MOST_CHOICES, Request
+from rlvr.rollout.whole_weights import WholeWeights
 from rlvr.types import Response, TokenChoices
 
 
@@ -26,8 +27,7 @@ class Engine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         from vllm import EngineArgs, LLMEngine
 
-        lora = config.learner.lora
-        self._adapters = Adapters(lora) if lora.publish == Publish.adapter else None
+        self._policy = _policy(config)
         self._engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(config)))
         self._engine.set_weight_version("0")
         self._vocabulary = self._engine.model_config.get_vocab_size()
@@ -67,8 +67,7 @@ class Engine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompt = TokensPrompt(prompt_token_ids=list(request.token_ids))
-        adapter = self._adapters.request if self._adapters else None
-        self._engine.add_request(request.id, prompt, params, lora_request=adapter)
+        self._engine.add_request(request.id, prompt, params, lora_request=self._policy.request)
 
     def step(self) -> list[tuple[str, Response]]:
         return [
@@ -81,8 +80,7 @@ class Engine:
         self._engine.abort_request(ids)
 
     def init_weight_transfer(self, info: dict[str, Any]) -> None:
-        if not self._adapters:
-            self._engine.collective_rpc("init_weight_transfer_engine", args=(info,))
+        self._policy.begin(self._engine, info)
 
     def update_weights(self, info: dict[str, Any], until: float) -> None:
         """Load a part of the next version; no step is taken from here to ``finish_update``.
@@ -92,16 +90,8 @@ class Engine:
         """
         if time.time() > until:
             raise TimeoutError("a version came too late: its publish was given up")
-        if self._adapters:
-            self._adapters.write(_arrived(info)["adapters"][0])
-            self._updating = True
-            return
-        if not self._updating:
-            # On GPUs vLLM schedules ahead: a batch in flight must have read the old weights.
-            self._engine.collective_rpc("synchronize_device")
-            self._engine.collective_rpc("start_weight_update")
-        self._updating = False  # if this part fails, vLLM forgets the update
-        self._engine.collective_rpc("update_weights", args=(_arrived(info),))
+        first, self._updating = not self._updating, False  # if this part fails, vLLM forgets all
+        self._policy.load(self._engine, _arrived(info), first)
         self._updating = True
 
     def finish_update(self, version: int) -> None:
@@ -110,10 +100,7 @@ class Engine:
         Their cached keys and values, every cached prefix and what a batch in flight has sampled
         belong to the old version: they are dropped and recomputed.
         """
-        if self._adapters:
-            self._engine.add_lora(self._adapters.renewal)
-        else:
-            self._engine.collective_rpc("finish_weight_update")
+        self._policy.finish(self._engine)
         self._updating = False
         self._engine.reset_prefix_cache(reset_running_requests=True)
         self._engine.set_weight_version(str(version))
@@ -149,10 +136,15 @@ def _arrived(info: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _policy(config: RunConfig) -> WholeWeights | Adapters:
+    """How versions of the policy come into vLLM."""
+    lora = config.learner.lora
+    adapters = lora.publish == Publish.adapter
+    return Adapters(lora) if adapters else WholeWeights(config.weights.backend)
+
+
 def engine_arguments(config: RunConfig) -> dict[str, Any]:
     """The vLLM engine arguments of a rollout worker; ``rollout.engine`` overrides any of them."""
-    from vllm.config import WeightTransferConfig
-
     model, rollout, gpu = config.model, config.rollout, config.cluster.gpus > 0
     arguments: dict[str, Any] = {
         "model": model.path,
@@ -169,12 +161,8 @@ def engine_arguments(config: RunConfig) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "enforce_eager": rollout.enforce_eager or not gpu,
         "disable_log_stats": True,
+        **_policy(config).engine_arguments(),
     }
-    if config.learner.lora.publish == Publish.adapter:
-        arguments |= Adapters.engine_arguments(config.learner.lora)
-    else:
-        transfer = WeightTransferConfig(backend=config.weights.backend)
-        arguments["weight_transfer_config"] = transfer
     if gpu:
         arguments["gpu_memory_utilization"] = rollout.memory_utilization
         arguments["enable_sleep_mode"] = config.cluster.placement == "colocated"
