@@ -6,6 +6,7 @@
 # runs, and is not written down. The full form takes an hour and a quarter:
 #   CREDITS=uniform,delta,thr SEEDS=0,1,2,3,4 RATES=35e-6,70e-6,140e-6,280e-6 STEPS=240 \
 #       bash tests/bench/helps.sh
+# and an hour more with vine, the upper reference, at two rates (CREDITS=vine RATES=70e-6,140e-6).
 # As many runs at a time as there are cores (JOBS): a model this small keeps one busy. A call that
 # was interrupted goes on when it is repeated. The table goes into RESULTS.md, the picture beside it.
 # Overrides may follow, for all runs.
