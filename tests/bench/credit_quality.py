@@ -128,6 +128,8 @@ def draw(every: list[Measured], path: Path) -> None:
         for axes, task in zip(axes_of, every, strict=True):
             for place, method in enumerate(methods):
                 values = np.array(task.found[name][method])
+                if not len(values):  # judged in another task alone
+                    continue
                 e = estimate(values)
                 low, high = (e.low, e.high) if name in OF_SLIPS else (values.min(), values.max())
                 reach = [[e.value - low], [high - e.value]]
@@ -165,9 +167,8 @@ def main() -> None:
         "with c_t A_i, and decisive tokens, whose 99 % interval leaves out 0, are found by c_t "
         "among the others of correct and of incorrect responses. Gradient: of Σ |c_t A_i| "
         "(1 − π_t), the share that pushes decisive tokens their way, less what pushes them the "
-        "other way. "
-        "Seconds are those of the method itself on one rank of one thread, after the scoring "
-        "pass, while another audit ran. Of these the range over seeds.",
+        "other way. Seconds are those of the method itself on one rank of one thread, after the "
+        "scoring pass, while another audit ran. Of these the range over seeds.",
         "",
     ]
     judged = [audits / name for name in TASKS if [*(audits / name).glob("seed_*/result.json")]]

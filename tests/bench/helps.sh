@@ -14,12 +14,12 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 bash launch/setup.sh
 source launch/environment.sh
+source tests/bench/side_by_side.sh
 
 credits=${CREDITS:-uniform,delta}
 seeds=${SEEDS:-0}
 rates=${RATES:-7e-5}
 steps=${STEPS:-50}
-jobs=${JOBS:-$(nproc)}
 base=outputs/credit/chain
 runs=outputs/helps/steps_$steps
 [[ -f $base/model/config.json ]] || python tests/bench/slips.py chain "$base"
@@ -46,10 +46,7 @@ train() {
         [[ -f $folder/summary.json ]] ||
             echo "${own[$credit]-}" "learner.lr=$rate" "train.seed=$seed" "credit=$credit" \
                 "train.output_dir=$folder"
-    done | xargs -r -P "$jobs" -L 1 bash -c '
-        log=${*: -1} && log=${log#*=}.log && mkdir -p "${log%/*}"
-        echo "${*: -4:3}: $log" && exec "$@" >"$log" 2>&1
-    ' run python -m rlvr.train "${settings[@]}" "${@:2}"
+    done | side_by_side python -m rlvr.train "${settings[@]}" "${@:2}"
 }
 
 if [[ $rates == *,* ]]; then # on a seed that the comparison does not see

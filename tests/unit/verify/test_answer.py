@@ -126,28 +126,9 @@ def test_any_balanced_content_comes_back(before: str, content: str, after: str) 
 
 
 PIECES = [
-    "\\boxed{",
-    "\\fbox{",
-    "\\boxed 5",
-    "{",
-    "}",
-    "5",
-    "x",
-    "\\",
-    " ",
-    "\n",
-    "\t",
-    ",",
-    " or ",
-    "**",
-]
-PIECES += [
-    "Answer:",
-    "the answer is: ",
-    "final answer is",
-    "I hope it is correct.",
-    "</think>",
-    "#### ",
+    *("\\boxed{", "\\fbox{", "\\boxed 5", "{", "}", "5", "x", "\\", " ", "\n", "\t", ",", " or "),
+    *("**", "Answer:", "the answer is: ", "final answer is", "I hope it is correct."),
+    *("</think>", "#### "),
 ]
 
 
