@@ -37,7 +37,8 @@ class Actors:
         pad_token_id: int,
         work: Work,
     ) -> None:
-        self._built_from = _built_from(config, pad_token_id, work)
+        self._built_from = _built_from(config, pad_token_id)
+        self._work = work
         self._placement = placement
         self._pad_token_id = pad_token_id
         self._in_turns = config.cluster.placement == "colocated"
@@ -153,8 +154,18 @@ class Actors:
             await self.weights.start(engines)
         await self.weights.publish(self._version)
 
-    def matches(self, config: RunConfig, pad_token_id: int, work: Work) -> bool:
-        return self._built_from == _built_from(config, pad_token_id, work)
+    def matches(self, config: RunConfig, pad_token_id: int) -> bool:
+        """Whether engines and ranks are those of a run of ``config``."""
+        return self._built_from == _built_from(config, pad_token_id)
+
+    async def give_work(self, work: Work) -> None:
+        """Have verifiers for ``work``: others, if it is not what these do."""
+        if work == self._work:
+            return
+        await self.verifiers.close()
+        self.verifiers, self._work = VerifierPool(work, self._placement.verifiers), work
+        with phase("starting other verifier workers"):
+            await self.verifiers.start()
 
     async def restart(self, config: RunConfig) -> None:
         """Make them what they were at the start, for a run of ``config``, which they must match."""
@@ -200,12 +211,11 @@ class Actors:
         self._placement.release()
 
 
-def _built_from(config: RunConfig, pad_token_id: int, work: Work) -> Any:
-    """What the processes depend on."""
+def _built_from(config: RunConfig, pad_token_id: int) -> Any:
+    """What engines and ranks depend on."""
     return (
         config.model,
         replace(config.rollout, **_SAMPLING),
-        config.verifier,
         config.weights,
         config.learner.lora if config.learner.lora.publish == Publish.adapter else None,
         config.cluster,
@@ -214,7 +224,4 @@ def _built_from(config: RunConfig, pad_token_id: int, work: Work) -> Any:
         config.cluster.torch_threads is None and config.train.max_staleness > 0,
         config.telemetry.worker_logs,
         pad_token_id,
-        work.environment,
-        tuple(work.verifiers),
-        tuple(work.environments),
     )

@@ -55,8 +55,8 @@ class _Inputs:
 class Session:
     """Runs, one after the other: a single one, or those of a sweep.
 
-    Actors wait for the next run, which takes them over if it needs the same ones: an engine
-    takes longer to start than many a step.
+    Actors wait for the next run, which takes over engines and ranks if it needs the same ones, and
+    verifiers likewise: an engine takes longer to start than many a step.
     """
 
     def __init__(self) -> None:
@@ -140,7 +140,8 @@ class Session:
             telemetry.close()
 
     async def _take_actors(self, config: RunConfig, pad: int, work: Work) -> Actors:
-        if self._actors is not None and self._actors.matches(config, pad, work):
+        if self._actors is not None and self._actors.matches(config, pad):
+            await self._actors.give_work(work)
             if self._actors.may_grow(config) or await self._actors.learners.died():
                 await self._actors.replace_learners(config)
             else:

@@ -26,8 +26,11 @@ def trained_steps(rows: list[dict]) -> list[dict]:
     return [row for row in rows if "rollout/reward_mean" in row]
 
 
-def test_a_run_leaves_no_trace_in_the_next(session, weights, tmp_path):
-    """The third run of a session comes to the first one's numbers, bit for bit."""
+def test_a_run_leaves_no_trace_in_the_next(session, rows, weights, tmp_path):
+    """The third run of a session comes to the first one's numbers, bit for bit.
+
+    Between them is one with other verifiers, by which no response is without an answer.
+    """
     common = [
         "rollout.group_size=4",
         "learner.lr=3e-3",
@@ -37,12 +40,17 @@ def test_a_run_leaves_no_trace_in_the_next(session, weights, tmp_path):
     found = []
     for name, own in {
         "first": [],
-        "second": ["credit=delta", "rollout.temperature=0.7"],
+        "second": ["credit=delta", "rollout.temperature=0.7", "data.verifier=regex"],
         "third": [],
     }.items():
         session.train(tmp_path / name, *common, *own)
         found.append(session.engines())
     assert found[0] == found[1] == found[2], "the engines were not kept"
+    unread = [
+        max(row["verifier/unparseable"] for row in trained_steps(rows(run / "metrics.jsonl")))
+        for run in (tmp_path / name for name in ("first", "second", "third"))
+    ]
+    assert unread[0] == unread[2] > 0 == unread[1]
     a, b, c = (weights(tmp_path / name) for name in ("first", "second", "third"))
     assert all(torch.equal(a[k], c[k]) for k in a)
     assert not all(torch.equal(a[k], b[k]) for k in a)
