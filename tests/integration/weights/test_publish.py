@@ -45,7 +45,7 @@ def responses_of(groups: list[Group]) -> list[Response]:
 
 
 class Bench:
-    """One engine and, one after the other, the learners that feed it."""
+    """One engine, and what is asked of it."""
 
     def __init__(self, model: str) -> None:
         self.loop = asyncio.new_event_loop()
@@ -112,6 +112,21 @@ def bench(ray_here, tiny_model):
         b.do(b.pool.close())
 
 
+@pytest.fixture(scope="module")
+def ranks(bench):
+    """``ranks(config)``: the same two processes for all, with the model of ``config``."""
+    b = bench(True)
+    group = LearnerGroup(b.config, 0, learner_options(b.config, None))
+    b.do(group.start())
+
+    def rebuilt(config: RunConfig) -> LearnerGroup:
+        b.do(group.rebuild(config))
+        return group
+
+    yield rebuilt
+    b.do(group.close())
+
+
 def train_a_step(bench: Bench, learners: LearnerGroup, groups: list[Group]) -> dict[str, float]:
     advantages = np.tile([-1.0, 1.0], 8)
 
@@ -128,12 +143,11 @@ def train_a_step(bench: Bench, learners: LearnerGroup, groups: list[Group]) -> d
     ("tied", "stage", "rank"),
     [(True, 2, 0), (True, 3, 0), (False, 2, 0), (False, 3, 0), (True, 3, 4)],
 )
-def test_engine_and_learner_agree_after_each_publish(bench, tied, stage, rank):
+def test_engine_and_learner_agree_after_each_publish(bench, ranks, tied, stage, rank):
     b = bench(tied)
     config = configuration(b.model, stage)
     config.learner.lora.rank = rank
-    learners = LearnerGroup(config, 0, learner_options(config, None))
-    b.do(learners.start())
+    learners = ranks(config)
     publisher = b.publisher(learners.workers)
     b.do(publisher.publish(100))
     before = b.responses()
@@ -148,7 +162,6 @@ def test_engine_and_learner_agree_after_each_publish(bench, tied, stage, rank):
         for x, y in zip(before, b.responses(), strict=True)
     ]
     assert all(changed), "the engine still serves the old weights"
-    b.do(learners.close())
 
 
 def test_sampling_is_reproducible_and_seeds_differ(bench):
@@ -160,14 +173,10 @@ def test_sampling_is_reproducible_and_seeds_differ(bench):
     assert len(texts) > 8
 
 
-@pytest.fixture(scope="module")
-def learners(bench):
-    b = bench(True)
-    config = configuration(b.model)
-    group = LearnerGroup(config, 0, learner_options(config, None))
-    b.do(group.start())
-    yield group
-    b.do(group.close())
+@pytest.fixture
+def learners(bench, ranks) -> LearnerGroup:
+    """With the weights that the model began with."""
+    return ranks(configuration(bench(True).model))
 
 
 def fingerprint(b: Bench) -> list[float]:
