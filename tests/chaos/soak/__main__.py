@@ -210,6 +210,7 @@ def main() -> int:
     finally:
         soak.run.kill()
     (folder / "faults.json").write_text(json.dumps([asdict(d) for d in soak.done], indent=1))
+    soak.memory.save(folder / "memory.json")
 
     print(f"\n{len(soak.done)} of {len(faults)} faults, {made_again(soak.run)} steps made again\n")
     print("\n".join(soak.table()))

@@ -94,8 +94,10 @@ def _memory(memory: Memory) -> tuple[bool, str]:
     grown, told = [], []
     for kind, lives in sorted(memory.lives().items()):
         worst = max(lives, key=lambda life: life.growth - life.noise)
-        grown += [kind] if worst.growth > worst.noise else []
-        told.append(f"{kind} {worst.slope:+.2f}")
+        too_much = worst.growth > worst.noise
+        grown += [kind] if too_much else []
+        more = f" ({worst.mib[0]:.0f} to {worst.mib[-1]:.0f} MiB)" if too_much else ""
+        told.append(f"{kind} {worst.slope:+.2f}{more}")
     every = ", ".join(told) or "none lived long"
     return not grown, f"MiB a minute, the worst of each kind: {every}"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -63,6 +65,11 @@ class Memory:
                     continue
                 if (age := time.time() - born) >= _SETTLED_S:
                     self._found[kind, process.pid, born].append((age, used))
+
+    def save(self, file: Path) -> None:
+        """What was seen of every process: its age in seconds and its MiB, at each moment."""
+        seen = [[kind, pid, points] for (kind, pid, _), points in self._found.items()]
+        file.write_text(json.dumps(seen))
 
     @property
     def due(self) -> bool:
