@@ -38,7 +38,6 @@ class Actors:
         work: Work,
     ) -> None:
         self._built_from = _built_from(config, pad_token_id)
-        self._work = work
         self._placement = placement
         self._pad_token_id = pad_token_id
         self._in_turns = config.cluster.placement == "colocated"
@@ -160,10 +159,10 @@ class Actors:
 
     async def give_work(self, work: Work) -> None:
         """Have verifiers for ``work``: others, if it is not what these do."""
-        if work == self._work:
+        if work == self.verifiers.work:
             return
         await self.verifiers.close()
-        self.verifiers, self._work = VerifierPool(work, self._placement.verifiers), work
+        self.verifiers = VerifierPool(work, self._placement.verifiers)
         with phase("starting other verifier workers"):
             await self.verifiers.start()
 

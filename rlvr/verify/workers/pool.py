@@ -53,7 +53,7 @@ class VerifierPool:
     """
 
     def __init__(self, work: Work, options: Mapping[str, Any] | None = None) -> None:
-        self._work = work
+        self.work = work
         self._options = {"num_cpus": 0, **(options or {})}
         self._actors = work.verifier.actors or 1
         self._slots: list[_Slot] = []
@@ -69,7 +69,7 @@ class VerifierPool:
 
     async def start(self) -> None:
         """Create the actors. Raises ConfigError or VerifierError if a verifier cannot be used."""
-        self._work.check()
+        self.work.check()
         self._slots = []
         for i in range(self._actors):
             self._slots.append(_Slot(f"verifier actor {i}", *self._create()))
@@ -82,14 +82,14 @@ class VerifierPool:
 
         Waits while all queues are full. Raises VerifierError when the actors are lost for good.
         """
-        return list(map(decode, await self._answers(items, self._work.verifier.timeout_s)))
+        return list(map(decode, await self._answers(items, self.work.verifier.timeout_s)))
 
     async def reply(self, turns: Sequence[tuple[Prompt, str, Any]]) -> list[Reply]:
         """What each prompt's environment says to a turn's text, in its state (None: the first).
 
         Waits and raises as ``verify`` does. What an environment does wrong is in ``Reply.failure``.
         """
-        environment = self._work.environment
+        environment = self.work.environment
         answers = await self._answers(turns, environment.timeout_s)
         return [decode_reply(answer, environment) for answer in answers]
 
@@ -211,7 +211,7 @@ class VerifierPool:
         there = NodeAffinitySchedulingStrategy(machine, soft=False)
         options = {"scheduling_strategy": there, **self._options}
         actor_class: Any = ray.remote(Fleet)
-        return machine, actor_class.options(**options).remote(self._work)
+        return machine, actor_class.options(**options).remote(self.work)
 
     def _here(self) -> Counter[str]:
         """How many actors each living machine has; one of another machine counts nowhere."""
