@@ -121,7 +121,7 @@ async def reserve(config: RunConfig) -> Placement:
     return Placement(
         learners=learner_options(config, places),
         engines=engine_options(config, places),
-        verifiers={"runtime_env": {"env_vars": {**_QUIET, "OMP_NUM_THREADS": "1"}}},
+        verifiers=_actor({"OMP_NUM_THREADS": "1"}),
         places=places,
     )
 
@@ -153,7 +153,7 @@ def resource_bundles(config: RunConfig) -> list[dict[str, float]]:
 def learner_options(config: RunConfig, places: Sequence[Place] | None) -> list[Options]:
     gpu = config.cluster.gpus > 0
     ranks_per_bundle = config.rollout.tensor_parallel if shares_gpus(config) else 1
-    env = _QUIET | {"OMP_NUM_THREADS": str(learner_threads(config, _cores(config)))}
+    env = {"OMP_NUM_THREADS": str(learner_threads(config, _cores(config)))}
     if gpu:
         # Sequences of all lengths come: fragments would take the memory that they need.
         own = os.environ.get("PYTORCH_ALLOC_CONF")
@@ -165,7 +165,7 @@ def learner_options(config: RunConfig, places: Sequence[Place] | None) -> list[O
             "num_cpus": 0,
             "num_gpus": float(gpu),
             "scheduling_strategy": places[i // ranks_per_bundle] if places else "DEFAULT",
-            "runtime_env": {"env_vars": env},
+            **_actor(env),
         }
         for i in range(_ranks(config))
     ]
@@ -176,7 +176,7 @@ def engine_options(config: RunConfig, places: Sequence[Place] | None) -> list[Op
     when it starts which GPUs those are."""
     shares = shares_gpus(config)
     first = 0 if shares else _ranks(config)
-    env = {**_QUIET, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    env = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if config.cluster.gpus == 0:
         env |= _ON_CPU | {
             "VLLM_CPU_KVCACHE_SPACE": str(config.rollout.cpu_cache_gib),
@@ -190,10 +190,18 @@ def engine_options(config: RunConfig, places: Sequence[Place] | None) -> list[Op
             "num_cpus": 0,
             "num_gpus": float(config.rollout.tensor_parallel) if own else 0.0,
             "scheduling_strategy": places[first + i] if places else "DEFAULT",
-            "runtime_env": {"env_vars": env},
+            **_actor(env),
         }
         for i in range(config.rollout.workers or 1)
     ]
+
+
+def _actor(env: dict[str, str]) -> Options:
+    """Of every actor, with its environment.
+
+    Ray's head would keep a record of their last 100,000 calls, at 3 KB each.
+    """
+    return {"enable_task_events": False, "runtime_env": {"env_vars": _QUIET | env}}
 
 
 def _ranks(config: RunConfig) -> int:
