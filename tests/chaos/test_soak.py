@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.chaos.soak.memory import Life
 
 ROOT = Path(__file__).parents[2]
 SEED = 103  # seven faults of seven kinds, in the middle a driver's with a damaged checkpoint
@@ -34,3 +37,21 @@ def test_a_run_outlives_faults_of_many_kinds(tiny_model, tmp_path):
     done = re.findall(r"after step \d+: (.*) \(", soak.stdout)
     assert len(done) >= 4, soak.stdout
     assert soak.stdout.count("| holds |") == 6
+
+
+@pytest.mark.parametrize(
+    ("mib", "a_minute", "rise", "grows"),
+    [
+        (1800, 0, 0.1, False),
+        (1800, 12, 0.1, True),
+        (400, 0, 0.0, True),  # of its own
+        (40, 0, 0.1, False),
+        (40, 4, 0.1, True),
+    ],
+)
+def test_memory_that_goes_on_growing_is_told_from_a_rise(seed, mib, a_minute, rise, grows):
+    """Five minutes of a process that jumps by 5 % once, and whose moments differ by 1 %."""
+    at = np.arange(60.0, 360.0, 5.0)
+    jump = 0.05 * mib * (at > 240)
+    jitter = np.random.default_rng(seed).choice([0.0, 0.01 * mib], len(at))
+    assert Life(at, mib + a_minute * at / 60 + jump + jitter, rise).grows == grows

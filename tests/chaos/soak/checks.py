@@ -93,10 +93,9 @@ def _accuracy(run: Run) -> tuple[bool, str]:
 def _memory(memory: Memory) -> tuple[bool, str]:
     grown, told = [], []
     for kind, lives in sorted(memory.lives().items()):
-        worst = max(lives, key=lambda life: life.growth - life.noise)
-        too_much = worst.growth > worst.noise
-        grown += [kind] if too_much else []
-        more = f" ({worst.mib[0]:.0f} to {worst.mib[-1]:.0f} MiB)" if too_much else ""
+        worst = max(lives, key=lambda life: (life.grows, life.slope))
+        grown += [kind] if worst.grows else []
+        more = f" ({worst.mib[0]:.0f} to {worst.mib[-1]:.0f} MiB)" if worst.grows else ""
         told.append(f"{kind} {worst.slope:+.2f}{more}")
     every = ", ".join(told) or "none lived long"
     return not grown, f"MiB a minute, the worst of each kind: {every}"
